@@ -1,0 +1,483 @@
+"""Abstract estimators: validate, encode, split folds, train, predict. Nothing domain-specific."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
+from sklearn.model_selection import KFold, StratifiedKFold, train_test_split
+from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, assert_all_finite, check_is_fitted
+from torch import nn
+
+from skhep_nn._callbacks import CallbackSupportMixin, SklearnCallbacks, with_callbacks
+from skhep_nn._training import LOSSES, Fold, MemberNet
+from skhep_nn.ensemble import Ensemble, stack_networks
+from skhep_nn.metrics import class_balanced_weights
+from skhep_nn.preprocessing import weighted_moments
+from skhep_nn.schedules import OneCycle
+
+__all__ = ["BaseNetworkClassifier", "BaseNetworkEstimator", "BaseNetworkRegressor"]
+
+_OPTIMIZERS: dict[str, Any] = {
+    "adam": partial(torch.optim.Adam, fused=True),
+    "adamw": partial(torch.optim.AdamW, fused=True),
+    "sgd": partial(torch.optim.SGD, momentum=0.9),
+    "rmsprop": torch.optim.RMSprop,
+}
+# The study's number of passes, and what it takes to fit anything at all when a pass is a step or two.
+_FEWEST_EPOCHS, _FEWEST_STEPS = 15, 200
+_PRECISIONS = {"auto": None, "float32": None, "bfloat16": torch.bfloat16}
+
+
+class Target(NamedTuple):
+    """What the network is trained on.
+
+    `values` is (n,) of class codes or 0/1, or (n, n_targets) of scaled targets; `strata` groups the
+    rows that the folds should share out evenly (None: no groups).
+    """
+
+    values: NDArray[Any]
+    strata: NDArray[Any] | None
+    loss: str
+    link: str
+    n_outputs: int
+
+
+@contextmanager
+def _own_torch_seed(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators (dropout reads them) and put them back afterwards."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.manual_seed(seed)
+        yield
+
+
+class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
+    """Fit an ensemble of networks and predict with it.
+
+    Subclasses say how inputs become an array (`_encode_X`), what the targets are (`_encode_y`) and
+    which network is meant (`_network`).
+    """
+
+    # -- what a subclass says ---------------------------------------------------------------------
+
+    @abstractmethod
+    def _encode_X(self, X: Any, *, reset: bool) -> NDArray[np.float32]:
+        """Validate inputs and return what the network reads, rows first."""
+
+    @abstractmethod
+    def _encode_y(self, y: Any, weight: NDArray[np.float64]) -> Target:
+        """Validate targets, set what predict needs of them and return them encoded."""
+
+    @abstractmethod
+    def _network(self, n_outputs: int) -> tuple[type[nn.Module], dict[str, Any]]:
+        """Return the class of the network and its arguments."""
+
+    @abstractmethod
+    def _input_state(self, X: NDArray[np.float32], weight: NDArray[np.float64]) -> dict[str, Any]:
+        """Return the buffers of the network that are found on the training data."""
+
+    @abstractmethod
+    def _strata(self, X: NDArray[np.float32], target: Target) -> NDArray[Any] | None:
+        """Return the groups of rows that the folds should share out evenly."""
+
+    @abstractmethod
+    def _augmentation_frame(self, X: Any, encoded: NDArray[np.float32]) -> Any:
+        """Return encoded inputs in the container whose column names the augmenter reads."""
+
+    # -- fit --------------------------------------------------------------------------------------
+
+    @with_callbacks  # type: ignore[untyped-decorator]
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train all members.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features)
+            Inputs in physical units.
+        y : array-like of shape (n_samples,) or (n_samples, n_targets)
+            Targets.
+        sample_weight : array-like of shape (n_samples,), optional
+            Event weights, which multiply the loss of each row (eq. 2 of arXiv:2002.01427). Their overall
+            scale does not matter. Negative weights, as NLO generators give, are accepted as long as
+            their total is positive.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If inputs, targets, weights or parameters are not what they should be.
+        """
+        self._check_params()
+        if y is None:
+            msg = f"{type(self).__name__} requires y to be passed, but the target y is None."
+            raise ValueError(msg)
+        encoded = self._encode_X(X, reset=True)
+        check_consistent_length(encoded, y)
+        weight = _check_sample_weight(sample_weight, encoded, dtype=np.float64)
+        target = self._encode_y(y, weight)
+        weight = self._training_weight(target, weight)
+        device = self._device(fitting=True)
+
+        seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
+        main, split, *members = np.random.SeedSequence(seed).spawn(2 + self.n_members)
+        self.augmenter_ = None
+        if self.augmentation is not None:
+            self.augmenter_ = clone(self.augmentation)
+            self.augmenter_.fit(self._augmentation_frame(X, encoded))
+        self._network_class, self._network_params = self._network(target.n_outputs)
+        self._link = target.link
+        folds = self._folds(encoded, target, split)
+        net = self._build_net(encoded, weight, target, folds, members, device)
+        net.set_params(callbacks=self._callbacks(X, y, sample_weight))
+        # Row by row in memory, as batches are gathered.
+        rows = torch.as_tensor(np.ascontiguousarray(encoded), device=device)
+        with _own_torch_seed(int(main.generate_state(1)[0]), device):
+            net.fit(rows, torch.as_tensor(target.values, device=device))
+        if net.interrupted_:
+            raise KeyboardInterrupt
+        for name, value in self._fitted_attributes(net).items():
+            setattr(self, name, value)
+        return self
+
+    def _fitted_attributes(self, net: MemberNet) -> dict[str, Any]:
+        """Return what a fitted estimator is made of, as of the last pass of the net."""
+        losses = net.best_loss_
+        # A loss can be negative under negative event weights: its inverse then ranks nothing.
+        usable = np.all(np.isfinite(losses)) and np.all(losses > 0)
+        ensemble = Ensemble.from_stack(
+            self._network_class,
+            self._network_params,
+            net.final_state(),
+            1 / losses if usable else None,
+        )
+        return {"ensemble_": ensemble, "net_": net, "history_": _history_frame(net)}
+
+    def _build_net(
+        self,
+        encoded: NDArray[np.float32],
+        weight: NDArray[np.float64],
+        target: Target,
+        folds: list[Fold],
+        seeds: list[np.random.SeedSequence],
+        device: torch.device,
+    ) -> MemberNet:
+        """Return the net, its members drawn each from its own seed."""
+        networks = []
+        input_state = self._input_state(encoded, weight)
+        for seed in seeds:
+            network: Any = self._network_class(**self._network_params)
+            generator = torch.Generator().manual_seed(int(seed.generate_state(1)[0]))
+            network.reset_parameters(generator)
+            network.load_state_dict(input_state, strict=False)
+            networks.append(network)
+        optimizer = _OPTIMIZERS.get(self.optimizer, self.optimizer)
+        stack = stack_networks(networks)
+        augmenter_seed = int(seeds[0].generate_state(2)[1])
+        return MemberNet(
+            lambda: stack,
+            criterion=LOSSES[target.loss],
+            link=target.link,
+            folds=folds,
+            weight=torch.as_tensor(weight, dtype=torch.float32, device=device),
+            schedule=self._schedule(),
+            augmenter=self.augmenter_,
+            generator=torch.Generator(device).manual_seed(augmenter_seed),
+            rngs=[np.random.default_rng(seed) for seed in seeds],
+            patience=self._patience(),
+            autocast=_PRECISIONS[self.precision],
+            task="classifier" if target.link != "identity" else "regressor",
+            optimizer=optimizer,
+            optimizer__weight_decay=self.weight_decay,
+            batch_size=self.batch_size,
+            max_epochs=self._n_epochs(folds),
+            device=str(device),
+            compile=self.compile is True,
+            verbose=int(self.verbose),
+        )
+
+    def _callbacks(self, X: Any, y: Any, sample_weight: Any) -> list[Any]:
+        """Return the user's callbacks, copied as a fit leaves its parameters alone, and the bridge."""
+        callbacks = copy.deepcopy(list(self.callbacks or []))
+        if getattr(self, "_skl_callbacks", None) or hasattr(self, "_parent_callback_ctx"):
+            metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+            task = {"X": X, "y": y, "metadata": metadata}
+            callbacks.append(SklearnCallbacks(self, self._fitted_attributes, task))
+        return callbacks
+
+    def _folds(
+        self, X: NDArray[np.float32], target: Target, seed: np.random.SeedSequence
+    ) -> list[Fold]:
+        """Share the rows out to the members."""
+        n = len(X)
+        rows = np.arange(n)
+        random_state = int(seed.generate_state(1)[0])
+        if self.n_members > n:
+            msg = f"n_members={self.n_members} folds need as many rows at least, got n_samples={n}."
+            raise ValueError(msg)
+        strata = self._strata(X, target)
+        if self.n_members == 1:
+            if not self.early_stopping:
+                return [Fold(rows, rows[:0])]
+            strata = _merge_rare(strata, target.strata, 2)
+            train, valid = train_test_split(
+                rows,
+                test_size=self.validation_fraction,
+                stratify=strata,
+                random_state=random_state,
+            )
+            return [Fold(train, valid)]
+        splitter = KFold if strata is None else StratifiedKFold
+        strata = _merge_rare(strata, target.strata, self.n_members)
+        splits = splitter(self.n_members, shuffle=True, random_state=random_state)
+        with warnings.catch_warnings():
+            # A class with fewer rows than folds is missing in some of them, no more than that.
+            warnings.filterwarnings("ignore", message="The least populated class")
+            return [Fold(train, valid) for train, valid in splits.split(rows, strata)]
+
+    def _training_weight(self, target: Target, weight: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the weights of the loss, with mean one."""
+        if not np.isfinite(weight.sum()):
+            raise ValueError("sample_weight must be finite, got NaN or infinity.")
+        weight = self._balance(target, weight)
+        if not weight.sum() > 0:
+            msg = f"sample_weight must have a positive total, got {weight.sum()}."
+            raise ValueError(msg)
+        normalised: NDArray[np.float64] = weight / weight.mean()
+        return normalised
+
+    def _balance(self, target: Target, weight: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Apply `class_weight`, which regressors do not have."""
+        del target
+        return weight
+
+    # -- predict ----------------------------------------------------------------------------------
+
+    def _predict_outputs(self, X: Any) -> NDArray[np.float32]:
+        """Return the mean over members and views, after the link."""
+        check_is_fitted(self)
+        views = self.augmenter_ if self.tta else None
+        outputs: NDArray[np.float32] = self.ensemble_.predict(
+            self._encode_X(X, reset=False),
+            link=self._link,
+            views=views,
+            device=self._device(fitting=False),
+        )
+        return outputs
+
+    # -- parameters -------------------------------------------------------------------------------
+
+    def _schedule(self) -> Any:
+        return OneCycle() if self.schedule is None else clone(self.schedule)
+
+    def _n_epochs(self, folds: list[Fold]) -> int:
+        """Return the number of passes; few rows need more of them to make a fit of."""
+        if self.max_epochs is not None:
+            return int(self.max_epochs)
+        n_steps: int = -(-len(folds[0].train) // self.batch_size)
+        return max(_FEWEST_EPOCHS, -(-_FEWEST_STEPS // n_steps))
+
+    def _patience(self) -> int | None:
+        if self.early_stopping is True:
+            return 10
+        return int(self.early_stopping) or None
+
+    def _device(self, *, fitting: bool) -> torch.device:
+        """Return the device to use; a fitted model also predicts where its device is missing."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = torch.device(self.device)
+        if device.type == "cuda" and not torch.cuda.is_available():
+            if fitting:
+                msg = f"device={self.device!r}, but torch sees no CUDA device; use device='auto'."
+                raise ValueError(msg)
+            return torch.device("cpu")
+        return device
+
+    def _check_params(self) -> None:
+        """Check the parameters that all estimators have."""
+        for name in ("n_members", "batch_size", "max_epochs"):
+            value = getattr(self, name)
+            if name == "max_epochs" and value is None:
+                continue
+            if not isinstance(value, int | np.integer) or value < 1:
+                raise ValueError(f"{name}={value!r} must be an integer of at least 1.")
+        if not 0 < self.validation_fraction < 1:
+            msg = f"validation_fraction={self.validation_fraction!r} must lie between 0 and 1."
+            raise ValueError(msg)
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay={self.weight_decay!r} must not be negative.")
+        if self.early_stopping < 0:
+            msg = f"early_stopping={self.early_stopping!r} must be a boolean or a number of passes."
+            raise ValueError(msg)
+        if isinstance(self.optimizer, str) and self.optimizer not in _OPTIMIZERS:
+            msg = (
+                f"optimizer={self.optimizer!r} is not known; choose one of {sorted(_OPTIMIZERS)} "
+                "or give a torch optimiser class."
+            )
+            raise ValueError(msg)
+        if self.precision not in _PRECISIONS:
+            msg = f"precision={self.precision!r} is not known; choose one of {sorted(_PRECISIONS)}."
+            raise ValueError(msg)
+        if self.compile not in ("auto", True, False):
+            raise ValueError(f"compile={self.compile!r} must be 'auto', True or False.")
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The net holds optimiser, data and device tensors; all that predict needs is in ensemble_.
+        state: dict[str, Any] = super().__getstate__()
+        state.pop("net_", None)
+        return state
+
+
+class BaseNetworkClassifier(ClassifierMixin, BaseNetworkEstimator):  # type: ignore[misc]
+    """Two or more classes."""
+
+    def _encode_y(self, y: Any, weight: NDArray[np.float64]) -> Target:
+        del weight
+        y = column_or_1d(y, warn=True)
+        assert_all_finite(y, input_name="y")
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        n_classes = len(self.classes_)
+        if n_classes < 2:
+            msg = (
+                f"{type(self).__name__} needs samples of at least two classes, but y holds one class "
+                f"only: {self.classes_[0]!r}."
+            )
+            raise ValueError(msg)
+        if n_classes == 2:
+            return Target(codes.astype(np.float32), codes, "binary_cross_entropy", "sigmoid", 1)
+        return Target(codes, codes, "cross_entropy", "softmax", n_classes)
+
+    def _balance(self, target: Target, weight: NDArray[np.float64]) -> NDArray[np.float64]:
+        if self.class_weight is None:
+            return weight
+        codes = target.strata
+        if isinstance(self.class_weight, str):
+            if self.class_weight != "balanced":
+                msg = f"class_weight={self.class_weight!r} must be 'balanced', a dict or None."
+                raise ValueError(msg)
+            balanced: NDArray[np.float64] = class_balanced_weights(codes, weight)
+            return balanced
+        unknown = set(self.class_weight) - set(self.classes_.tolist())
+        if unknown:
+            msg = f"class_weight names {sorted(unknown)}, but the classes are {self.classes_}."
+            raise ValueError(msg)
+        factors = np.array([self.class_weight.get(c, 1.0) for c in self.classes_.tolist()])
+        factored: NDArray[np.float64] = weight * factors[codes]
+        return factored
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Return the probability of every class.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features)
+            Inputs in physical units.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            In the order of `classes_`; the weighted mean over members, averaged over the test-time
+            views if `augmentation` is set and `tta` is true.
+        """
+        out = self._predict_outputs(X).astype(np.float64)
+        return np.hstack([1 - out, out]) if out.shape[1] == 1 else out
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return the most probable class.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features)
+            Inputs in physical units.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Labels of `classes_`, with their dtype.
+        """
+        best = self.predict_proba(X).argmax(axis=1)
+        labels: NDArray[Any] = self.classes_[best]
+        return labels
+
+
+class BaseNetworkRegressor(RegressorMixin, BaseNetworkEstimator):  # type: ignore[misc]
+    """One or many targets, scaled to mean 0 and standard deviation 1 for training."""
+
+    def _encode_y(self, y: Any, weight: NDArray[np.float64]) -> Target:
+        y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y", estimator=self)
+        self._one_target = y.ndim == 1
+        values = y[:, None] if self._one_target else y
+        self._target_mean, self._target_scale = weighted_moments(values, weight)
+        scaled = ((values - self._target_mean) / self._target_scale).astype(np.float32)
+        return Target(scaled, None, self.loss, "identity", values.shape[1])
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        known = ("squared_error", "absolute_error", "huber")
+        if self.loss not in known:
+            raise ValueError(f"loss={self.loss!r} is not known; choose one of {known}.")
+
+    def predict(self, X: Any) -> NDArray[np.float64]:
+        """Predict the targets.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features)
+            Inputs in physical units.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_targets)
+            In the units of `y`.
+        """
+        out = self._predict_outputs(X) * self._target_scale + self._target_mean
+        result: NDArray[np.float64] = out[:, 0] if self._one_target else out
+        return result
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+
+def _merge_rare(
+    strata: NDArray[Any] | None, classes: NDArray[Any] | None, n_least: int
+) -> NDArray[Any] | None:
+    """Put the rows of strata with fewer than `n_least` rows into the stratum of their class."""
+    if strata is None or classes is None:
+        return strata
+    _, inverse, counts = np.unique(strata, return_inverse=True, return_counts=True)
+    rare = counts[inverse] < n_least
+    return np.where(rare, -1 - classes, inverse)
+
+
+def _history_frame(net: MemberNet) -> pd.DataFrame:
+    """Return the tidy history: a row for every member and pass."""
+    n_members = len(net.folds)
+    columns: dict[str, list[NDArray[Any]]] = {}
+    for epoch, record in enumerate(net.records_):
+        row = {"member": np.arange(n_members), "epoch": np.array([epoch])}
+        for name in ("train_loss", "valid_loss", "lr", "momentum", "seconds"):
+            row[name] = record.get(name, np.array([np.nan]))
+        for name, value in row.items():
+            columns.setdefault(name, []).append(np.broadcast_to(value, n_members))
+    return pd.DataFrame({name: np.concatenate(values) for name, values in columns.items()})

@@ -1,0 +1,66 @@
+"""scikit-learn's callbacks (``set_callbacks``), told of every pass of the network.
+
+scikit-learn 1.9 marks its callback framework as experimental: whatever of it changes, changes here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sklearn.callback import CallbackSupportMixin, with_callbacks
+from skorch.callbacks import Callback
+
+__all__ = ["CallbackSupportMixin", "SklearnCallbacks", "with_callbacks"]
+
+
+class SklearnCallbacks(Callback):  # type: ignore[misc]
+    """Passes epochs on to scikit-learn's callbacks: one task an epoch.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Whose fit is under way.
+    fitted_attributes : callable
+        Called with the net, returns what turns the estimator into a fitted one as of this pass.
+    task : dict
+        What every task is told: X, y and metadata.
+    """
+
+    def __init__(
+        self,
+        estimator: Any,
+        fitted_attributes: Callable[[Any], dict[str, Any]],
+        task: dict[str, Any],
+    ) -> None:
+        self.estimator = estimator
+        self.fitted_attributes = fitted_attributes
+        self.task = task
+
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Open the task of the whole fit."""
+        self.context_ = self.estimator._init_callback_context(max_subtasks=net.max_epochs)
+        self.context_.call_on_fit_task_begin(estimator=self.estimator, **self.task)
+
+    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Open the task of a pass."""
+        self.epoch_context_ = self.context_.subcontext(task_name="epoch")
+        self.epoch_context_.call_on_fit_task_begin(estimator=self.estimator, **self.task)
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Close the task of a pass; a callback may ask to stop."""
+        stop = self.epoch_context_.call_on_fit_task_end(
+            estimator=self.estimator,
+            reconstruction_attributes=lambda: self.fitted_attributes(net),
+            **self.task,
+        )
+        if stop:
+            net.stopped_[:] = True
+
+    def on_train_end(self, net: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Close the task of the whole fit."""
+        self.context_.call_on_fit_task_end(
+            estimator=self.estimator,
+            reconstruction_attributes=lambda: self.fitted_attributes(net),
+            **self.task,
+        )

@@ -1,0 +1,168 @@
+"""Common ground of the transformers that find momenta by the names of columns."""
+
+from __future__ import annotations
+
+import abc
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import (
+    _check_feature_names_in,
+    check_array,
+    check_is_fitted,
+    validate_data,
+)
+
+Names: TypeAlias = NDArray[np.object_]
+
+READ_AS: dict[str, Any] = {"dtype": [np.float64, np.float32], "ensure_all_finite": "allow-nan"}
+
+
+def random_numbers(random_state: Any) -> np.random.RandomState:
+    """Source of random numbers; None is a fresh one, which leaves numpy's global state alone."""
+    fresh = np.random.RandomState() if random_state is None else random_state
+    rng: np.random.RandomState = check_random_state(fresh)
+    return rng
+
+
+class EventTransformer(TransformerMixin, BaseEstimator, abc.ABC):  # type: ignore[misc]
+    """Transformer of events, as DataFrames or arrays.
+
+    A subclass has the parameter `columns`, and `_prepare`, which looks through what was found.
+    """
+
+    columns: Sequence[str] | None
+
+    @abc.abstractmethod
+    def _prepare(self, names: list[str]) -> Sequence[object]:
+        """Check the parameters, keep what `transform` needs, return the momenta found."""
+
+    def fit(self, X: Any, y: Any = None) -> Self:  # noqa: ARG002 - scikit-learn's signature
+        """Find the momenta among the columns.
+
+        Parameters
+        ----------
+        X : DataFrame or array of shape (n_samples, n_features)
+            Events. Only the names of the columns matter; for an array they are `columns`.
+        y : ignored
+            Not used, present by convention.
+
+        Returns
+        -------
+        self
+        """
+        self.read(X, reset=True)
+        names = self._names()
+        if not self._prepare(names):
+            hint = "" if names else " X came without column names: give them as columns=[...]."
+            warnings.warn(
+                f"{type(self).__name__} found no momenta among the columns of X and changes "
+                f"nothing. It looks for names such as lep_pt, lep_eta, lep_phi.{hint}",
+                stacklevel=2,
+            )
+        return self
+
+    def read(self, X: Any, *, reset: bool = False) -> tuple[pd.DataFrame | None, NDArray[Any]]:
+        """Validate events: the DataFrame if it is one, and all columns as numbers."""
+        if not reset:
+            check_is_fitted(self)
+        if isinstance(X, pd.DataFrame):
+            validate_data(self, X, reset=reset, skip_check_array=True)
+            return X, self._numbers(X)
+        return None, validate_data(self, X, reset=reset, **READ_AS)
+
+    def read_output(self, X: Any) -> tuple[pd.DataFrame | None, NDArray[Any]]:
+        """Validate what `transform` gave, in the same way."""
+        names = list(self.get_feature_names_out())
+        table = X if isinstance(X, pd.DataFrame) else None
+        values = check_array(X, input_name="X", **READ_AS) if table is None else self._numbers(X)
+        if values.shape[1] != len(names):
+            raise ValueError(
+                f"X has {values.shape[1]} features, but {type(self).__name__}.transform gives "
+                f"{len(names)} features."
+            )
+        if table is not None and self._names() and list(table.columns) != names:
+            raise ValueError(
+                f"The columns of X should be those that transform gives, {names}; got "
+                f"{list(table.columns)}."
+            )
+        return table, values
+
+    def _numbers(self, table: pd.DataFrame) -> NDArray[Any]:
+        """All columns as numbers, those of labels as zeros."""
+        labels = [isinstance(dtype, pd.CategoricalDtype) for dtype in table.dtypes]
+        numbers = table.copy(deep=False)
+        for i in np.flatnonzero(labels).tolist():
+            numbers.isetitem(i, 0.0)
+        bad = [
+            f"{name!r} ({dtype})"
+            for name, dtype in numbers.dtypes.items()
+            if not pd.api.types.is_numeric_dtype(dtype)
+        ]
+        if bad:
+            raise ValueError(
+                f"{type(self).__name__} needs numeric columns, got {', '.join(bad)}. Drop or "
+                "convert them; columns of labels pass through as pandas categories."
+            )
+        values: NDArray[Any] = check_array(numbers, input_name="X", estimator=self, **READ_AS)
+        return values
+
+    def _names(self) -> list[str]:
+        """Names of the columns seen in `fit`, empty where there are none."""
+        found = getattr(self, "feature_names_in_", None)
+        if self.columns is None:
+            names = [] if found is None else list(found)
+        else:
+            names = list(self.columns)
+            if len(names) != self.n_features_in_:
+                raise ValueError(
+                    f"columns has {len(names)} names, but X has {self.n_features_in_} columns."
+                )
+            if found is not None and names != list(found):
+                raise ValueError(
+                    f"columns differs from the names that X has itself: {names} against "
+                    f"{list(found)}. Leave columns at None for a DataFrame."
+                )
+        repeated = [name for name, count in Counter(names).items() if count > 1]
+        if repeated:
+            raise ValueError(f"Column names must be unique, these repeat: {repeated}.")
+        return names
+
+    def get_feature_names_out(self, input_features: Any = None) -> Names:
+        """Names of the columns that `transform` gives.
+
+        Parameters
+        ----------
+        input_features : array-like of str, default=None
+            Names of the columns of X, where `fit` saw none.
+
+        Returns
+        -------
+        ndarray of str
+        """
+        return self._names_out(self._names_in(input_features))
+
+    def _names_in(self, input_features: Any = None) -> Names:
+        """Check `input_features` as scikit-learn does, with `columns` as the names of an array."""
+        check_is_fitted(self)
+        if input_features is None and self.columns is not None:
+            return np.asarray(list(self.columns), dtype=object)
+        names: Names = _check_feature_names_in(self, input_features)
+        return names
+
+    def _names_out(self, names_in: Names) -> Names:
+        """Names of the columns that `transform` makes of those."""
+        return names_in
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags

@@ -1,0 +1,298 @@
+"""Momenta in tables: finding them by the names of columns, turning and converting them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Self, TypeAlias
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+Array: TypeAlias = Any
+"""A numpy array, a torch tensor, or whatever ``numpy.asarray`` turns into an array."""
+
+Names: TypeAlias = NDArray[np.object_]
+
+
+def as_arrays(*values: Array) -> tuple[Any, list[Array]]:
+    """Return torch or numpy, and the values as arrays of that library."""
+    tensors = [value for value in values if isinstance(value, torch.Tensor)]
+    if not tensors:
+        return np, [np.asarray(value) for value in values]
+    like = tensors[0]
+    return torch, [
+        value
+        if isinstance(value, torch.Tensor)
+        else torch.as_tensor(value, dtype=like.dtype, device=like.device)
+        for value in values
+    ]
+
+
+def wrap_angle(xp: Any, angle: Array) -> Array:
+    """Bring an angle to [-pi, pi), leaving angles already there as they are, bit for bit."""
+    turn = 2 * math.pi
+    wrapped = angle - turn * xp.floor((angle + math.pi) / turn)
+    # The division may round across an edge, which leaves the result one turn off.
+    wrapped = xp.where(wrapped < -math.pi, wrapped + turn, wrapped)
+    return xp.where(wrapped >= math.pi, wrapped - turn, wrapped)
+
+
+class Momentum(NamedTuple):
+    """Columns of one object: (px, py, pz), or (magnitude, phi, eta); the third may be absent."""
+
+    name: str
+    cartesian: bool
+    x: int
+    y: int
+    z: int | None
+
+    def azimuth(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Azimuth in every row of a table."""
+        x, y = values[:, self.x], values[:, self.y]
+        return np.arctan2(y, x) if self.cartesian else y
+
+    def along(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Something of the sign of pz in every row of a table; zero for a transverse momentum."""
+        return np.zeros(len(values)) if self.z is None else values[:, self.z]
+
+
+def find_momenta(names: Sequence[str]) -> list[Momentum]:
+    """Recognise momenta by their columns' names, in the order of the table.
+
+    A lone ``<object>_phi`` says nothing of an object, it may be a difference of angles.
+    """
+    at = {name: i for i, name in enumerate(names)}
+    momenta = []
+    for name in names:
+        if name.endswith("_px") and (y := at.get(f"{name[:-3]}_py")) is not None:
+            momenta.append(Momentum(name[:-3], True, at[name], y, at.get(f"{name[:-3]}_pz")))
+        elif name.endswith("_phi"):
+            stem = name[:-4]
+            eta = at.get(f"{stem}_eta")
+            magnitude = at.get(f"{stem}_pt", at.get(stem) if eta is None else None)
+            if magnitude is not None:
+                momenta.append(Momentum(stem, False, magnitude, at[name], eta))
+    return sorted(momenta, key=lambda momentum: min(momentum[2:4]))
+
+
+def find_object(momenta: Iterable[Momentum], role: str, name: str) -> Momentum:
+    """One momentum by its name; `role` is the parameter that names it."""
+    by_name = {momentum.name: momentum for momentum in momenta}
+    if name not in by_name:
+        raise ValueError(
+            f"{role}={name!r} is not among the momenta of X, which are {sorted(by_name)}: give one "
+            "of these."
+        )
+    return by_name[name]
+
+
+def find_complete(names: Sequence[str]) -> list[Momentum]:
+    """Momenta to turn; raises where a column is the rest of one that cannot turn with them."""
+    known = set(names)
+    needs = {"_px": ("_py", ""), "_py": ("_px", ""), "_pz": ("_px", ""), "_pt": ("_phi", "_eta")}
+    for name in names:
+        other, only_with = needs.get(name[-3:], ("", ""))
+        stem = name[:-3]
+        if other and stem + other not in known and (not only_with or stem + only_with in known):
+            raise ValueError(
+                f"Column {name!r} has no {stem + other!r} beside it, so this momentum cannot be "
+                "turned together with the rest of its event. Add that column, drop the object, or "
+                "(after EventAligner) leave this step out: aligned events have one orientation."
+            )
+    return find_momenta(names)
+
+
+class Turn(NamedTuple):
+    """Rotation in phi, then reflections: numbers, or one of each for every event."""
+
+    angle: Array
+    cos: Array
+    sin: Array
+    y_sign: Array
+    z_sign: Array
+
+    @classmethod
+    def aligning(cls, values: NDArray[Any], reference: Momentum, orient: Momentum) -> Self:
+        """Turn that brings the reference to phi = 0 and z >= 0, and then `orient` to y >= 0."""
+        angle = -np.nan_to_num(reference.azimuth(values))
+        y = np.sin(orient.azimuth(values) + angle)
+        z, tie_break = reference.along(values), orient.along(values)
+        z = np.where(np.nan_to_num(z) == 0, tie_break, z)
+        return cls.by(np, angle, np.where(y < 0, -1.0, 1.0), np.where(z < 0, -1.0, 1.0))
+
+    @classmethod
+    def by(cls, xp: Any, angle: Array, y_sign: Array, z_sign: Array) -> Self:
+        """Turn by an angle, with the sign of y and of z afterwards."""
+        return cls(angle, xp.cos(angle), xp.sin(angle), y_sign, z_sign)
+
+
+class MomentumColumns(NamedTuple):
+    """Columns that a turn changes, sorted by what happens to them."""
+
+    x: tuple[int, ...] = ()
+    y: tuple[int, ...] = ()
+    z: tuple[int, ...] = ()
+    phi: tuple[int, ...] = ()
+    eta: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, momenta: Iterable[Momentum]) -> Self:
+        """Collect the columns of some momenta."""
+        found = list(momenta)
+        cartesian = [momentum for momentum in found if momentum.cartesian]
+        cylindrical = [momentum for momentum in found if not momentum.cartesian]
+        return cls(
+            x=tuple(m.x for m in cartesian),
+            y=tuple(m.y for m in cartesian),
+            z=tuple(m.z for m in cartesian if m.z is not None),
+            phi=tuple(m.y for m in cylindrical),
+            eta=tuple(m.z for m in cylindrical if m.z is not None),
+        )
+
+    def indices(self) -> NDArray[np.intp]:
+        """All of them in one array."""
+        return np.array([i for group in self for i in group], dtype=np.intp)
+
+    def turned(self, xp: Any, block: Array, turn: Turn) -> Array:
+        """Turn events given as (columns, ...), the columns in the order of `indices`."""
+        ends = np.cumsum([len(group) for group in self]).tolist()
+        x, y, z, phi, eta = (
+            block[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)
+        )
+        parts = []
+        if self.x:
+            parts.append(turn.cos * x - turn.sin * y)
+            parts.append(turn.y_sign * turn.sin * x + turn.y_sign * turn.cos * y)
+        if self.z:
+            parts.append(turn.z_sign * z)
+        if self.phi:
+            parts.append(wrap_angle(xp, turn.y_sign * (phi + turn.angle)))
+        if self.eta:
+            parts.append(turn.z_sign * eta)
+        return xp.concat(parts)
+
+    def turn_array(self, X: Array, turn: Turn, indices: Array) -> Array:
+        """Turn events given as (..., features) into a new array; `indices` lie where X lies."""
+        xp, out = (torch, X.clone()) if isinstance(X, torch.Tensor) else (np, X.copy())
+        if any(self):
+            # Feature-major: whole rows of numbers to one rotation, which is the fast way round.
+            block = xp.moveaxis(X, -1, 0)[indices]
+            xp.moveaxis(out, -1, 0)[indices] = self.turned(xp, block, turn)
+        return out
+
+    def turn_table(self, X: pd.DataFrame | None, values: NDArray[Any], turn: Turn) -> Any:
+        """Turn a table read by `EventTransformer.read`: a DataFrame if there is one."""
+        turned = self.turn_array(values, turn, self.indices())
+        if X is None:
+            return turned
+        table = X.copy(deep=False)
+        for i in self.indices().tolist():
+            table.isetitem(i, turned[:, i].astype(float_type(X.dtypes.iloc[i]), copy=False))
+        return table
+
+
+def float_type(dtype: Any) -> Any:
+    """Type of a column that holds physical numbers: its own if floating-point."""
+    return dtype if isinstance(dtype, np.dtype) and dtype.kind == "f" else np.dtype(float)
+
+
+class CartesianLayout(NamedTuple):
+    """Columns of a table whose cylindrical momenta become Cartesian.
+
+    An entry is a column that comes out: ``(i, "")`` is column i of the input, ``(k, "px")`` a
+    component of momentum k.
+    """
+
+    momenta: list[Momentum]
+    entries: list[tuple[int, str]]
+
+    @classmethod
+    def of(cls, names: Sequence[str], n_columns: int) -> Self:
+        """Lay out the columns that come of those names, or of that many without names."""
+        momenta = [m for m in find_momenta(names) if not m.cartesian]
+        made: dict[int, list[tuple[int, str]]] = {}
+        for k, m in enumerate(momenta):
+            if m.z is None:
+                made[m.y] = [(k, "px"), (k, "py")]
+            else:
+                made |= {m.x: [], m.y: [], m.z: []}
+                made[min(m.x, m.y, m.z)] = [(k, "px"), (k, "py"), (k, "pz")]
+        layout = cls(momenta, [e for i in range(n_columns) for e in made.get(i, [(i, "")])])
+        names_out = layout.names(names) if names else []
+        repeated = [name for name, count in Counter(names_out).items() if count > 1]
+        if repeated:
+            raise ValueError(
+                f"X already has {repeated} beside the columns that they would be made from: drop "
+                "one of the two representations."
+            )
+        return layout
+
+    def names(self, names_in: Any) -> Names:
+        """Names of the columns that come out."""
+        names = [
+            f"{self.momenta[i].name}_{part}" if part else names_in[i] for i, part in self.entries
+        ]
+        return np.asarray(names, dtype=object)
+
+    def label(self, made: Any, table: pd.DataFrame | None, names: Names) -> Any:
+        """Name the columns made of a table; without momenta they keep its labels."""
+        if table is not None:
+            made.columns = pd.Index(names) if self.momenta else table.columns
+        return made
+
+    def convert(self, values: NDArray[Any], formula: Any) -> dict[tuple[int, str], NDArray[Any]]:
+        """Compute the components with a formula of (pt, eta, phi)."""
+        made: dict[tuple[int, str], NDArray[Any]] = {}
+        for k, momentum in enumerate(self.momenta):
+            pt, eta, phi = values[:, momentum.x], momentum.along(values), momentum.azimuth(values)
+            with np.errstate(over="ignore"):
+                xyz = formula(pt, eta, phi)
+            bad = np.flatnonzero((pt < 0) | np.isinf(xyz[2]))
+            if len(bad):
+                raise ValueError(
+                    f"{momentum.name!r} has transverse momentum {pt[bad[0]]} and pseudorapidity "
+                    f"{eta[bad[0]]} in row {bad[0]}, and {len(bad)} rows are like it. If missing "
+                    "quantities are written as a number such as -999, make them NaN first."
+                )
+            made |= {(k, part): p for part, p in zip(("px", "py", "pz"), xyz, strict=True)}
+        return made
+
+    def forward(
+        self, table: pd.DataFrame | None, values: NDArray[Any], formula: Any, missing: float | None
+    ) -> Any:
+        """Columns that come out, NaN filled unless `missing` is None; without a table, an array."""
+        made = self.convert(values, formula)
+        if table is None:
+            out = np.column_stack([made[e] if e[1] else values[:, e[0]] for e in self.entries])
+            return out if missing is None else np.where(np.isnan(out), out.dtype.type(missing), out)
+        columns = [
+            pd.Series(made[e], table.index) if e[1] else table.iloc[:, e[0]] for e in self.entries
+        ]
+        if missing is not None:
+            columns = [
+                c.fillna(missing) if c.hasnans and pd.api.types.is_numeric_dtype(c.dtype) else c
+                for c in columns
+            ]
+        return pd.DataFrame(dict(enumerate(columns)), index=table.index)
+
+    def backward(self, table: pd.DataFrame | None, values: NDArray[Any], formula: Any) -> Any:
+        """Columns that went in, from those that came out and a formula of (px, py, pz)."""
+        position = {entry: i for i, entry in enumerate(self.entries)}
+        made: dict[int, NDArray[Any]] = {}
+        for k, m in enumerate(self.momenta):
+            px, py = values[:, position[k, "px"]], values[:, position[k, "py"]]
+            pz = np.zeros_like(px) if m.z is None else values[:, position[k, "pz"]]
+            pt, eta, made[m.y] = formula(px, py, pz)
+            if m.z is not None:
+                made |= {m.x: pt, m.z: eta}
+        passed = {i: position[i, ""] for i, part in self.entries if not part}
+        if table is None:
+            order = range(len(made) + len(passed))
+            return np.column_stack([made[i] if i in made else values[:, passed[i]] for i in order])
+        columns = {i: pd.Series(part, table.index) for i, part in made.items()}
+        columns |= {i: table.iloc[:, at] for i, at in passed.items()}
+        return pd.DataFrame({i: columns[i] for i in sorted(columns)}, index=table.index)

@@ -1,0 +1,535 @@
+"""The training loop: a skorch net that trains all members of an ensemble at once.
+
+skorch supplies the loop over epochs, callbacks, history and optimiser; what is ours is how a batch is
+made (gathered by index from data that lie on the device), that a batch holds rows for every member,
+that event weights enter the loss, and that nothing in a step waits for the device.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from skorch import NeuralNet
+from skorch.callbacks import Callback, EpochTimer, PrintLog
+from skorch.dataset import Dataset
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from skhep_nn.ensemble import apply_link, stacked_state
+from skhep_nn.schedules import Rates
+
+__all__ = ["LOSSES", "Batch", "Fold", "MemberNet"]
+
+_VALID_CHUNK = 2048
+# Vector units treat the last few events of a piece of work by other instructions than the rest, with
+# another rounding, and where pieces end depends on the number of threads. Batches filled up to a multiple
+# of this (by rows of weight zero) train to the same bits on one thread and on two.
+_LANES = 64
+_BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
+
+IntArray = NDArray[np.int64]
+
+
+def _binary_cross_entropy(output: Tensor, target: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(output.squeeze(-1), target, reduction="none")
+
+
+def _cross_entropy(output: Tensor, target: Tensor) -> Tensor:
+    return -output.log_softmax(-1).gather(-1, target.unsqueeze(-1)).squeeze(-1)
+
+
+def _mean_over_targets(elementwise: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        return elementwise(output, target, reduction="none").mean(-1)
+
+    return loss
+
+
+#: Loss of every row: (..., batch, outputs) and targets -> (..., batch).
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "binary_cross_entropy": _binary_cross_entropy,
+    "cross_entropy": _cross_entropy,
+    "squared_error": _mean_over_targets(F.mse_loss),
+    "absolute_error": _mean_over_targets(F.l1_loss),
+    "huber": _mean_over_targets(F.huber_loss),
+}
+
+
+class Batch(NamedTuple):
+    """Rows of every member.
+
+    `weight` is the event weight over the number of rows, so that the loss of a member is the plain sum
+    of weight times loss; it is zero where a row only fills the shape.
+    """
+
+    X: Tensor
+    y: Tensor
+    weight: Tensor
+
+
+class Fold(NamedTuple):
+    """Row numbers that one member is trained and validated on."""
+
+    train: IntArray
+    valid: IntArray
+
+
+class Augmenter(Protocol):
+    """What training needs of an augmenter."""
+
+    def transform_tensor(self, X: Tensor, generator: torch.Generator) -> Tensor:
+        """Return one random copy of every row."""
+
+
+class Schedule(Protocol):
+    """What training needs of a schedule."""
+
+    def rates(
+        self, epoch: int, *, n_epochs: int, n_steps: int, valid_losses: Sequence[float] = ()
+    ) -> Rates:
+        """Return the rates of the steps of one pass."""
+
+
+class EventDataset(Dataset):  # type: ignore[misc]
+    """Rows, targets and event weights on one device."""
+
+    def __init__(self, X: Tensor, y: Tensor, weight: Tensor) -> None:
+        super().__init__(X, y)
+        self.weight = weight
+
+
+def _filled(width: int) -> int:
+    """Return the width of a batch with its lanes filled; narrow ones are not cut into pieces at all."""
+    return -(-width // _LANES) * _LANES if width > _LANES else width
+
+
+class TrainBatches:
+    """Shuffled batches of all members; every pass draws a new order.
+
+    The rows of a member are cut into as many pieces as the largest member needs to keep to
+    `batch_size`, equal to within one row: no small last batch with a loud gradient, and one shape for
+    all steps.
+    """
+
+    def __init__(
+        self,
+        dataset: EventDataset,
+        rows: Sequence[IntArray],
+        batch_size: int,
+        rngs: Sequence[np.random.Generator],
+    ) -> None:
+        self.dataset = dataset
+        self.rows = rows
+        self.rngs = rngs
+        self.n_steps = max(-(-len(r) // batch_size) for r in rows)
+        self.width = _filled(max(-(-len(r) // self.n_steps) for r in rows))
+        self._index = np.zeros((self.n_steps, len(rows), self.width), dtype=np.int64)
+        self._share = np.zeros((self.n_steps, len(rows), self.width), dtype=np.float32)
+        for k, r in enumerate(rows):
+            sizes = np.diff(self._edges(len(r)))
+            self._share[:, k] = (np.arange(self.width) < sizes[:, None]) / sizes[:, None]
+
+    def _edges(self, n_rows: int) -> IntArray:
+        """Return where the pieces of a member's rows begin and end."""
+        return np.arange(self.n_steps + 1) * n_rows // self.n_steps
+
+    def __len__(self) -> int:
+        return self.n_steps
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """Draw the order of one pass: row numbers and shares of shape (steps, members, width)."""
+        filled = self._share > 0
+        for k, (rows, rng) in enumerate(zip(self.rows, self.rngs, strict=True)):
+            index = self._index[:, k]
+            index[filled[:, k]] = rng.permutation(rows)
+        device = self.dataset.X.device
+        return torch.as_tensor(self._index, device=device), torch.as_tensor(
+            self._share, device=device
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        X, y, weight = self.dataset.X, self.dataset.y, self.dataset.weight
+        for index, share in zip(*self.draw(), strict=True):
+            yield Batch(X[index], y[index], weight[index] * share)
+
+
+class ValidBatches:
+    """The rows that each member is validated on, in order; short members are filled with weight 0."""
+
+    def __init__(self, dataset: EventDataset, rows: Sequence[IntArray]) -> None:
+        self.dataset = dataset
+        width = _filled(max(len(r) for r in rows))
+        index = np.zeros((len(rows), width), dtype=np.int64)
+        share = np.zeros((len(rows), width), dtype=np.float32)
+        total = dataset.weight.double().cpu().numpy()
+        for k, r in enumerate(rows):
+            index[k, : len(r)] = r
+            share[k, : len(r)] = 1 / total[r].sum()
+        device = dataset.X.device
+        self._index = torch.as_tensor(index, device=device)
+        self._share = torch.as_tensor(share, device=device)
+        self._used = torch.as_tensor(np.arange(width) < [[len(r)] for r in rows], device=device)
+        self._chunk = _filled(max(_LANES, _VALID_CHUNK // len(rows)))
+
+    def __iter__(self) -> Iterator[tuple[Batch, Tensor]]:
+        X, y, weight = self.dataset.X, self.dataset.y, self.dataset.weight
+        parts = (t.split(self._chunk, dim=1) for t in (self._index, self._share, self._used))
+        for index, share, used in zip(*parts, strict=True):
+            yield Batch(X[index], y[index], weight[index] * share), used
+
+
+class _StopWhenAllStopped(Callback):  # type: ignore[misc]
+    """Ends training, in skorch's own way, when no member is improving any more."""
+
+    def on_epoch_end(self, net: MemberNet, **kwargs: Any) -> None:  # noqa: ARG002
+        """Stop if early stopping has stopped every member."""
+        if net.all_stopped:
+            raise KeyboardInterrupt
+
+
+class MemberNet(NeuralNet):  # type: ignore[misc]
+    """skorch net whose module is a stack of members.
+
+    Parameters
+    ----------
+    module : callable
+        Returns the stack (see `skhep_nn.ensemble.stack_networks`).
+    criterion : callable
+        Loss of every row, one of `LOSSES`.
+    link : str
+        Link function of the outputs, for what callbacks see.
+    folds : sequence of Fold
+        Rows of each member; either all have validation rows or none.
+    weight : Tensor of shape (n_samples,)
+        Event weights, with mean one.
+    schedule : Schedule
+        Learning rate and momentum of every step.
+    augmenter : Augmenter, optional
+        Draws a random copy of every row of every batch.
+    generator : torch.Generator
+        Random numbers of the augmenter.
+    rngs : sequence of numpy.random.Generator
+        Order of the rows of each member.
+    patience : int, optional
+        Early stopping: passes without a better validation loss after which a member stops.
+    autocast : torch.dtype, optional
+        Lower precision for the forward pass.
+    task : {"classifier", "regressor"}
+        What scikit-learn scorers inside callbacks should take it for.
+    **kwargs
+        Passed to `skorch.NeuralNet`.
+    """
+
+    def __init__(
+        self,
+        module: Callable[..., nn.Module],
+        *,
+        criterion: Callable[[Tensor, Tensor], Tensor],
+        link: str,
+        folds: Sequence[Fold],
+        weight: Tensor,
+        schedule: Schedule,
+        augmenter: Augmenter | None,
+        generator: torch.Generator,
+        rngs: Sequence[np.random.Generator],
+        patience: int | None = None,
+        autocast: torch.dtype | None = None,
+        task: str = "classifier",
+        **kwargs: Any,
+    ) -> None:
+        self.link = link
+        self.folds = folds
+        self.weight = weight
+        self.schedule = schedule
+        self.augmenter = augmenter
+        self.generator = generator
+        self.rngs = rngs
+        self.patience = patience
+        self.autocast = autocast
+        self.task = task
+        super().__init__(module, criterion=criterion, train_split=None, **kwargs)
+
+    # -- set-up -----------------------------------------------------------------------------------
+
+    def get_default_callbacks(self) -> list[tuple[str, Callback]]:
+        """Return skorch's defaults less those that read every batch."""
+        return [("epoch_timer", EpochTimer()), ("print_log", PrintLog())]
+
+    def _yield_callbacks(self) -> Iterator[tuple[str, Callback, bool]]:
+        yield from super()._yield_callbacks()
+        yield "stop", _StopWhenAllStopped(), True
+
+    def initialize_criterion(self) -> MemberNet:
+        """Keep the loss function as it is: it has no state to build."""
+        self.criterion_ = self.criterion
+        return self
+
+    def initialize(self) -> MemberNet:
+        """Build everything, with empty bookkeeping."""
+        super().initialize()
+        n = len(self.folds)
+        self.records_: list[dict[str, NDArray[np.float64]]] = []
+        self.best_loss_ = np.full(n, np.inf)
+        self.best_epoch_ = np.full(n, -1)
+        self.stopped_ = np.zeros(n, dtype=bool)
+        self.best_state_: dict[str, Tensor] | None = None
+        self._rates_now: tuple[float, float | None] | None = None
+        self.interrupted_ = False
+        self._notify_batches = any(
+            getattr(type(cb), hook) is not getattr(Callback, hook)
+            for _, cb in self.callbacks_
+            for hook in _BATCH_HOOKS
+            if not isinstance(cb, PrintLog)
+        )
+        return self
+
+    @property
+    def all_stopped(self) -> bool:
+        """Whether early stopping has stopped every member."""
+        return bool(self.stopped_.all())
+
+    @property
+    def classes_(self) -> IntArray:
+        """Encoded class labels, for scikit-learn scorers inside callbacks."""
+        n_outputs = self.module_.output.weight.shape[-2]
+        return np.arange(max(2, n_outputs))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.estimator_type = self.task
+        return tags
+
+    # -- data -------------------------------------------------------------------------------------
+
+    def get_split_datasets(
+        self, X: Any, y: Any = None, **fit_params: Any
+    ) -> tuple[EventDataset, Any]:
+        """Return the data set and, if the members are validated, the rows they are validated on."""
+        del fit_params
+        dataset = EventDataset(X, y, self.weight)
+        valid = np.concatenate([fold.valid for fold in self.folds])
+        return dataset, torch.utils.data.Subset(dataset, valid) if len(valid) else None
+
+    def get_iterator(self, dataset: Any, training: bool = False) -> Any:
+        """Return batches that are gathered by index on the device."""
+        if training:
+            rows = [fold.train for fold in self.folds]
+            return TrainBatches(dataset, rows, self.batch_size, self.rngs)
+        if isinstance(dataset, torch.utils.data.Subset):
+            events: Any = dataset.dataset
+            return ValidBatches(events, [fold.valid for fold in self.folds])
+        X = torch.as_tensor(np.asarray(dataset.X), dtype=torch.float32)
+        return [(rows, None) for rows in X.split(_VALID_CHUNK)]
+
+    # -- one pass ---------------------------------------------------------------------------------
+
+    def run_single_epoch(
+        self,
+        iterator: Any,
+        training: bool,
+        prefix: str,
+        step_fn: Callable[..., dict[str, Tensor]],
+        **fit_params: Any,
+    ) -> None:
+        """Run one pass without waiting for the device until its end."""
+        if iterator is None:
+            return
+        try:
+            if training:
+                losses = self._train_pass(iterator, step_fn, **fit_params)
+            else:
+                losses = self._valid_pass(iterator)
+        except KeyboardInterrupt:
+            self.interrupted_ = True  # skorch swallows it; the estimator raises it again
+            raise
+        self.records_[-1][prefix + "_loss"] = losses
+        mean = float(losses.mean())
+        previous = [row.get(prefix + "_loss", np.inf) for row in self.history[:-1]]
+        self.history.record(prefix + "_loss", mean)
+        self.history.record(prefix + "_loss_best", mean < min(previous, default=np.inf))
+
+    def on_epoch_begin(self, net: NeuralNet, **kwargs: Any) -> None:
+        """Open the records of a pass."""
+        super().on_epoch_begin(net, **kwargs)
+        self.records_.append({})
+        self._epoch_start = time.perf_counter()
+
+    def _train_pass(
+        self, iterator: TrainBatches, step_fn: Callable[..., dict[str, Tensor]], **params: Any
+    ) -> NDArray[np.float64]:
+        rates = self._rates(len(self.records_) - 1, len(iterator))
+        losses = torch.empty(len(iterator), len(self.folds), device=iterator.dataset.X.device)
+        self._set_training(True)
+        for step, batch in enumerate(iterator):
+            self._set_rates(rates, step)
+            if self._notify_batches:
+                result = self._notified(batch, lambda b: step_fn(b, **params), training=True)
+                losses[step] = result["member_losses"]
+            else:
+                losses[step] = self._optimise(batch)["member_losses"]
+        self.history.record("train_batch_count", len(iterator))
+        result: NDArray[np.float64] = losses.mean(0).double().cpu().numpy()
+        if not self._notify_batches:
+            # Callbacks such as Checkpoint read the last batch: the pass stands for its batches.
+            self.history.new_batch()
+            self.history.record_batch("train_loss", float(result.mean()))
+        return result
+
+    def _valid_pass(self, iterator: ValidBatches) -> NDArray[np.float64]:
+        total = torch.zeros(len(self.folds), device=iterator.dataset.X.device)
+        self._set_training(False)
+        count = 0
+        for batch, used in iterator:
+            if self._notify_batches:
+                result = self._notified(batch, self.validation_step, training=False, used=used)
+            else:
+                result = self.validation_step(batch)
+            total += result["member_losses"]
+            count += 1
+        self.history.record("valid_batch_count", count)
+        losses = total.double().cpu().numpy()
+        self._keep_best(losses)
+        return losses
+
+    def _notified(
+        self,
+        batch: Batch,
+        step_fn: Callable[[Batch], dict[str, Tensor]],
+        *,
+        training: bool,
+        used: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Run a step and tell callbacks of it: rows of all members one below the other."""
+        used = batch.weight != 0 if used is None else used
+        plain = (batch.X[used], batch.y[used])
+        prefix = "train" if training else "valid"
+        self.notify("on_batch_begin", batch=plain, training=training)
+        step = step_fn(batch)
+        self.history.record_batch(prefix + "_loss", step["loss"].item() / len(self.folds))
+        self.history.record_batch(prefix + "_batch_size", len(plain[0]))
+        told = step | {"y_pred": self._as_predictions(step["y_pred"].detach())[used]}
+        self.notify("on_batch_end", batch=plain, training=training, **told)
+        return step
+
+    # -- one step ---------------------------------------------------------------------------------
+
+    def get_loss(
+        self, y_pred: Tensor, y_true: Any, X: Any = None, training: bool = False
+    ) -> Tensor:
+        """Return the loss of every member: the sum over its rows of weight times loss."""
+        del X, training
+        target, weight = y_true
+        losses: Tensor = (self.criterion_(y_pred.float(), target) * weight).sum(-1)
+        return losses
+
+    def _forward(self, X: Tensor) -> Tensor:
+        with torch.autocast(X.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            out: Tensor = self.module_(X)
+        return out
+
+    def train_step_single(self, batch: Batch, **fit_params: Any) -> dict[str, Tensor]:
+        """Augment, run forward and backward."""
+        del fit_params
+        X = batch.X
+        if self.augmenter is not None:
+            X = self.augmenter.transform_tensor(X, self.generator)
+        y_pred = self._forward(X)
+        losses = self.get_loss(y_pred, (batch.y, batch.weight), training=True)
+        # Members share no parameter: the gradient of the sum is each member's own gradient.
+        loss = losses.sum()
+        loss.backward()
+        return {"loss": loss.detach(), "y_pred": y_pred, "member_losses": losses.detach()}
+
+    def _optimise(self, batch: Batch) -> dict[str, Tensor]:
+        """Take one step, with no more Python around it than it needs."""
+        self.optimizer_.zero_grad(set_to_none=True)
+        step = self.train_step_single(batch)
+        self.optimizer_.step()
+        return step
+
+    def validation_step(self, batch: Batch, **fit_params: Any) -> dict[str, Tensor]:
+        """Run forward without augmentation."""
+        del fit_params
+        with torch.no_grad():
+            y_pred = self._forward(batch.X)
+            losses = self.get_loss(y_pred, (batch.y, batch.weight))
+        return {"loss": losses.sum(), "y_pred": y_pred, "member_losses": losses}
+
+    def evaluation_step(self, batch: Any, training: bool = False) -> Tensor:
+        """Predict rows of no member in particular: the mean over members."""
+        X = batch[0].to(self.device)
+        self._set_training(training)
+        with torch.set_grad_enabled(training):
+            out = self._as_predictions(self._forward(X.expand(len(self.folds), *X.shape)))
+        return out.mean(0)
+
+    def _as_predictions(self, output: Tensor) -> Tensor:
+        """Apply the link; two classes get two columns, as scikit-learn's scorers expect."""
+        out = apply_link(output, self.link)
+        return torch.cat([1 - out, out], dim=-1) if self.link == "sigmoid" else out
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Predict encoded labels or scaled targets, for scorers inside callbacks."""
+        out = self.predict_proba(X)
+        if self.task == "classifier":
+            return np.asarray(out.argmax(-1))
+        return np.asarray(out[:, 0] if out.shape[1] == 1 else out)
+
+    # -- rates and best states --------------------------------------------------------------------
+
+    def _rates(self, epoch: int, n_steps: int) -> Rates:
+        valid = [float(r["valid_loss"].mean()) for r in self.records_ if "valid_loss" in r]
+        rates = self.schedule.rates(
+            epoch, n_epochs=self.max_epochs, n_steps=n_steps, valid_losses=valid
+        )
+        self.records_[-1]["lr"] = rates.lr[-1:]
+        if rates.momentum is not None:
+            self.records_[-1]["momentum"] = rates.momentum[-1:]
+        return rates
+
+    def _set_rates(self, rates: Rates, step: int) -> None:
+        """Hand the rates of a step to the optimiser.
+
+        Only where they differ from the last ones handed over: under a constant schedule a callback such
+        as skorch's LRScheduler has the last word.
+        """
+        lr = float(rates.lr[step])
+        momentum = None if rates.momentum is None else float(rates.momentum[step])
+        if (lr, momentum) == self._rates_now:
+            return
+        self._rates_now = (lr, momentum)
+        for group in self.optimizer_.param_groups:
+            group["lr"] = lr
+            if momentum is not None and "betas" in group:
+                group["betas"] = (momentum, group["betas"][1])
+            elif momentum is not None and "momentum" in group:
+                group["momentum"] = momentum
+
+    def _keep_best(self, losses: NDArray[np.float64]) -> None:
+        """Keep the state of every member that has never been better."""
+        better = (losses < self.best_loss_) & ~self.stopped_
+        if better.any():
+            state = stacked_state(self.module_)
+            if self.best_state_ is None:
+                self.best_state_ = {name: value.detach().clone() for name, value in state.items()}
+            chosen = torch.as_tensor(np.flatnonzero(better), device=self.device)
+            for name, value in state.items():
+                self.best_state_[name][chosen] = value.detach()[chosen]
+            epoch = len(self.records_) - 1
+            self.best_loss_[better], self.best_epoch_[better] = losses[better], epoch
+        if self.patience is not None:
+            self.stopped_ |= len(self.records_) - 1 - self.best_epoch_ >= self.patience
+
+    def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
+        """Close the records of a pass."""
+        super().on_epoch_end(net, **kwargs)
+        self.records_[-1]["seconds"] = np.array([time.perf_counter() - self._epoch_start])
+
+    def final_state(self) -> dict[str, Tensor]:
+        """Return the stacked state: of each member's best pass if validated, else of the last."""
+        return self.best_state_ if self.best_state_ is not None else stacked_state(self.module_)

@@ -1,0 +1,1 @@
+"""Loaders, downloads and simulators, one module a domain."""

@@ -1,0 +1,56 @@
+"""Downloads into a cache that never holds half a file."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+
+def cached_download(
+    url: str,
+    file_name: str,
+    *,
+    check: Callable[[Path], None],
+    data_home: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    known_hash: str | None = None,
+    progressbar: bool = False,
+) -> Path:
+    """Return the path of a cached file, downloading it where it is absent or `force` asks for it.
+
+    `check` sees the temporary file and raises ValueError if it is not what was asked for; then, as
+    after any other failure (OSError), the cache is as it was.
+    """
+    try:
+        import pooch
+    except ImportError as error:
+        raise ImportError("pooch is needed for this: pip install 'skhep_nn[fetch]'") from error
+
+    # Another encoding would be undone on the way, and with it the checksum of a gzip file.
+    download = pooch.HTTPDownloader(
+        progressbar=progressbar, chunk_size=1 << 20, headers={"Accept-Encoding": "identity"}
+    )
+
+    def checked_download(source: str, output_file: str, _: Any) -> None:
+        """Download to pooch's temporary file, which only enters the cache if this returns."""
+        download(source, output_file, None)
+        check(Path(output_file))
+
+    def retrieve(folder: Path) -> Path:
+        """Get the file into a folder, unless it is there."""
+        try:
+            return Path(pooch.retrieve(url, known_hash, file_name, folder, None, checked_download))
+        except (OSError, ValueError) as error:
+            raise OSError(
+                f"could not download {url}: {error}. The cache is as it was. Call again to retry, "
+                "or download the file by other means and load it from its path."
+            ) from error
+
+    home = data_home or os.environ.get("SKHEP_NN_DATA_HOME") or pooch.os_cache("skhep_nn")
+    folder = Path(home).expanduser()
+    if not force:
+        return retrieve(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder) as fresh:
+        return retrieve(Path(fresh)).replace(folder / file_name)

@@ -1,0 +1,334 @@
+"""The one idea of the library: a fitted network is an ensemble of stacked members."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+__all__ = ["Ensemble", "Views", "apply_link", "stack_networks", "stacked_state"]
+
+# Measured: chunks of 1,024 to 2,048 rows keep the activations in the cache of a CPU core, where
+# member by member is 1.2 to 1.6 times faster than stacked; below some ten rows the calls themselves
+# cost more than the arithmetic and stacking wins. A GPU wants few, large, stacked calls.
+_CPU_CHUNK = 2048
+_CUDA_CHUNK = 16384
+_STACK_BELOW = 33
+# Vector units take so many events at a time and treat a remainder by other instructions, with another
+# rounding. Filled up to a power of two, the prediction for an event is the same bit for bit in any chunk,
+# in any place, stacked or not, on one thread and on two.
+_CPU_LANES = 32
+
+
+class Views(Protocol):
+    """What test-time augmentation needs of an augmenter."""
+
+    n_views_: int
+
+    def view_tensor(self, X: Tensor, index: int) -> Tensor:
+        """Return view `index` of the rows."""
+
+
+class _VmapStack(nn.Module):
+    """Runs any module as a stack of members through `torch.func`."""
+
+    def __init__(self, network: nn.Module, template: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        # In a list, so that the template's own tensors are no parameters of the stack.
+        self._template = [template.to("meta")]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(members, batch, ...)`` to ``(members, batch, outputs)``."""
+        template = self._template[0].train(self.training)
+        state = dict(self.network.named_parameters()) | dict(self.network.named_buffers())
+
+        def call(member_state: dict[str, Tensor], rows: Tensor) -> Tensor:
+            out: Tensor = torch.func.functional_call(template, member_state, (rows,))
+            return out
+
+        out: Tensor = torch.func.vmap(call, randomness="different")(state, x)
+        return out
+
+
+def _set_tensor(module: nn.Module, name: str, value: Tensor) -> None:
+    """Replace a parameter or buffer by one of another shape."""
+    path, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(path)
+    if leaf in owner._parameters:
+        owner._parameters[leaf] = nn.Parameter(value)
+    else:
+        owner._buffers[leaf] = value
+
+
+def stack_networks(networks: Sequence[nn.Module]) -> nn.Module:
+    """Return one module that runs several networks of the same shape at once.
+
+    Parameters
+    ----------
+    networks : sequence of nn.Module
+        The members. Modules with ``stackable = True`` run by batched matrix products, any other
+        through `torch.func.vmap`.
+
+    Returns
+    -------
+    nn.Module
+        Maps ``(members, batch, ...)`` to ``(members, batch, outputs)``; its parameters carry a leading
+        member axis.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skhep_nn.ensemble import stack_networks
+    >>> stack = stack_networks([torch.nn.Linear(3, 1) for _ in range(5)])
+    >>> stack(torch.zeros(5, 7, 3)).shape
+    torch.Size([5, 7, 1])
+    """
+    states = [network.state_dict() for network in networks]
+    stacked = copy.deepcopy(networks[0])
+    for name in states[0]:
+        _set_tensor(stacked, name, torch.stack([state[name] for state in states]))
+    if getattr(stacked, "stackable", False):
+        return stacked
+    return _VmapStack(stacked, copy.deepcopy(networks[0]))
+
+
+def stacked_state(stack: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a stack, each with a leading member axis.
+
+    Parameters
+    ----------
+    stack : nn.Module
+        What `stack_networks` returned.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Under the names that one member's ``state_dict`` uses; not copies.
+    """
+    network = stack.network if isinstance(stack, _VmapStack) else stack
+    return dict(network.state_dict())
+
+
+def apply_link(output: Tensor, link: str) -> Tensor:
+    """Turn raw outputs into predictions.
+
+    Parameters
+    ----------
+    output : Tensor of shape (..., n_outputs)
+        Raw outputs.
+    link : {"identity", "sigmoid", "softmax"}
+        Link function.
+
+    Returns
+    -------
+    Tensor of the same shape
+    """
+    if link == "identity":
+        return output
+    return output.sigmoid() if link == "sigmoid" else output.softmax(-1)
+
+
+class Ensemble:
+    """Stacked states of one network and a weight for each: what every fitted estimator holds.
+
+    Parameters
+    ----------
+    network : type
+        Class of the network of one member.
+    network_params : dict
+        Its constructor's arguments.
+    states : mapping of str to ndarray of shape (members, ...)
+        The tensors of all members under the names of ``state_dict``.
+    weights : array-like of shape (members,), optional
+        Weights of the members in the mean, normalised here; equal if left out.
+
+    Attributes
+    ----------
+    states : dict of str to ndarray
+        As given. Numpy arrays: what is pickled needs neither torch nor the device it came from.
+    weights : ndarray of shape (members,)
+        They sum to one.
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> from skhep_nn.ensemble import Ensemble
+    >>> members = [torch.nn.Linear(3, 1) for _ in range(2)]
+    >>> states = {k: np.stack([m.state_dict()[k].numpy() for m in members]) for k in ("weight", "bias")}
+    >>> ensemble = Ensemble(torch.nn.Linear, {"in_features": 3, "out_features": 1}, states)
+    >>> ensemble.predict(np.zeros((4, 3), dtype=np.float32)).shape
+    (4, 1)
+    """
+
+    def __init__(
+        self,
+        network: type[nn.Module],
+        network_params: dict[str, Any],
+        states: Mapping[str, NDArray[Any]],
+        weights: ArrayLike | None = None,
+    ) -> None:
+        sizes = {len(value) for value in states.values()}
+        if len(sizes) != 1:
+            raise ValueError(f"states of {sorted(sizes)} members do not belong together.")
+        self.network = network
+        self.network_params = network_params
+        self.states = dict(states)
+        n_members = sizes.pop()
+        w = np.ones(n_members) if weights is None else np.asarray(weights, dtype=float)
+        if w.shape != (n_members,) or not np.all(np.isfinite(w)) or np.any(w < 0) or w.sum() <= 0:
+            msg = f"weights must be {n_members} finite numbers >= 0 with a positive sum, got {weights!r}."
+            raise ValueError(msg)
+        self.weights = w / w.sum()
+        self._runtime: dict[torch.device, list[nn.Module]] = {}
+
+    @classmethod
+    def from_stack(
+        cls,
+        network: type[nn.Module],
+        network_params: dict[str, Any],
+        state: Mapping[str, Tensor],
+        weights: ArrayLike | None = None,
+    ) -> Ensemble:
+        """Build an ensemble from the tensors of a trained stack.
+
+        Parameters
+        ----------
+        network, network_params, weights
+            As in the constructor.
+        state : mapping of str to Tensor of shape (members, ...)
+            What `stacked_state` returned; copied to the host.
+
+        Returns
+        -------
+        Ensemble
+        """
+        arrays = {name: value.detach().cpu().numpy().copy() for name, value in state.items()}
+        return cls(network, network_params, arrays, weights)
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def __repr__(self) -> str:
+        return (
+            f"Ensemble({len(self)} x {self.network.__name__}, {self.n_parameters} parameters each)"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_runtime": {}}
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of free parameters of one member."""
+        return sum(p.numel() for p in self.member(0).parameters())
+
+    def member(self, index: int) -> nn.Module:
+        """Return one member as an ordinary module in evaluation mode, on the CPU.
+
+        Parameters
+        ----------
+        index : int
+            Which member.
+
+        Returns
+        -------
+        nn.Module
+        """
+        module = self.network(**self.network_params)
+        module.load_state_dict({k: torch.as_tensor(v[index]) for k, v in self.states.items()})
+        return module.requires_grad_(False).eval()
+
+    def _modules(self, device: torch.device) -> list[nn.Module]:
+        """Return the members and, last, their stack, on the device; built once."""
+        if device not in self._runtime:
+            members = [self.member(k).to(device) for k in range(len(self))]
+            stack = stack_networks(members).to(device).requires_grad_(False).eval()
+            self._runtime[device] = [*members, stack]
+        return self._runtime[device]
+
+    def predict_members(
+        self, X: Tensor, *, link: str = "identity", stacked: bool | None = None
+    ) -> Tensor:
+        """Predict with every member.
+
+        Parameters
+        ----------
+        X : Tensor of shape (samples, ...)
+            Inputs of one member, on the device that is to be used.
+        link : {"identity", "sigmoid", "softmax"}, default="identity"
+            Link function.
+        stacked : bool, optional
+            Run all members at once or one after the other; by default whichever is faster there.
+
+        Returns
+        -------
+        Tensor of shape (members, samples, outputs)
+        """
+        *members, stack = self._modules(X.device)
+        n_rows = len(X)
+        fill = max(_CPU_LANES, 1 << (n_rows - 1).bit_length()) - n_rows
+        if fill and X.device.type == "cpu":
+            X = torch.cat([X, X[-1:].expand(fill, *X.shape[1:])])
+        if stacked is None:
+            stacked = len(self) > 1 and (X.device.type != "cpu" or len(X) < _STACK_BELOW)
+        if stacked:
+            out: Tensor = stack(X.expand(len(self), *X.shape))
+        else:
+            out = torch.stack([member(X) for member in members])
+        return apply_link(out, link)[:, :n_rows]
+
+    def predict(
+        self,
+        X: NDArray[np.float32] | Tensor,
+        *,
+        link: str = "identity",
+        views: Views | None = None,
+        device: torch.device | str = "cpu",
+        chunk_size: int | None = None,
+    ) -> NDArray[np.float32]:
+        """Return the weighted mean of the members' predictions, averaged over views.
+
+        Parameters
+        ----------
+        X : ndarray or Tensor of shape (samples, ...)
+            Inputs.
+        link : {"identity", "sigmoid", "softmax"}, default="identity"
+            Link function, applied before the means.
+        views : object with `n_views_` and `view_tensor`, optional
+            Fitted augmenter whose test-time views are averaged, on the device.
+        device : str or torch.device, default="cpu"
+            Where to compute.
+        chunk_size : int, optional
+            Rows at a time; by default what suits the device.
+
+        Returns
+        -------
+        ndarray of shape (samples, outputs)
+        """
+        device = torch.device(device)
+        rows_first = X if isinstance(X, Tensor) else torch.from_numpy(np.ascontiguousarray(X))
+        chunk_size = chunk_size or (_CPU_CHUNK if device.type == "cpu" else _CUDA_CHUNK)
+        with torch.inference_mode():
+            weights = torch.as_tensor(self.weights, dtype=torch.float32, device=device)
+            means = [
+                self._mean(rows.to(device), weights, link, views)
+                for rows in rows_first.split(chunk_size)
+            ]
+            result: NDArray[np.float32] = torch.cat(means).cpu().numpy()
+        return result
+
+    def _mean(self, rows: Tensor, weights: Tensor, link: str, views: Views | None) -> Tensor:
+        """Average members and views for one chunk of rows."""
+        inputs = [rows]
+        if views is not None:
+            inputs = [views.view_tensor(rows, v) for v in range(views.n_views_)]
+        means = [
+            torch.tensordot(weights, self.predict_members(x, link=link), dims=1) for x in inputs
+        ]
+        mean: Tensor = torch.stack(means).mean(0)
+        return mean
