@@ -1,17 +1,35 @@
 """Neural networks for particle physics that behave like scikit-learn estimators."""
 
+from importlib.metadata import version
+
 from skhep_nn.augmentation import EventAugmenter
+from skhep_nn.augmented import AugmentedClassifier, AugmentedRegressor
+from skhep_nn.datasets import fetch_higgsml, load_higgsml, make_higgs_events
 from skhep_nn.dense import DenseNetClassifier, DenseNetRegressor
 from skhep_nn.ensemble import Ensemble
-from skhep_nn.kinematics import CartesianMomenta
+from skhep_nn.kinematics import CartesianMomenta, EventAligner
+from skhep_nn.metrics import ams_curve, ams_score, ams_scorer, best_cut, make_ams_scorer
 from skhep_nn.schedules import Constant, OneCycle
 
 __all__ = [
+    "AugmentedClassifier",
+    "AugmentedRegressor",
     "CartesianMomenta",
     "Constant",
     "DenseNetClassifier",
     "DenseNetRegressor",
     "Ensemble",
+    "EventAligner",
     "EventAugmenter",
     "OneCycle",
+    "ams_curve",
+    "ams_score",
+    "ams_scorer",
+    "best_cut",
+    "fetch_higgsml",
+    "load_higgsml",
+    "make_ams_scorer",
+    "make_higgs_events",
 ]
+
+__version__ = version("skhep_nn")

@@ -222,8 +222,8 @@ class CartesianLayout(NamedTuple):
                 made |= {m.x: [], m.y: [], m.z: []}
                 made[min(m.x, m.y, m.z)] = [(k, "px"), (k, "py"), (k, "pz")]
         layout = cls(momenta, [e for i in range(n_columns) for e in made.get(i, [(i, "")])])
-        names_out = layout.names(names) if names else []
-        repeated = [name for name, count in Counter(names_out).items() if count > 1]
+        counts = Counter(layout.names(names) if names else [])
+        repeated = [name for name, count in counts.items() if count > 1]
         if repeated:
             raise ValueError(
                 f"X already has {repeated} beside the columns that they would be made from: drop "

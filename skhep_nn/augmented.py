@@ -105,18 +105,16 @@ class _Augmented(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         given: Any = self.n_copies
         if not isinstance(given, Integral) or given < 0:
             raise ValueError(f"n_copies must be an integer of at least 0, got {given!r}.")
-        n_parts = int(given) + bool(self.include_original)
-        if not n_parts:
+        if not given and not self.include_original:
             raise ValueError("Nothing to train on: with n_copies=0, include_original must be True.")
-        return n_parts
+        return int(given) + bool(self.include_original)
 
     def _augmented(self, X: Any, n_rows: int) -> Any:
         """Training data: the original rows if wanted, then the copies."""
-        original = [X] if self.include_original else []
         if not self.n_copies:
             return X
         repeated = _rows(X, np.tile(np.arange(n_rows), self.n_copies))
-        parts = [*original, self.augmenter_.transform(repeated)]
+        parts = [X] * bool(self.include_original) + [self.augmenter_.transform(repeated)]
         if all(isinstance(part, pd.DataFrame) for part in parts):
             return pd.concat(parts, ignore_index=True)
         return np.concatenate([np.asarray(part) for part in parts])
@@ -210,8 +208,8 @@ class AugmentedClassifier(ClassifierMixin, _Augmented):  # type: ignore[misc]
     """Augmentation at training and at prediction around any classifier.
 
     Fits the classifier to augmented copies of the rows, and predicts the mean over a fixed set of
-    views of each row (test-time augmentation) [1]_: of its `predict_proba`, or its
-    `decision_function` if it has no such, or its votes.
+    views of each row (test-time augmentation, section 3.4.3 of arXiv:2002.01427): of its
+    `predict_proba`, or its `decision_function` if it has no such, or its votes.
 
     Parameters
     ----------
@@ -231,10 +229,8 @@ class AugmentedClassifier(ClassifierMixin, _Augmented):  # type: ignore[misc]
 
     Attributes
     ----------
-    estimator_ : classifier
-        The fitted one.
-    augmenter_ : augmenter
-        The fitted one.
+    estimator_, augmenter_ : classifier, augmenter
+        The fitted ones.
     classes_ : ndarray of shape (n_classes,)
         Labels.
     n_features_in_, feature_names_in_ : int, ndarray of str
@@ -245,10 +241,6 @@ class AugmentedClassifier(ClassifierMixin, _Augmented):  # type: ignore[misc]
     Weights are divided by the number of copies, also the ones that ``sample_weight=None`` means, if
     the estimator takes weights: their sum, and with it the meaning of a penalty, stays as it is
     without augmentation.
-
-    References
-    ----------
-    .. [1] G. C. Strong, section 3.4.3 of arXiv:2002.01427.
 
     Examples
     --------
@@ -272,8 +264,7 @@ class AugmentedClassifier(ClassifierMixin, _Augmented):  # type: ignore[misc]
     @property
     def classes_(self) -> NDArray[Any]:
         """Labels seen in `fit`."""
-        labels: NDArray[Any] = self.estimator_.classes_
-        return labels
+        return np.asarray(self.estimator_.classes_)
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Predict labels.
@@ -364,10 +355,8 @@ class AugmentedRegressor(RegressorMixin, _Augmented):  # type: ignore[misc]
 
     Attributes
     ----------
-    estimator_ : regressor
-        The fitted one.
-    augmenter_ : augmenter
-        The fitted one.
+    estimator_, augmenter_ : regressor, augmenter
+        The fitted ones.
     n_features_in_, feature_names_in_ : int, ndarray of str
         Number of the columns seen in `fit`, and their names where X had any.
 

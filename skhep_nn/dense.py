@@ -234,7 +234,7 @@ class DenseNetClassifier(_TableEstimator, BaseNetworkClassifier):
         The skorch net after training; not kept by pickle.
     n_features_in_ : int
         Number of columns seen at fit.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, if X had any.
 
     See Also
@@ -364,7 +364,7 @@ class DenseNetRegressor(_TableEstimator, BaseNetworkRegressor):
         The skorch net after training; not kept by pickle.
     n_features_in_ : int
         Number of columns seen at fit.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, if X had any.
 
     See Also

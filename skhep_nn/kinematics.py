@@ -1,8 +1,7 @@
 """Kinematics of collider events: pure formulas, then transformers of whole tables.
 
-The formulas take and return numpy arrays or torch tensors (plain numbers and lists count as
-numpy), broadcast like them and keep their floating-point type and device. NaN stands for an
-object that is not there and stays NaN.
+The formulas take and return numpy arrays (of numbers and lists, too) or torch tensors, broadcast
+like them and keep type and device. NaN stands for an object that is not there and stays NaN.
 """
 
 from __future__ import annotations
@@ -63,8 +62,7 @@ def cylindrical_from_cartesian(px: Array, py: Array, pz: Array) -> tuple[Array, 
     Returns
     -------
     pt, eta, phi : arrays
-        Transverse momentum in that unit, pseudorapidity, and azimuth in [-pi, pi). A momentum
-        along the beam has infinite `eta`; a zero momentum is (0, 0, 0).
+        Azimuth is in [-pi, pi), eta infinite along the beam; a zero momentum is (0, 0, 0).
 
     Examples
     --------
@@ -193,9 +191,8 @@ def phi_centrality(phi: Array, phi_a: Array, phi_b: Array) -> Array:
     Returns
     -------
     array
-        sqrt(2) on the bisector, 1 on either of the two, below 1 outside, -sqrt(2) on the
-        other side of the bisector; 0 where the two directions are the same. Where they are
-        opposite, the sign is a matter of rounding.
+        sqrt(2) on the bisector, 1 on either of the two, -sqrt(2) opposite to the bisector; 0 where
+        the two are the same. Where they are opposite, the sign is a matter of rounding.
 
     Examples
     --------
@@ -225,8 +222,7 @@ def eta_centrality(eta: Array, eta_a: Array, eta_b: Array) -> Array:
     Returns
     -------
     array
-        1 in the middle, 1/e on either of the two, towards 0 far outside. Where the two are the
-        same: 1 at their place, else 0.
+        1 in the middle, 1/e on either of the two; where these are the same, 1 there, else 0.
 
     Examples
     --------
@@ -250,8 +246,7 @@ class CartesianMomenta(EventTransformer):
     arXiv:2002.01427). Momenta are found by name: ``<object>_pt``, ``_eta``, ``_phi`` become
     ``<object>_px``, ``_py``, ``_pz`` where they stood. A transverse one (missing momentum), with
     modulus ``<object>`` or ``<object>_pt`` and ``<object>_phi`` but no ``_eta``, keeps the modulus
-    and gets ``<object>_px``, ``_py`` in place of the azimuth. All else passes unchanged. The 30
-    columns of the 2014 Higgs challenge become the 31 of that study.
+    and gets ``<object>_px``, ``_py`` in place of the azimuth. All other columns pass unchanged.
 
     Parameters
     ----------
@@ -317,7 +312,7 @@ class CartesianMomenta(EventTransformer):
         Returns
         -------
         DataFrame or ndarray of shape (n_samples, n_features)
-            Events with the columns seen in `fit`; what was filled in stays so.
+            The columns seen in `fit`; what was filled in stays so.
         """
         table, values = self.read_output(X)
         made = self._layout.backward(table, values, cylindrical_from_cartesian)
@@ -338,8 +333,7 @@ class EventAligner(EventTransformer):
     Parameters
     ----------
     reference : str, default="PRI_lep"
-        Object turned to phi = 0; the light lepton of the 2014 Higgs challenge. An event without
-        it (NaN) is not rotated.
+        Object turned to phi = 0. An event without it (NaN) is not rotated.
     orient : str, default="PRI_tau"
         Object that decides the reflection in y, and in z where the reference has eta = 0.
     columns : sequence of str, default=None
@@ -395,7 +389,7 @@ class EventAligner(EventTransformer):
         """
         table, values = self.read(X)
         if not self._objects:
-            return values.copy() if table is None else table.copy()
+            return (values if table is None else table).copy()
         turned = self._columns.turn_table(
             table, values, _momenta.Turn.aligning(values, *self._objects)
         )

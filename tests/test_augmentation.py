@@ -157,16 +157,24 @@ def test_all_objects_of_an_event_turn_by_one_angle(cartesian):
     assert len(np.unique(angles["tau"].round(6))) == len(X)
 
 
-def test_draws_are_uniform(cartesian):
+@pytest.mark.parametrize("kind", ["table", "tensor"])
+def test_draws_are_uniform_and_independent(cartesian, kind):
     X = pd.concat([cartesian.iloc[:1]] * 20_000)
-    turned = EventAugmenter(random_state=0).fit(X).transform(X)
+    augmenter = EventAugmenter(random_state=0).fit(X)
+    if kind == "table":
+        turned = augmenter.transform(X)
+    else:
+        tensor = torch.as_tensor(X.to_numpy(np.float32))
+        turned = augmenter.transform_tensor(tensor, torch.Generator().manual_seed(0))
+        turned = pd.DataFrame(turned.numpy().astype(float), columns=X.columns)
     _, eta, phi = cylindrical_from_cartesian(turned["lep_px"], turned["lep_py"], turned["lep_pz"])
     counts, _ = np.histogram(phi, bins=20, range=(-np.pi, np.pi))
     assert np.abs(counts - 1000).max() < 5 * np.sqrt(1000)
-    assert abs((eta > 0).mean() - 0.5) < 0.02
     # The y reflection shows in the sense of rotation from one object to another.
     cross = turned["lep_px"] * turned["tau_py"] - turned["lep_py"] * turned["tau_px"]
-    assert abs((cross > 0).mean() - 0.5) < 0.02
+    np.testing.assert_allclose([np.mean(eta > 0), np.mean(cross > 0)], 0.5, atol=0.02)
+    correlations = np.corrcoef([eta > 0, cross > 0, phi > 0, np.abs(phi) > np.pi / 2])
+    np.testing.assert_allclose(correlations, np.eye(4), atol=0.04)
 
 
 def test_rotation_and_its_inverse_cancel(events):

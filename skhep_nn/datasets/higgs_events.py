@@ -196,14 +196,15 @@ def _simulate_chunk(
     order = rng.permutation(part.size)
     columns = {k: v[order] for k, v in simulate_primary(rng, part, higgs_mass).items()}
     columns.update(_derive(columns))
-    columns["DER_mass_MMC"] = missing_mass(
-        Seen(
-            mass_vis=columns["DER_mass_vis"],
-            **{k: columns[f"PRI_{k}"] for k in ("tau_pt", "tau_phi", "lep_pt", "lep_phi", "met", "met_phi")},
-            sum_et=columns["PRI_met_sumet"],
-        )
-    )
+    columns["DER_mass_MMC"] = _mass_mmc(columns)
     return part[order], columns
+
+
+def _mass_mmc(columns: Mapping[str, Array]) -> Array:
+    """Apply the missing mass calculator to primary columns and the visible mass."""
+    measured = ("tau_pt", "tau_phi", "lep_pt", "lep_phi", "met", "met_phi", "met_sumet")
+    primary = (columns[f"PRI_{name}"] for name in measured)
+    return missing_mass(Seen(columns["DER_mass_vis"], *primary))
 
 
 def _weights(columns: Mapping[str, Array], part: NDArray[np.intp], is_signal: NDArray[np.bool_]) -> Array:
