@@ -219,13 +219,13 @@ def differences(table: pd.DataFrame) -> dict[str, dict[str, pd.Series]]:
 
 def draw(folder: Path, part: Split, result: Result) -> list[Path]:
     """Draw ROC curve, AMS against the cut, output by class and training history."""
-    import matplotlib as mpl  # noqa: PLC0415
+    import matplotlib as mpl
 
     mpl.use("Agg")
-    import matplotlib.pyplot as plt  # noqa: PLC0415
-    from sklearn.metrics import RocCurveDisplay  # noqa: PLC0415
+    import matplotlib.pyplot as plt
+    from sklearn.metrics import RocCurveDisplay
 
-    from skhep_nn.plotting import (  # noqa: PLC0415
+    from skhep_nn.plotting import (
         AMSCurveDisplay,
         HistoryDisplay,
         ScoreDistributionDisplay,

@@ -78,7 +78,7 @@ def hist_gradient_boosting(sample: Sample) -> Result:
 
 
 def augmented_boosting(sample: Sample) -> Result:
-    """The same with eight augmented copies of the training rows and eight views at predict."""
+    """Fit the same with eight augmented copies of the training rows and eight views at predict."""
     model = AugmentedClassifier(
         boosting(sample.seed), augmenter=EventAugmenter(), n_copies=8, random_state=sample.seed
     )
@@ -111,7 +111,7 @@ class _WeightedNet(NeuralNet):
 
 
 def plain_skorch(sample: Sample) -> Result:
-    """skorch as its documentation shows it: one network of our architecture, its own data loader."""
+    """Skorch as its documentation shows it: one network of our architecture, its own data loader."""
     start = time.perf_counter()
     torch.manual_seed(sample.seed)
     columns = make_pipeline(CartesianMomenta(), StandardScaler()).fit(sample.X_train)
@@ -141,7 +141,7 @@ def plain_skorch(sample: Sample) -> Result:
 
 def xgboost(sample: Sample) -> Result:
     """XGBoost with its histogram method."""
-    from xgboost import XGBClassifier  # noqa: PLC0415 - optional
+    from xgboost import XGBClassifier
 
     model = XGBClassifier(
         n_estimators=300,

@@ -71,7 +71,8 @@ def show(title: str, rows: dict[str, dict[str, pd.Series]], digits: dict[str, in
         table.add_column(column, justify="right")
     for name, columns in rows.items():
         cells = [
-            _cell(*mean_and_error(columns[c]), d) if c in columns else "-" for c, d in digits.items()
+            _cell(*mean_and_error(columns[c]), d) if c in columns else "-"
+            for c, d in digits.items()
         ]
         table.add_row(name, *cells)
     # Whole columns matter more than the width of the terminal or of a log file.

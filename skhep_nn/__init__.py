@@ -1,7 +1,6 @@
 """Neural networks for particle physics that behave like scikit-learn estimators."""
 
-from importlib.metadata import version
-
+from skhep_nn._version import __version__
 from skhep_nn.augmentation import EventAugmenter
 from skhep_nn.augmented import AugmentedClassifier, AugmentedRegressor
 from skhep_nn.datasets import fetch_higgsml, load_higgsml, make_higgs_events
@@ -22,6 +21,7 @@ __all__ = [
     "EventAligner",
     "EventAugmenter",
     "OneCycle",
+    "__version__",
     "ams_curve",
     "ams_score",
     "ams_scorer",
@@ -31,5 +31,3 @@ __all__ = [
     "make_ams_scorer",
     "make_higgs_events",
 ]
-
-__version__ = version("skhep_nn")

@@ -38,6 +38,8 @@ _OPTIMIZERS: dict[str, Any] = {
 }
 # The study's number of passes, and what it takes to fit anything at all when a pass is a step or two.
 _FEWEST_EPOCHS, _FEWEST_STEPS = 15, 200
+# Operations of one step or chunk below which a second thread does not pay.
+_WORTH_THREADS = 1e8
 _PRECISIONS = {"auto": None, "float32": None, "bfloat16": torch.bfloat16}
 
 
@@ -53,6 +55,24 @@ class Target(NamedTuple):
     loss: str
     link: str
     n_outputs: int
+
+
+@contextmanager
+def _threads_for(n_operations: float) -> Iterator[None]:
+    """Use one thread for a small job: a second one costs more in waiting than it gains in work.
+
+    Measured: single networks at batch 256 gain nothing from it, and where another process holds the core
+    two threads that wait for each other fall to a hundredth of the rate of one.
+    """
+    before = torch.get_num_threads()
+    if before == 1 or n_operations > _WORTH_THREADS:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
@@ -149,7 +169,11 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
         net.set_params(callbacks=self._callbacks(X, y, sample_weight))
         # Row by row in memory, as batches are gathered.
         rows = torch.as_tensor(np.ascontiguousarray(encoded), device=device)
-        with _own_torch_seed(int(main.generate_state(1)[0]), device):
+        n_operations = 6 * sum(p.numel() for p in net.stack.parameters()) * self.batch_size
+        with (
+            _threads_for(n_operations),
+            _own_torch_seed(int(main.generate_state(1)[0]), device),
+        ):
             net.fit(rows, torch.as_tensor(target.values, device=device))
         if net.interrupted_:
             raise KeyboardInterrupt
@@ -192,7 +216,7 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
         stack = stack_networks(networks)
         augmenter_seed = int(seeds[0].generate_state(2)[1])
         return MemberNet(
-            lambda: stack,
+            stack,
             criterion=LOSSES[target.loss],
             link=target.link,
             folds=folds,
@@ -203,6 +227,7 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
             rngs=[np.random.default_rng(seed) for seed in seeds],
             patience=self._patience(),
             autocast=_PRECISIONS[self.precision],
+            capture=self.compile == "auto",
             task="classifier" if target.link != "identity" else "regressor",
             optimizer=optimizer,
             optimizer__weight_decay=self.weight_decay,
@@ -274,12 +299,11 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
         """Return the mean over members and views, after the link."""
         check_is_fitted(self)
         views = self.augmenter_ if self.tta else None
-        outputs: NDArray[np.float32] = self.ensemble_.predict(
-            self._encode_X(X, reset=False),
-            link=self._link,
-            views=views,
-            device=self._device(fitting=False),
-        )
+        encoded = self._encode_X(X, reset=False)
+        with _threads_for(2 * self.ensemble_.n_parameters * len(encoded)):
+            outputs: NDArray[np.float32] = self.ensemble_.predict(
+                encoded, link=self._link, views=views, device=self._device(fitting=False)
+            )
         return outputs
 
     # -- parameters -------------------------------------------------------------------------------

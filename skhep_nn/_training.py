@@ -20,6 +20,7 @@ from skorch.dataset import Dataset
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from skhep_nn._cuda import GraphedPass
 from skhep_nn.ensemble import apply_link, stacked_state
 from skhep_nn.schedules import Rates
 
@@ -147,15 +148,22 @@ class TrainBatches:
         for k, (rows, rng) in enumerate(zip(self.rows, self.rngs, strict=True)):
             index = self._index[:, k]
             index[filled[:, k]] = rng.permutation(rows)
-        device = self.dataset.X.device
-        return torch.as_tensor(self._index, device=device), torch.as_tensor(
-            self._share, device=device
-        )
+        return self.template(self.dataset.X.device)
+
+    def template(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the plan of the last pass drawn; of zeros before the first."""
+        plan = (self._index, self._share)
+        index, share = (torch.as_tensor(part, device=device) for part in plan)
+        return index, share
+
+    def gather(self, index: Tensor, share: Tensor) -> Batch:
+        """Return the rows of one step."""
+        data = self.dataset
+        return Batch(data.X[index], data.y[index], data.weight[index] * share)
 
     def __iter__(self) -> Iterator[Batch]:
-        X, y, weight = self.dataset.X, self.dataset.y, self.dataset.weight
         for index, share in zip(*self.draw(), strict=True):
-            yield Batch(X[index], y[index], weight[index] * share)
+            yield self.gather(index, share)
 
 
 class ValidBatches:
@@ -197,8 +205,8 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
 
     Parameters
     ----------
-    module : callable
-        Returns the stack (see `skhep_nn.ensemble.stack_networks`).
+    stack : nn.Module
+        The members (see `skhep_nn.ensemble.stack_networks`).
     criterion : callable
         Loss of every row, one of `LOSSES`.
     link : str
@@ -219,6 +227,8 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         Early stopping: passes without a better validation loss after which a member stops.
     autocast : torch.dtype, optional
         Lower precision for the forward pass.
+    capture : bool, default=False
+        On CUDA, capture the training step as a graph.
     task : {"classifier", "regressor"}
         What scikit-learn scorers inside callbacks should take it for.
     **kwargs
@@ -227,7 +237,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
 
     def __init__(
         self,
-        module: Callable[..., nn.Module],
+        stack: nn.Module,
         *,
         criterion: Callable[[Tensor, Tensor], Tensor],
         link: str,
@@ -239,9 +249,11 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         rngs: Sequence[np.random.Generator],
         patience: int | None = None,
         autocast: torch.dtype | None = None,
+        capture: bool = False,
         task: str = "classifier",
         **kwargs: Any,
     ) -> None:
+        self.stack = stack
         self.link = link
         self.folds = folds
         self.weight = weight
@@ -251,8 +263,9 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         self.rngs = rngs
         self.patience = patience
         self.autocast = autocast
+        self.capture = capture
         self.task = task
-        super().__init__(module, criterion=criterion, train_split=None, **kwargs)
+        super().__init__(lambda: stack, criterion=criterion, train_split=None, **kwargs)
 
     # -- set-up -----------------------------------------------------------------------------------
 
@@ -279,8 +292,9 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         self.stopped_ = np.zeros(n, dtype=bool)
         self.best_state_: dict[str, Tensor] | None = None
         self._rates_now: tuple[float, float | None] | None = None
+        self._graphed: GraphedPass | None = None
         self.interrupted_ = False
-        self._notify_batches = any(
+        self.notifies_batches = any(
             getattr(type(cb), hook) is not getattr(Callback, hook)
             for _, cb in self.callbacks_
             for hook in _BATCH_HOOKS
@@ -363,29 +377,42 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         self, iterator: TrainBatches, step_fn: Callable[..., dict[str, Tensor]], **params: Any
     ) -> NDArray[np.float64]:
         rates = self._rates(len(self.records_) - 1, len(iterator))
-        losses = torch.empty(len(iterator), len(self.folds), device=iterator.dataset.X.device)
         self._set_training(True)
-        for step, batch in enumerate(iterator):
-            self._set_rates(rates, step)
-            if self._notify_batches:
-                result = self._notified(batch, lambda b: step_fn(b, **params), training=True)
-                losses[step] = result["member_losses"]
-            else:
-                losses[step] = self._optimise(batch)["member_losses"]
         self.history.record("train_batch_count", len(iterator))
-        result: NDArray[np.float64] = losses.mean(0).double().cpu().numpy()
-        if not self._notify_batches:
-            # Callbacks such as Checkpoint read the last batch: the pass stands for its batches.
-            self.history.new_batch()
-            self.history.record_batch("train_loss", float(result.mean()))
-        return result
+        if self.notifies_batches:
+            return self._steps(
+                iterator,
+                rates,
+                lambda batch: self._notified(batch, lambda b: step_fn(b, **params), training=True),
+            )
+        if self._graphed is None and GraphedPass.serves(self):
+            self._graphed = GraphedPass(self, iterator)
+        if self._graphed is not None:
+            losses = self._graphed.run(rates)
+        else:
+            losses = self._steps(iterator, rates, self._optimise)
+        # Callbacks such as Checkpoint read the last batch: the pass stands for its batches.
+        self.history.new_batch()
+        self.history.record_batch("train_loss", float(losses.mean()))
+        return losses
+
+    def _steps(
+        self, iterator: TrainBatches, rates: Rates, take: Callable[[Batch], dict[str, Tensor]]
+    ) -> NDArray[np.float64]:
+        """Take the steps of a pass one by one; return the mean loss of every member."""
+        losses = torch.empty(len(iterator), len(self.folds), device=iterator.dataset.X.device)
+        for step, batch in enumerate(iterator):
+            self.set_rates(rates, step)
+            losses[step] = take(batch)["member_losses"]
+        means: NDArray[np.float64] = losses.mean(0).double().cpu().numpy()
+        return means
 
     def _valid_pass(self, iterator: ValidBatches) -> NDArray[np.float64]:
         total = torch.zeros(len(self.folds), device=iterator.dataset.X.device)
         self._set_training(False)
         count = 0
         for batch, used in iterator:
-            if self._notify_batches:
+            if self.notifies_batches:
                 result = self._notified(batch, self.validation_step, training=False, used=used)
             else:
                 result = self.validation_step(batch)
@@ -492,7 +519,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
             self.records_[-1]["momentum"] = rates.momentum[-1:]
         return rates
 
-    def _set_rates(self, rates: Rates, step: int) -> None:
+    def set_rates(self, rates: Rates, step: int) -> None:
         """Hand the rates of a step to the optimiser.
 
         Only where they differ from the last ones handed over: under a constant schedule a callback such

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -222,7 +223,7 @@ class Ensemble:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_runtime": {}}
 
-    @property
+    @cached_property
     def n_parameters(self) -> int:
         """Number of free parameters of one member."""
         return sum(p.numel() for p in self.member(0).parameters())

@@ -20,7 +20,7 @@ API_PAGE = PROJECT_ROOT / "docs" / "api.md"
 # A private helper stands on the floor of the module it was cut out of, or one below where
 # several of that floor share it.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"_docs", "_events", "_momenta", "_weights"}),
+    frozenset({"_docs", "_version", "_events", "_momenta", "_weights"}),
     frozenset({"_ams"}),
     frozenset(
         {
@@ -35,7 +35,7 @@ FLOORS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"ensemble"}),
-    frozenset({"_callbacks"}),
+    frozenset({"_callbacks", "_cuda"}),
     frozenset({"_training"}),
     frozenset({"_base"}),
     frozenset({"calo", "dense", "waveform"}),

@@ -42,6 +42,8 @@ COMPONENTS = (*SIGNAL, *BACKGROUND)
 _TABLE = tabulate(COMPONENTS)
 _RAPIDITY = np.array([component.rapidity for component in COMPONENTS])
 _FAKE_TAU = np.array([component.fake_tau for component in COMPONENTS])
+_FAKE_ERROR = 0.3
+_FAKE_OPPOSITE = 0.6  # azimuth to the leading jet: 1 is uniform, less is back to back
 _FAKE_FOLLOW, _FAKE_SPREAD = 0.5, 1.35  # eta of a jet seen as a tau, about that of the W
 
 
@@ -63,8 +65,8 @@ def simulate_primary(
     edges = np.searchsorted(part, [process.index(name) for name in ("z_tautau", "w_jets", "ttbar")])
     higgs, z, w, top = np.split(part, edges)
     samples = [
-        _simulate_pairs(rng, higgs, np.full(higgs.size, higgs_mass), spin=-1.0),
-        _simulate_pairs(rng, z, _breit_wigner(rng, 91.19, 2.5, z.size), spin=1.0),
+        _simulate_pairs(rng, higgs, np.full(higgs.size, higgs_mass), is_vector=False),
+        _simulate_pairs(rng, z, _drell_yan(rng, z.size), is_vector=True),
         _simulate_w(rng, w, _breit_wigner(rng, 80.4, 2.1, w.size)),
         _simulate_top(rng, top),
     ]
@@ -77,19 +79,20 @@ def simulate_primary(
     return _columns(rng, Objects(lepton, tau, jets, seen, sum_et))
 
 
-def _simulate_pairs(rng: np.random.Generator, part: Indices, mass: Array, spin: float) -> Objects:
-    """Simulate bosons that decay to taus whose helicities are equal (-1) or opposite (1)."""
+def _simulate_pairs(rng: np.random.Generator, part: Indices, mass: Array, is_vector: bool) -> Objects:
+    """Simulate bosons that decay to taus, of equal helicity if scalar, of opposite if vector."""
     n = part.size
     rapidity = draw_rapidity(rng, _RAPIDITY[part])
     recoil = draw_recoil(rng, _TABLE, part, rapidity)
     response = _response(rng, n)
     helicity = np.copysign(1.0, rng.random(n) - 0.5)
     bosons = TauPairs(
+        is_vector,
         mass,
         np.hypot(*recoil.true),
         rapidity,
         helicity,
-        draw_hadrons(rng, spin * helicity),
+        draw_hadrons(rng, helicity if is_vector else -helicity),
         LEP_PT_MIN / response[0],
         TAU_PT_MIN / response[1],
     )
@@ -108,9 +111,15 @@ def _simulate_w(rng: np.random.Generator, part: Indices, mass: Array) -> Objects
     recoil = draw_recoil(rng, _TABLE, part, rapidity)
     fake_pt = TAU_PT_MIN + draw_excess(rng, *_FAKE_TAU[part].T, 1)[0]
     fake_eta = _FAKE_FOLLOW * rapidity + _FAKE_SPREAD * rng.standard_normal(n)
-    tau = Direction(fake_pt, fold_eta(fake_eta, ETA_MAX), draw_azimuth(rng, n))
+    # Beside a jet, the other parton is rather on the far side of it than anywhere.
+    turn = np.pi * rng.random(n) ** _FAKE_OPPOSITE * np.copysign(1.0, rng.random(n) - 0.5)
+    leading = recoil.jets.phi[0]
+    fake_phi = np.where(np.isnan(leading), draw_azimuth(rng, n), leading + turn)
+    tau = Direction(fake_pt, fold_eta(fake_eta, ETA_MAX), fake_phi)
     response = _response(rng, n)
-    x, y = recoil.true + polar(tau.pt / response[1], tau.phi)
+    # A jet is measured worse as a tau than as a jet.
+    jet_pt = tau.pt * (1 + _FAKE_ERROR * truncated_normal(rng, n))
+    x, y = recoil.true + polar(jet_pt, tau.phi)
     flight = np.arctan2(-y, -x)
     relative = tau._replace(phi=tau.phi - flight)
     cut = LEP_PT_MIN / response[0]
@@ -122,7 +131,7 @@ def _simulate_w(rng: np.random.Generator, part: Indices, mass: Array) -> Objects
 def _simulate_top(rng: np.random.Generator, part: Indices) -> Objects:
     """Simulate top quark pairs."""
     lepton, tau, jets, soft = draw_top_pairs(rng, part.size, LEP_PT_MIN, TAU_PT_MIN)
-    recoil = reconstruct(rng, jets, _TABLE.soft_jets[part, jets.number], _TABLE.recoil[part])
+    recoil = reconstruct(rng, jets, _TABLE.soft_jets[part, jets.number], _TABLE.recoil[part, 0])
     return Objects(lepton, tau, jets, recoil.seen + soft, recoil.sum_et + np.hypot(*soft))
 
 
@@ -131,10 +140,18 @@ def _breit_wigner(rng: np.random.Generator, mass: float, width: float, n: int) -
     return mass + 0.5 * width * np.tan(0.475 * np.pi * (2 * rng.random(n) - 1))
 
 
+def _drell_yan(rng: np.random.Generator, n: int) -> Array:
+    """Draw masses of Z bosons that pass: the resonance, and the heavy tail that passes best."""
+    heavy = rng.random(n) < 0.10
+    return _breit_wigner(rng, 92.0, 2.5, n) + heavy * 35.0 * rng.standard_exponential(n)
+
+
 def _response(rng: np.random.Generator, n: int) -> Array:
     """Ratio of measured to true momentum of lepton and tau, shape (2, n)."""
     scale = np.array([[LEPTON_RESOLUTION], [TAU_RESOLUTION]])
-    return 1 + scale * truncated_normal(rng, (2, n))
+    # Spectra fall, so that more events pass with too much measured than with too little.
+    shift = np.array([[0.0], [TAU_RESOLUTION**2 * 2]])
+    return 1 + shift + scale * truncated_normal(rng, (2, n))
 
 
 def _measure(true: Direction, response: Array, flight: Array) -> Direction:

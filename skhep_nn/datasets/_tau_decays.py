@@ -11,9 +11,9 @@ Array = NDArray[np.float64]
 
 TAU_MASS = 1.777
 ETA_MAX = 2.5
-MIN_DELTA_R = 0.4
+MIN_DELTA_R = 0.2
 LEPTON_RESOLUTION = 0.02
-TAU_RESOLUTION = 0.08
+TAU_RESOLUTION = 0.10
 
 # Hadronic decays as two-body decays to pi, rho and a1: (m / m_tau)**2, how well the visible
 # energy analyses the spin of the tau, and share among taus that pass the cut on momentum.
@@ -28,6 +28,11 @@ _LEPTON_CDF = {
     for helicity in (-1, 1)
 }
 _MICHEL_CDF = 1.5 * _FRACTION**2 - 2 * _FRACTION**3 / 3
+
+
+def lepton_efficiency(pt: Array) -> Array:
+    """Efficiency to trigger on and identify a lepton, against pt in units of the cut."""
+    return 1 - 0.4 * np.exp(-4 * (pt - 1))
 
 
 class Direction(NamedTuple):
@@ -112,10 +117,17 @@ class _Legs(NamedTuple):
     pz: Array
 
 
-def _draw_legs(rng: np.random.Generator, mass: Array, pt: Array) -> _Legs:
-    """Decay each boson isotropically in its rest frame and boost along its transverse momentum."""
+def _draw_legs(rng: np.random.Generator, mass: Array, pt: Array, is_vector: bool) -> _Legs:
+    """Decay each boson in its rest frame and boost along its transverse momentum.
+
+    A scalar decays isotropically. A vector made of light quarks is polarised along the beam:
+    ``1 + cos**2``, three parts of a uniform cosine and one of the cube root of one.
+    """
     n = len(mass)
     cosine = rng.random(n) * 2 - 1
+    if is_vector:
+        peaked = np.flatnonzero(rng.random(n) < 0.25)
+        cosine[peaked] = np.cbrt(cosine[peaked])
     sine = np.sqrt(1 - cosine * cosine)
     angle = rng.random(n) * (2 * np.pi)
     along = np.sqrt(mass * mass + pt * pt) * sine * np.cos(angle)
@@ -155,6 +167,7 @@ def apart(first: Direction, second: Direction) -> NDArray[np.bool_]:
 class TauPairs(NamedTuple):
     """Bosons to decay to a leptonic and a hadronic tau, and the cuts on their true momenta."""
 
+    is_vector: bool
     mass: Array
     pt: Array
     rapidity: Array
@@ -167,6 +180,7 @@ class TauPairs(NamedTuple):
         """Keep the given rows."""
         mass2, spin = self.hadrons
         return TauPairs(
+            self.is_vector,
             self.mass[rows],
             self.pt[rows],
             self.rapidity[rows],
@@ -209,7 +223,7 @@ def _try_decays(
     rng: np.random.Generator, bosons: TauPairs, bound: Array
 ) -> tuple[NDArray[np.intp], Direction, Direction]:
     """Try one decay of each boson; return the rows that passed, with their lepton and tau."""
-    legs = _draw_legs(rng, bosons.mass, bosons.pt)
+    legs = _draw_legs(rng, bosons.mass, bosons.pt, bosons.is_vector)
     least1 = np.minimum(bosons.lepton_cut / legs.pt1, 1.0)
     least2 = np.minimum(bosons.tau_cut / legs.pt2, 1.0)
     chance = lepton_survival(least1, bosons.lepton_helicity)
@@ -226,6 +240,7 @@ def _try_decays(
     tau = _kick(rng, x2, across2, second)
     good = (lepton.pt > bosons.lepton_cut) & (tau.pt > bosons.tau_cut) & apart(lepton, tau)
     good &= (np.abs(lepton.eta) < ETA_MAX) & (np.abs(tau.eta) < ETA_MAX)
+    good &= rng.random(good.size) < lepton_efficiency(lepton.pt / bosons.lepton_cut)
     keep = np.flatnonzero(good)
     one, two = (Direction(*(values[keep] for values in leg)) for leg in (lepton, tau))
     return rows[keep], one, two
@@ -247,10 +262,11 @@ def decay_to_lepton(
     lepton = Direction(*np.empty((3, n)))
     rows = np.arange(n)
     while rows.size:
-        legs = _draw_legs(rng, mass[rows], pt[rows])
+        legs = _draw_legs(rng, mass[rows], pt[rows], is_vector=True)
         eta = rapidity[rows] + np.arcsinh(legs.pz / legs.pt1)
         tried = Direction(legs.pt1, eta, np.arctan2(legs.py, legs.px1))
-        good = (tried.pt > lepton_cut[rows]) & (np.abs(eta) < ETA_MAX)
+        good = rng.random(rows.size) < lepton_efficiency(tried.pt / lepton_cut[rows])
+        good &= (tried.pt > lepton_cut[rows]) & (np.abs(eta) < ETA_MAX)
         good &= apart(tried, Direction(*(values[rows] for values in tau)))
         for values, new in zip(lepton, tried, strict=True):
             values[rows[good]] = new[good]

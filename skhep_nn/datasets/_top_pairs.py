@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skhep_nn.datasets._higgs_production import (
-    JET_ETA_MAX,
     JET_PT_MIN,
     SOFT_JET_PT_MIN,
     HardJets,
     draw_azimuth,
     draw_excess,
     fold_eta,
+    jet_eta_max,
     jet_resolution,
     polar,
     truncated_normal,
@@ -31,7 +31,8 @@ from skhep_nn.datasets._tau_decays import (
 
 Array = NDArray[np.float64]
 
-_TOP_MASS, _W_MASS = 172.5, 80.4
+_TOP_MASS, _W_MASS, _TOP_PT_SCALE = 172.5, 80.4, 30.0  # GeV
+_FAKE_SHARE = 0.35  # of the taus, by count, are jets
 
 
 class TopPairs(NamedTuple):
@@ -85,21 +86,27 @@ def _join(first: TopPairs, second: TopPairs) -> TopPairs:
 
 
 def _try_top_pairs(rng: np.random.Generator, n: int) -> TopPairs:
-    """Draw top pairs before any cut."""
+    """Draw top pairs before any cut: one W to a lepton, one to a tau or to a jet seen as one."""
     radiation = _draw_radiation(rng, n)
     recoil = polar(radiation.pt, radiation.phi).sum(axis=1)
-    transverse = polar(50.0 * rng.standard_gamma(2.4, n), draw_azimuth(rng, n))
-    centre = 0.6 * rng.standard_normal(n)
-    leptons, partons = [], [Direction(*values) for values in zip(*radiation, strict=True)]
+    transverse = polar(_TOP_PT_SCALE * rng.standard_gamma(2.4, n), draw_azimuth(rng, n))
+    centre = 1.05 * rng.standard_normal(n)
+    legs, others = [], []
+    partons = [Direction(*values) for values in zip(*radiation, strict=True)]
     for sign in (1.0, -1.0):
-        rapidity = centre + sign * 0.6 * rng.standard_normal(n)
+        rapidity = centre + sign * 0.8 * rng.standard_normal(n)
         top = _momentum(sign * transverse - recoil / 2, rapidity)
         boson, b_quark = _decay(rng, top, _TOP_MASS, _W_MASS)
-        leptons.append(_direction(_decay(rng, boson, _W_MASS, 0.0)[0]))
+        leg, other = _decay(rng, boson, _W_MASS, 0.0)
         partons.append(_direction(b_quark))
-    lepton, tau = leptons
+        legs.append(_direction(leg))
+        others.append(_direction(other))
+    lepton, tau = legs
+    fake = rng.random(n) < _FAKE_SHARE
+    partons.append(others[1]._replace(pt=others[1].pt * fake))
     # A W makes left-handed taus only.
     fraction, _ = draw_hadron_fraction(rng, np.zeros(n), draw_hadrons(rng, np.full(n, -1.0)))
+    fraction = np.where(fake, rng.uniform(0.25, 1.0, n), fraction)
     lepton_error, tau_error = truncated_normal(rng, (2, n))
     lepton = lepton._replace(pt=lepton.pt * (1 + LEPTON_RESOLUTION * lepton_error))
     tau = tau._replace(pt=tau.pt * fraction * (1 + TAU_RESOLUTION * tau_error))
@@ -121,7 +128,7 @@ def _reconstruct_jets(
     """Measure four partons as jets: those above 30 GeV in order, and the sum of the others."""
     pt, eta, phi = (np.stack(values) for values in zip(*partons, strict=True))
     pt = pt * (1 + jet_resolution(pt) * truncated_normal(rng, pt.shape))
-    eta = fold_eta(eta, JET_ETA_MAX)
+    eta = fold_eta(eta, jet_eta_max(pt))
     order = np.argsort(-pt, axis=0)
     pt, eta, phi = (np.take_along_axis(values, order, axis=0) for values in (pt, eta, phi))
     hard = pt > JET_PT_MIN
