@@ -393,7 +393,7 @@ class BaseNetworkClassifier(ClassifierMixin, BaseNetworkEstimator):  # type: ign
     def _balance(self, target: Target, weight: NDArray[np.float64]) -> NDArray[np.float64]:
         if self.class_weight is None:
             return weight
-        codes = target.strata
+        codes = np.asarray(target.strata)
         if isinstance(self.class_weight, str):
             if self.class_weight != "balanced":
                 msg = f"class_weight={self.class_weight!r} must be 'balanced', a dict or None."
