@@ -1,11 +1,11 @@
 """Configuration of Sphinx; `nox -s docs` builds the pages."""
 
-from importlib.metadata import version as installed_version
+import skhep_nn
 
 project = "skhep_nn"
 author = "The skhep_nn developers"
 copyright = "2026, The skhep_nn developers"  # noqa: A001 (Sphinx asks for this name)
-release = installed_version("skhep_nn")
+release = skhep_nn.__version__
 version = ".".join(release.split(".")[:2])
 
 extensions = [

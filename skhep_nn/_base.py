@@ -383,7 +383,7 @@ class BaseNetworkClassifier(ClassifierMixin, BaseNetworkEstimator):  # type: ign
         if n_classes < 2:
             msg = (
                 f"{type(self).__name__} needs samples of at least two classes, but y holds one class "
-                f"only: {self.classes_[0]!r}."
+                f"only: {self.classes_.tolist()[0]!r}."
             )
             raise ValueError(msg)
         if n_classes == 2:

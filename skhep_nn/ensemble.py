@@ -244,6 +244,20 @@ class Ensemble:
         module.load_state_dict({k: torch.as_tensor(v[index]) for k, v in self.states.items()})
         return module.requires_grad_(False).eval()
 
+    @cached_property
+    def _products_are_alike(self) -> bool:
+        """Whether stacked and single matrix products round alike on a CPU.
+
+        Batched products of fewer than 400 multiplications run in a plain loop of torch's own. (An
+        embedding is looked up, not multiplied.)
+        """
+        sizes = [
+            v.shape[1] * v.shape[2]
+            for name, v in self.states.items()
+            if v.ndim == 3 and "embedding" not in name
+        ]
+        return all(size * _CPU_LANES >= 400 for size in sizes)
+
     def _modules(self, device: torch.device) -> list[nn.Module]:
         """Return the members and, last, their stack, on the device; built once."""
         if device not in self._runtime:
@@ -276,7 +290,8 @@ class Ensemble:
         if fill and X.device.type == "cpu":
             X = torch.cat([X, X[-1:].expand(fill, *X.shape[1:])])
         if stacked is None:
-            stacked = len(self) > 1 and (X.device.type != "cpu" or len(X) < _STACK_BELOW)
+            few = n_rows < _STACK_BELOW and self._products_are_alike
+            stacked = len(self) > 1 and (X.device.type != "cpu" or few)
         if stacked:
             out: Tensor = stack(X.expand(len(self), *X.shape))
         else:
@@ -328,8 +343,13 @@ class Ensemble:
         inputs = [rows]
         if views is not None:
             inputs = [views.view_tensor(rows, v) for v in range(views.n_views_)]
-        means = [
-            torch.tensordot(weights, self.predict_members(x, link=link), dims=1) for x in inputs
+        # Term by term in a fixed order: torch's own sums choose theirs by shape.
+        terms = [
+            w * out
+            for x in inputs
+            for w, out in zip(weights, self.predict_members(x, link=link), strict=True)
         ]
-        mean: Tensor = torch.stack(means).mean(0)
-        return mean
+        total = terms[0]
+        for term in terms[1:]:
+            total = total.add_(term)
+        return total / len(inputs)

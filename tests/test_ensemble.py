@@ -64,6 +64,24 @@ def test_a_prediction_does_not_depend_on_chunk_place_or_stacking(rows):
     assert torch.equal(stacked, alone)
 
 
+@pytest.mark.parametrize("width", [2, 7, 12, 13])
+def test_narrow_networks_and_views_round_alike_too(width):
+    """Where torch changes to other loops for small products and short sums."""
+
+    class Mirror:
+        n_views_ = 8
+
+        def view_tensor(self, X, index):
+            return X * (-1) ** index * (1 + index)
+
+    fitted, _ = ensemble(n_features=width, n_outputs=1)
+    rows = np.random.default_rng(0).normal(size=(300, width)).astype(np.float32)
+    whole = fitted.predict(rows, link="sigmoid", views=Mirror())
+    for start, stop in ((0, 1), (5, 6), (3, 20), (7, 39), (10, 43), (100, 299), (1, 300)):
+        part = fitted.predict(rows[start:stop], link="sigmoid", views=Mirror())
+        np.testing.assert_array_equal(part, whole[start:stop])
+
+
 def test_views_are_averaged_after_the_link(rows):
     class Mirror:
         n_views_ = 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +33,7 @@ from skhep_nn.datasets._tau_decays import (
 )
 from skhep_nn.datasets._top_pairs import draw_top_pairs
 
-Array = NDArray[np.float64]
-Indices = NDArray[np.intp]
+Array = NDArray[Any]
 
 LEP_PT_MIN, TAU_PT_MIN = 26.0, 20.0  # GeV
 
@@ -57,9 +56,7 @@ class Objects(NamedTuple):
     sum_et: Array
 
 
-def simulate_primary(
-    rng: np.random.Generator, part: Indices, higgs_mass: float
-) -> dict[str, Array]:
+def simulate_primary(rng: np.random.Generator, part: Array, higgs_mass: float) -> dict[str, Array]:
     """Simulate events of components with the indices `part`, ascending; columns by name."""
     process = [component.process for component in COMPONENTS]
     edges = np.searchsorted(part, [process.index(name) for name in ("z_tautau", "w_jets", "ttbar")])
@@ -79,7 +76,7 @@ def simulate_primary(
     return _columns(rng, Objects(lepton, tau, jets, seen, sum_et))
 
 
-def _simulate_pairs(rng: np.random.Generator, part: Indices, mass: Array, is_vector: bool) -> Objects:
+def _simulate_pairs(rng: np.random.Generator, part: Array, mass: Array, is_vector: bool) -> Objects:
     """Simulate bosons that decay to taus, of equal helicity if scalar, of opposite if vector."""
     n = part.size
     rapidity = draw_rapidity(rng, _RAPIDITY[part])
@@ -104,12 +101,12 @@ def _simulate_pairs(rng: np.random.Generator, part: Indices, mass: Array, is_vec
     return Objects(lepton, tau, recoil.jets, recoil.seen, recoil.sum_et)
 
 
-def _simulate_w(rng: np.random.Generator, part: Indices, mass: Array) -> Objects:
+def _simulate_w(rng: np.random.Generator, part: Array, mass: Array) -> Objects:
     """Simulate W bosons that decay to a lepton, with a jet that is taken for a tau."""
     n = part.size
     rapidity = draw_rapidity(rng, _RAPIDITY[part])
     recoil = draw_recoil(rng, _TABLE, part, rapidity)
-    fake_pt = TAU_PT_MIN + draw_excess(rng, *_FAKE_TAU[part].T, 1)[0]
+    fake_pt = TAU_PT_MIN + draw_excess(rng, _FAKE_TAU[part, 0], _FAKE_TAU[part, 1], 1)[0]
     fake_eta = _FAKE_FOLLOW * rapidity + _FAKE_SPREAD * rng.standard_normal(n)
     # Beside a jet, the other parton is rather on the far side of it than anywhere.
     turn = np.pi * rng.random(n) ** _FAKE_OPPOSITE * np.copysign(1.0, rng.random(n) - 0.5)
@@ -128,7 +125,7 @@ def _simulate_w(rng: np.random.Generator, part: Indices, mass: Array) -> Objects
     return Objects(lepton, tau, recoil.jets, recoil.seen, recoil.sum_et)
 
 
-def _simulate_top(rng: np.random.Generator, part: Indices) -> Objects:
+def _simulate_top(rng: np.random.Generator, part: Array) -> Objects:
     """Simulate top quark pairs."""
     lepton, tau, jets, soft = draw_top_pairs(rng, part.size, LEP_PT_MIN, TAU_PT_MIN)
     recoil = reconstruct(rng, jets, _TABLE.soft_jets[part, jets.number], _TABLE.recoil[part, 0])
@@ -151,7 +148,8 @@ def _response(rng: np.random.Generator, n: int) -> Array:
     scale = np.array([[LEPTON_RESOLUTION], [TAU_RESOLUTION]])
     # Spectra fall, so that more events pass with too much measured than with too little.
     shift = np.array([[0.0], [TAU_RESOLUTION**2 * 2]])
-    return 1 + shift + scale * truncated_normal(rng, (2, n))
+    response: Array = 1 + shift + scale * truncated_normal(rng, (2, n))
+    return response
 
 
 def _measure(true: Direction, response: Array, flight: Array) -> Direction:

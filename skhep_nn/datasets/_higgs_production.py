@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
-Indices = NDArray[np.intp]
+Array = NDArray[Any]
 
 JET_PT_MIN = 30.0
 JET_ETA_MAX = 4.5
@@ -100,7 +99,7 @@ BACKGROUND = (
 class HardJets(NamedTuple):
     """The jets above 30 GeV: the two hardest (NaN where absent), and what is beyond them."""
 
-    number: Indices
+    number: Array
     pt: Array  # shape (2, n), like eta and phi
     eta: Array
     phi: Array
@@ -168,7 +167,8 @@ def draw_rapidity(rng: np.random.Generator, shape: Array) -> Array:
     """Draw boson rapidities from trapezia: sums of two uniform numbers. `shape` is (n, 2)."""
     flat, largest = shape.T
     n = len(flat)
-    return flat * (rng.random(n) * 2 - 1) + (largest - flat) * (rng.random(n) * 2 - 1)
+    drawn: Array = flat * (rng.random(n) * 2 - 1) + (largest - flat) * (rng.random(n) * 2 - 1)
+    return drawn
 
 
 def draw_azimuth(rng: np.random.Generator, n: int) -> Array:
@@ -181,9 +181,7 @@ def polar(pt: Array, phi: Array) -> Array:
     return np.stack([pt * np.cos(phi), pt * np.sin(phi)])
 
 
-def draw_recoil(
-    rng: np.random.Generator, table: Table, part: Indices, rapidity: Array
-) -> Recoil:
+def draw_recoil(rng: np.random.Generator, table: Table, part: Array, rapidity: Array) -> Recoil:
     """Draw jets and soft activity for events of the components with the indices `part`."""
     n = len(part)
     number = (rng.random((n, 1)) > table.cumulative[part]).sum(axis=1)
@@ -202,14 +200,16 @@ def draw_recoil(
             eta[0, rows] = middle
             continue
         gap = table.gap[kind, 0] + table.gap[kind, 1] * rng.standard_normal(rows.size)
+        gap = np.copysign(gap, rng.random(rows.size) - 0.5)
         eta[0, rows], eta[1, rows] = middle + gap / 2, middle - gap / 2
         turn = np.pi * rng.random(rows.size) ** table.opposite[kind]
         phi[1, rows] = phi[0, rows] + np.copysign(turn, rng.random(rows.size) - 0.5)
         if count == 3:
             others[:, rows], others_pt[rows] = _draw_others(rng, drawn[2])
-    side = np.copysign(1.0, rng.random(n) - 0.5)
-    jets = HardJets(number, pt, fold_eta(eta * side, jet_eta_max(pt)), phi, others, others_pt)
-    return reconstruct(rng, jets, table.soft_jets[part, number], table.recoil[part, np.minimum(number, 1)])
+    jets = HardJets(number, pt, fold_eta(eta, jet_eta_max(pt)), phi, others, others_pt)
+    return reconstruct(
+        rng, jets, table.soft_jets[part, number], table.recoil[part, np.minimum(number, 1)]
+    )
 
 
 def _draw_others(rng: np.random.Generator, third: Array) -> tuple[Array, Array]:
@@ -249,7 +249,7 @@ def reconstruct(
     vector = polar(size, draw_azimuth(rng, n))
     seen += vector
     unseen = polar(recoil / 3**0.5 * rng.standard_gamma(2.0, n), draw_azimuth(rng, n))
-    seen += 0.1 * unseen
+    seen += 0.07 * unseen
     true += vector + unseen
     return Recoil(jets, seen, true, 0.95 * activity + soft_sum)
 

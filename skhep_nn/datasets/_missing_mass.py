@@ -91,4 +91,6 @@ def _positive_part(pull: Single) -> tuple[Single, Single]:
     """
     tail = np.exp(-np.abs(pull))
     mean = np.maximum(pull, 0) + np.log1p(tail)
-    return 1 / (1 + np.where(pull > 0, tail, np.float32(1))), mean
+    inside = np.where(pull > 0, tail, np.float32(1))
+    inside += np.float32(1)
+    return np.reciprocal(inside), mean

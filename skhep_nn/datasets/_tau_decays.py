@@ -76,9 +76,7 @@ def hadron_survival(fraction: Array, hadrons: Hadrons) -> Array:
     return 0.5 * (1 - cosine) * (1 + hadrons.spin * 0.5 * (1 + cosine))
 
 
-def _draw_lepton(
-    rng: np.random.Generator, least: Array, helicity: Array
-) -> tuple[Array, Array]:
+def _draw_lepton(rng: np.random.Generator, least: Array, helicity: Array) -> tuple[Array, Array]:
     """Draw the energy fraction above `least` and the momentum (GeV) across the tau's direction."""
     survival = lepton_survival(least, helicity)
     quantile = 1 - rng.random(len(least)) * survival
@@ -144,9 +142,7 @@ def _draw_legs(rng: np.random.Generator, mass: Array, pt: Array, is_vector: bool
     )
 
 
-def _kick(
-    rng: np.random.Generator, fraction: Array, across: Array, tau: Direction
-) -> Direction:
+def _kick(rng: np.random.Generator, fraction: Array, across: Array, tau: Direction) -> Direction:
     """Turn the visible momentum by the angle that the decay of the tau gives it."""
     cosh = np.cosh(tau.eta)
     momentum = fraction * tau.pt * cosh
@@ -161,7 +157,8 @@ def apart(first: Direction, second: Direction) -> NDArray[np.bool_]:
     """Tell where two objects are far enough from each other to be reconstructed both."""
     turn = np.abs(first.phi - second.phi)
     turn = np.minimum(turn, np.abs(2 * np.pi - turn))
-    return (first.eta - second.eta) ** 2 + turn**2 > MIN_DELTA_R**2
+    far: NDArray[np.bool_] = (first.eta - second.eta) ** 2 + turn**2 > MIN_DELTA_R**2
+    return far
 
 
 class TauPairs(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ from skhep_nn.datasets._tau_decays import (
     draw_hadrons,
 )
 
-Array = NDArray[np.float64]
+Array = NDArray[Any]
 
 _TOP_MASS, _W_MASS, _TOP_PT_SCALE = 172.5, 80.4, 30.0  # GeV
 _FAKE_SHARE = 0.35  # of the taus, by count, are jets
@@ -122,9 +122,7 @@ def _draw_radiation(rng: np.random.Generator, n: int) -> Direction:
     return Direction(pt, 1.8 * rng.standard_normal((2, n)), phi)
 
 
-def _reconstruct_jets(
-    rng: np.random.Generator, partons: list[Direction]
-) -> tuple[HardJets, Array]:
+def _reconstruct_jets(rng: np.random.Generator, partons: list[Direction]) -> tuple[HardJets, Array]:
     """Measure four partons as jets: those above 30 GeV in order, and the sum of the others."""
     pt, eta, phi = (np.stack(values) for values in zip(*partons, strict=True))
     pt = pt * (1 + jet_resolution(pt) * truncated_normal(rng, pt.shape))
@@ -132,13 +130,19 @@ def _reconstruct_jets(
     order = np.argsort(-pt, axis=0)
     pt, eta, phi = (np.take_along_axis(values, order, axis=0) for values in (pt, eta, phi))
     hard = pt > JET_PT_MIN
-    number = hard.sum(axis=0)
     rest = polar(pt, phi)
-    others = np.where(hard, rest, 0.0)[:, 2:].sum(axis=1)
-    soft = np.where(hard | (pt < SOFT_JET_PT_MIN), 0.0, rest).sum(axis=1)
-    lead = [np.where(hard[:2], values[:2], np.nan) for values in (pt, eta, phi)]
-    others_pt = np.where(hard, pt, 0.0)[2:].sum(axis=0)
-    return HardJets(np.minimum(number, 3), *lead, others, others_pt), soft
+    lead_pt, lead_eta, lead_phi = (
+        np.where(hard[:2], values[:2], np.nan) for values in (pt, eta, phi)
+    )
+    jets = HardJets(
+        np.minimum(hard.sum(axis=0), 3),
+        lead_pt,
+        lead_eta,
+        lead_phi,
+        np.where(hard, rest, 0.0)[:, 2:].sum(axis=1),
+        np.where(hard, pt, 0.0)[2:].sum(axis=0),
+    )
+    return jets, np.where(hard | (pt < SOFT_JET_PT_MIN), 0.0, rest).sum(axis=1)
 
 
 def _decay(

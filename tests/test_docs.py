@@ -1,0 +1,271 @@
+"""README and docs say what is so: their code runs, their messages are raised, their options exist."""
+
+import ast
+import re
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn
+import torch
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.model_selection import cross_validate
+from sklearn.pipeline import make_pipeline
+
+from skhep_nn import (
+    CartesianMomenta,
+    DenseNetClassifier,
+    EventAligner,
+    EventAugmenter,
+    ams_score,
+    best_cut,
+    load_higgsml,
+    make_ams_scorer,
+    make_higgs_events,
+)
+from skhep_nn.metrics import rescale_weights
+
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
+DOCS = PROJECT_ROOT / "docs"
+PAGES = [PROJECT_ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+
+_BLOCK = re.compile(
+    r"(?:^<!-- not run: (?P<reason>.+) -->\n\n?)?^```python\n(?P<source>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+_NEEDS = re.compile(r"^<!-- needs: (?P<names>.+) -->$", re.MULTILINE)
+_RESULT = re.compile(r"  # -> (?P<shown>.+)$")
+
+
+class Block(NamedTuple):
+    """A piece of Python on a page; `reason` says why it is not run, if it is not."""
+
+    source: str
+    line: int
+    reason: str | None
+
+
+def blocks_of(text: str) -> list[Block]:
+    return [
+        Block(m["source"], text.count("\n", 0, m.start("source")), m["reason"])
+        for m in _BLOCK.finditer(text)
+    ]
+
+
+def run_block(block: Block, page: str, namespace: dict[str, Any]) -> None:
+    """Run a block as if the page were the program; `expression  # -> result` is checked."""
+    lines = block.source.splitlines()
+    # Line numbers of errors are then those of the page.
+    for node in ast.parse("\n" * block.line + block.source).body:
+        shown = _RESULT.search(lines[node.end_lineno - block.line - 1])
+        if shown is None:
+            exec(compile(ast.Module([node], []), page, "exec"), namespace)  # noqa: S102 - our pages
+            continue
+        assert isinstance(node, ast.Expr), f"{page}:{node.lineno}: only an expression has a result"
+        found = eval(compile(ast.Expression(node.value), page, "eval"), namespace)
+        # As str, since numpy writes np.True_ where a reader expects True.
+        assert str(found) == shown["shown"], f"{page}:{node.lineno}: gives {found}"
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Folder for what a page writes; scikit-learn's settings and figures are put back."""
+    monkeypatch.chdir(tmp_path)
+    with sklearn.config_context():
+        yield tmp_path
+    from matplotlib import pyplot as plt
+
+    plt.close("all")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_code_runs(page: Path, workplace: Path, request: pytest.FixtureRequest) -> None:
+    text = page.read_text()
+    needs = _NEEDS.search(text)
+    for name in re.split(r",\s*", needs["names"]) if needs else []:
+        if "." not in name:
+            if find_spec(name) is None:
+                pytest.skip(f"needs {name}, which is not installed")
+            continue
+        file = request.getfixturevalue("data_dir") / name
+        if not file.is_file():
+            pytest.skip(f"no real data: {file} is absent")
+        (workplace / name).symlink_to(file)
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    for block in blocks_of(text):
+        if block.reason is None:
+            run_block(block, page.name, namespace)
+        else:
+            ast.parse(block.source)
+
+
+def test_reading_of_pages() -> None:
+    """The test above stands on this reading of pages."""
+    text = (
+        "a\n\n```python\nx = 1\nx + 1  # -> 2\n```\n\n<!-- not run: why -->\n\n```python\ny\n```\n"
+    )
+    first, second = blocks_of(text)
+    assert (first.line, first.reason) == (3, None)
+    assert (second.source, second.line, second.reason) == ("y\n", 10, "why")
+    assert text.splitlines()[second.line] == "y"
+    run_block(first, "page", {})
+    with pytest.raises(AssertionError, match=r"page:5: gives 2"):
+        run_block(first._replace(source="x = 1\nx + 1  # -> 3"), "page", {})
+    with pytest.raises(ZeroDivisionError):
+        run_block(first._replace(source="1 / 0"), "page", {})
+
+
+def test_all_python_is_found() -> None:
+    """No block escapes by another way of writing its fence."""
+    for page in PAGES:
+        text = page.read_text()
+        fences = re.findall(r"^\s*(?:```|~~~|:::)\s*\{?(?:python|py|pycon)\b", text, re.MULTILINE)
+        assert len(fences) == len(blocks_of(text)), page.name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)[^)]*\)", page.read_text())
+    missing = [target for target in targets if not (page.parent / target).exists()]
+    assert not missing
+
+
+# -- docs/benchmarks.md ---------------------------------------------------------------------------
+
+
+def test_options_of_the_benchmarks() -> None:
+    """Every script has its section, with all of its options and no others."""
+    parts = re.split(r"^## `(\w+\.py)`", (DOCS / "benchmarks.md").read_text(), flags=re.MULTILINE)
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+    sources = {path.name: path.read_text() for path in (PROJECT_ROOT / "benchmarks").glob("*.py")}
+    programs = {name for name, text in sources.items() if '__name__ == "__main__"' in text}
+    assert set(sections) == programs
+    for name, section in sections.items():
+        told = set(re.findall(r"^\| `(--[a-z-]+)", section, flags=re.MULTILINE))
+        assert told == set(re.findall(r'add_argument\("(--[a-z-]+)"', sources[name])), name
+
+
+# -- docs/errors.md -------------------------------------------------------------------------------
+
+
+def _raised(actions: dict[str, Callable[[], object]]) -> list[str]:
+    """What each action complains of, in one line."""
+    messages = []
+    for name, action in actions.items():
+        try:
+            action()
+        except (ValueError, TypeError, UserWarning) as error:
+            messages.append(" ".join(str(error).split()))
+        else:
+            pytest.fail(f"nothing is wrong with: {name}")
+    return messages
+
+
+def _bad_events() -> dict[str, Callable[[], object]]:
+    events = make_higgs_events(200, random_state=0)
+    X, y = events.data, events.target
+    table = CartesianMomenta().fit_transform(X)
+    net = DenseNetClassifier(max_epochs=1, random_state=0)
+    fitted = DenseNetClassifier(max_epochs=1, random_state=0).fit(table, y)
+    channel = pd.Series(["e", None] * 100)
+    named = DenseNetClassifier(categorical_features=["channel"])
+    both = X.assign(PRI_tau_px=0.0)
+    aligned = EventAligner().fit_transform(table)
+    return {
+        "NaN": lambda: net.fit(X, y),
+        "infinity": lambda: net.fit(table.assign(PRI_met=np.inf), y),
+        "text": lambda: net.fit(table.assign(channel="e"), y),
+        "missing category": lambda: named.fit(table.assign(channel=channel), y),
+        "unknown column": lambda: named.fit(table, y),
+        "order": lambda: fitted.predict(table[table.columns[::-1]]),
+        "-999": lambda: CartesianMomenta().fit_transform(X.fillna(-999.0)),
+        "text in a transformer": lambda: CartesianMomenta().fit(X.assign(channel="e")),
+        "two representations": lambda: CartesianMomenta().fit(both),
+        "half a momentum": lambda: EventAugmenter().fit(aligned),
+        "no names": lambda: EventAugmenter().fit(table.to_numpy()),
+        "no reference": lambda: EventAligner(reference="lep").fit(X),
+    }
+
+
+def _bad_targets_and_weights() -> dict[str, Callable[[], object]]:
+    X, y = np.eye(4), np.array(["b", "s", "b", "s"])
+    net, balanced = DenseNetClassifier(), DenseNetClassifier(class_weight="balanced")
+    actions: dict[str, Callable[[], object]] = {
+        "one class": lambda: net.fit(X, ["s"] * 4),
+        "fewer rows than folds": lambda: DenseNetClassifier(n_members=10).fit(X, y),
+        "wrong length": lambda: net.fit(X, y, sample_weight=[1.0, 1.0, 1.0]),
+        "zeros": lambda: net.fit(X, y, sample_weight=np.zeros(4)),
+        "negative total": lambda: net.fit(X, y, sample_weight=[1.0, -2.0, 0.5, -1.0]),
+        "negative class": lambda: balanced.fit(X, y, sample_weight=[1.0, -2.0, 0.5, 1.0]),
+    }
+    if not torch.cuda.is_available():
+        actions["no GPU"] = lambda: DenseNetClassifier(device="cuda").fit(X, y)
+    return actions
+
+
+def _bad_routing() -> dict[str, Callable[[], object]]:
+    rng = np.random.default_rng(0)
+    X, y, w = rng.normal(size=(40, 2)), np.tile(["b", "s"], 20), np.ones(40)
+    pipeline = make_pipeline(DenseNetClassifier())
+
+    def not_requested() -> None:
+        with sklearn.config_context(enable_metadata_routing=True):
+            model = HistGradientBoostingClassifier(max_iter=2).set_fit_request(sample_weight=True)
+            weights = {"sample_weight": w}
+            cross_validate(model, X, y, params=weights, scoring=make_ams_scorer())
+
+    return {
+        "weights to a pipeline": lambda: pipeline.fit(X, y, sample_weight=w),
+        "no request": not_requested,
+    }
+
+
+def _bad_significance() -> dict[str, Callable[[], object]]:
+    y, w = np.array(["b", "s"]), np.ones(2)
+    return {
+        "two columns": lambda: best_cut(y, np.eye(2)),
+        "score for a selection": lambda: ams_score(y, [0.1, 0.9]),
+        "negative yield": lambda: ams_score(y, [True, True], -w),
+        "other labels": lambda: rescale_weights(y, w, {0: 1.0, 1: 1.0}),
+    }
+
+
+def _bad_files(folder: Path) -> dict[str, Callable[[], object]]:
+    events = make_higgs_events(20, random_state=0)
+    table = events.data.fillna(-999.0).assign(Weight=events.sample_weight, Label=events.target)
+    table.insert(0, "EventId", np.arange(20))
+    files = {
+        "lacking": table.drop(columns="PRI_met"),
+        "label": table.assign(Label="x"),
+        "number": table.astype({"PRI_tau_pt": object}).assign(PRI_tau_pt="a"),
+    }
+    for name, content in files.items():
+        content.to_csv(folder / f"{name}.csv", index=False)
+    text = (folder / "label.csv").read_text()
+    (folder / "cut.csv").write_text(text[: len(text) - 20])
+    return {
+        name: lambda name=name: load_higgsml(folder / f"{name}.csv") for name in [*files, "cut"]
+    }
+
+
+def test_messages(tmp_path: Path) -> None:
+    """Each message that docs/errors.md quotes is raised, and each that is raised here is quoted."""
+    page = (DOCS / "errors.md").read_text()
+    quoted = re.findall(r"^\| `([^`]+)` +\|", page, flags=re.MULTILINE)
+    raised = _raised(
+        _bad_events()
+        | _bad_targets_and_weights()
+        | _bad_routing()
+        | _bad_significance()
+        | _bad_files(tmp_path)
+    )
+    patterns = {q: re.compile(".*".join(re.escape(p) for p in q.split("…"))) for q in quoted}
+    unexplained = [m for m in raised if not any(p.search(m) for p in patterns.values())]
+    assert not unexplained
+    never = [q for q, p in patterns.items() if not any(p.search(m) for m in raised)]
+    # With a GPU, asking for one is no error.
+    assert not [q for q in never if not (torch.cuda.is_available() and "CUDA" in q)]
