@@ -51,7 +51,8 @@ class FlatAdam:
         self.weight_decay, self.decoupled = group["weight_decay"], decoupled
 
     def _split(self, flat: Tensor) -> tuple[Tensor, ...]:
-        return flat.split([p.numel() for p in self.parameters])
+        parts: tuple[Tensor, ...] = flat.split([p.numel() for p in self.parameters])
+        return parts
 
     def state(self) -> list[Tensor]:
         """Return the tensors that a step changes."""

@@ -327,7 +327,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         del fit_params
         dataset = EventDataset(X, y, self.weight)
         valid = np.concatenate([fold.valid for fold in self.folds])
-        return dataset, torch.utils.data.Subset(dataset, valid) if len(valid) else None
+        return dataset, torch.utils.data.Subset(dataset, valid.tolist()) if len(valid) else None
 
     def get_iterator(self, dataset: Any, training: bool = False) -> Any:
         """Return batches that are gathered by index on the device."""

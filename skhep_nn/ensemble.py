@@ -349,7 +349,7 @@ class Ensemble:
             for x in inputs
             for w, out in zip(weights, self.predict_members(x, link=link), strict=True)
         ]
-        total = terms[0]
+        total: Tensor = terms[0]
         for term in terms[1:]:
             total = total.add_(term)
         return total / len(inputs)
