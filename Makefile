@@ -48,7 +48,7 @@ $(READY): pyproject.toml $(PINS) | $(PY)
 	@touch $@
 
 demo: $(READY)
-	$(PY) benchmarks/higgsml.py
+	$(PY) benchmarks/higgsml.py --seeds 4
 
 test: lint typecheck spelling unit
 

@@ -14,9 +14,12 @@ Prints, as medians over repeats with the variants taken in turn:
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see higgsml.py
 
 import numpy as np
 import pandas as pd

@@ -59,7 +59,7 @@ class Recorder(DummyClassifier):
 class Shift(TransformerMixin, BaseEstimator):
     """Augmenter of another kind: no `random_state`, three views of which none is the identity."""
 
-    def fit(self, X, y=None):  # noqa: ARG002
+    def fit(self, X, y=None):
         self.n_features_in_ = X.shape[1]
         return self
 
@@ -208,7 +208,7 @@ def test_images_of_more_dimensions_reach_the_augmenter():
             return iter((X, X[:, :, ::-1]))
 
     class Brightness(BaseEstimator):
-        def fit(self, X, y):  # noqa: ARG002
+        def fit(self, X, y):
             self.shape_ = X.shape
             return self
 

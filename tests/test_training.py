@@ -240,7 +240,7 @@ def test_negative_weights_cancel_events(events):
 
 class TestSkorchCallbacks:
     def test_epoch_scoring_sees_what_the_members_were_validated_on(self, events):
-        X, y, w = events
+        X, y, _ = events
         model = classifier(
             n_members=3,
             callbacks=[
@@ -255,7 +255,7 @@ class TestSkorchCallbacks:
         assert history[-1, "log_loss"] == pytest.approx(-history[-1, "valid_loss"], rel=0.05)
 
     def test_scoring_without_cache_predicts_with_the_ensemble(self, events):
-        X, y, _ = events
+        X, _, _ = events
         scoring = EpochScoring("r2", use_caching=False, lower_is_better=False)
         model = DenseNetRegressor(
             max_epochs=80, early_stopping=80, callbacks=[scoring], random_state=0
