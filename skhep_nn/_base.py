@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, Self
 
@@ -15,14 +12,17 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
-from sklearn.model_selection import KFold, StratifiedKFold, train_test_split
 from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, assert_all_finite, check_is_fitted
 from torch import nn
 
+from skhep_nn._batches import Fold
 from skhep_nn._callbacks import CallbackSupportMixin, SklearnCallbacks, with_callbacks
-from skhep_nn._training import LOSSES, Fold, MemberNet
+from skhep_nn._folds import make_folds
+from skhep_nn._losses import LOSSES
+from skhep_nn._torch_state import own_seed, threads_for
+from skhep_nn._training import MemberNet
 from skhep_nn.ensemble import Ensemble, stack_networks
 from skhep_nn.metrics import class_balanced_weights
 from skhep_nn.preprocessing import weighted_moments
@@ -38,8 +38,6 @@ _OPTIMIZERS: dict[str, Any] = {
 }
 # The study's number of passes, and what it takes to fit anything at all when a pass is a step or two.
 _FEWEST_EPOCHS, _FEWEST_STEPS = 15, 200
-# Operations of one step or chunk below which a second thread does not pay.
-_WORTH_THREADS = 1e8
 _PRECISIONS = {"auto": None, "float32": None, "bfloat16": torch.bfloat16}
 
 
@@ -55,35 +53,6 @@ class Target(NamedTuple):
     loss: str
     link: str
     n_outputs: int
-
-
-@contextmanager
-def _threads_for(n_operations: float) -> Iterator[None]:
-    """Use one thread for a small job: a second one costs more in waiting than it gains in work.
-
-    Measured: single networks at batch 256 gain nothing from it, and where another process holds the core
-    two threads that wait for each other fall to a hundredth of the rate of one.
-    """
-    before = torch.get_num_threads()
-    if before == 1 or n_operations > _WORTH_THREADS:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _own_torch_seed(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators (dropout reads them) and put them back afterwards."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.default_generator.manual_seed(seed)
-        if devices:
-            torch.cuda.manual_seed(seed)
-        yield
 
 
 class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
@@ -164,15 +133,22 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
             self.augmenter_.fit(self._augmentation_frame(X, encoded))
         self._network_class, self._network_params = self._network(target.n_outputs)
         self._link = target.link
-        folds = self._folds(encoded, target, split)
+        folds = make_folds(
+            len(encoded),
+            self.n_members,
+            strata=self._strata(encoded, target),
+            classes=target.strata,
+            held_back=self.validation_fraction if self.early_stopping else None,
+            seed=int(split.generate_state(1)[0]),
+        )
         net = self._build_net(encoded, weight, target, folds, members, device)
         net.set_params(callbacks=self._callbacks(X, y, sample_weight))
         # Row by row in memory, as batches are gathered.
         rows = torch.as_tensor(np.ascontiguousarray(encoded), device=device)
         n_operations = 6 * sum(p.numel() for p in net.stack.parameters()) * self.batch_size
         with (
-            _threads_for(n_operations),
-            _own_torch_seed(int(main.generate_state(1)[0]), device),
+            threads_for(n_operations),
+            own_seed(int(main.generate_state(1)[0]), device),
         ):
             net.fit(rows, torch.as_tensor(target.values, device=device))
         if net.interrupted_:
@@ -247,36 +223,6 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
             callbacks.append(SklearnCallbacks(self, self._fitted_attributes, task))
         return callbacks
 
-    def _folds(
-        self, X: NDArray[np.float32], target: Target, seed: np.random.SeedSequence
-    ) -> list[Fold]:
-        """Share the rows out to the members."""
-        n = len(X)
-        rows = np.arange(n)
-        random_state = int(seed.generate_state(1)[0])
-        if self.n_members > n:
-            msg = f"n_members={self.n_members} folds need as many rows at least, got n_samples={n}."
-            raise ValueError(msg)
-        strata = self._strata(X, target)
-        if self.n_members == 1:
-            if not self.early_stopping:
-                return [Fold(rows, rows[:0])]
-            strata = _merge_rare(strata, target.strata, 2)
-            train, valid = train_test_split(
-                rows,
-                test_size=self.validation_fraction,
-                stratify=strata,
-                random_state=random_state,
-            )
-            return [Fold(train, valid)]
-        splitter = KFold if strata is None else StratifiedKFold
-        strata = _merge_rare(strata, target.strata, self.n_members)
-        splits = splitter(self.n_members, shuffle=True, random_state=random_state)
-        with warnings.catch_warnings():
-            # A class with fewer rows than folds is missing in some of them, no more than that.
-            warnings.filterwarnings("ignore", message="The least populated class")
-            return [Fold(train, valid) for train, valid in splits.split(rows, strata)]
-
     def _training_weight(self, target: Target, weight: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the weights of the loss, with mean one."""
         if not np.isfinite(weight.sum()):
@@ -300,7 +246,7 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
         check_is_fitted(self)
         views = self.augmenter_ if self.tta else None
         encoded = self._encode_X(X, reset=False)
-        with _threads_for(2 * self.ensemble_.n_parameters * len(encoded)):
+        with threads_for(2 * self.ensemble_.n_parameters * len(encoded)):
             outputs: NDArray[np.float32] = self.ensemble_.predict(
                 encoded, link=self._link, views=views, device=self._device(fitting=False)
             )
@@ -481,17 +427,6 @@ class BaseNetworkRegressor(RegressorMixin, BaseNetworkEstimator):  # type: ignor
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
-
-
-def _merge_rare(
-    strata: NDArray[Any] | None, classes: NDArray[Any] | None, n_least: int
-) -> NDArray[Any] | None:
-    """Put the rows of strata with fewer than `n_least` rows into the stratum of their class."""
-    if strata is None or classes is None:
-        return strata
-    _, inverse, counts = np.unique(strata, return_inverse=True, return_counts=True)
-    rare = counts[inverse] < n_least
-    return np.where(rare, -1 - classes, inverse)
 
 
 def _history_frame(net: MemberNet) -> pd.DataFrame:

@@ -35,9 +35,10 @@ FLOORS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"ensemble"}),
-    frozenset({"_callbacks", "_cuda"}),
-    frozenset({"_training"}),
+    frozenset({"_batches", "_callbacks", "_cuda", "_losses", "_torch_state"}),
+    frozenset({"_folds", "_training"}),
     frozenset({"_base"}),
+    frozenset({"_tables"}),
     frozenset({"calo", "dense", "waveform"}),
     frozenset({"_drawing"}),
     frozenset({"_ams_display", "_history_display", "_score_display"}),

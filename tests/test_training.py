@@ -15,8 +15,8 @@ from skorch.callbacks import (
 )
 from torch.nn import functional as F
 
-from skhep_nn import Constant, DenseNetClassifier, DenseNetRegressor, OneCycle
-from skhep_nn._training import EventDataset, Fold, TrainBatches, ValidBatches
+from skhep_nn import Constant, DenseNetClassifier, DenseNetRegressor, OneCycle, _base
+from skhep_nn._batches import EventDataset, Fold, TrainBatches, ValidBatches
 from skhep_nn.networks import DenseNet
 
 
@@ -71,7 +71,7 @@ def test_stacked_members_equal_members_trained_one_by_one(events, monkeypatch):
     seeds = np.random.SeedSequence(seed).spawn(5)
     for k in range(3):
         alone = classifier()
-        monkeypatch.setattr(alone, "_folds", lambda *args, k=k: [folds[k]], raising=True)
+        monkeypatch.setattr(_base, "make_folds", lambda *_, k=k, **__: [folds[k]])
         build = alone._build_net
         monkeypatch.setattr(
             alone,
