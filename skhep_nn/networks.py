@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from skhep_nn._dense_chain import dense_chain
+
 __all__ = ["CategoricalColumn", "DenseNet", "embedding_size"]
 
 Activation = Literal["swish", "relu", "selu", "prelu"]
@@ -309,9 +311,33 @@ class DenseNet(nn.Module):
         Tensor of shape (batch, n_outputs) or (members, batch, n_outputs)
         """
         x = self.input_stage(x)
+        if self._chains(x):
+            out: Tensor = self.output(self._chain(x))
+            return out.mT
         last = len(self.hidden) - 1
         for i, (layer, activation) in enumerate(zip(self.hidden, self.activations, strict=True)):
             h = self.dropout(activation(layer(x)))
             x = torch.cat([x, h], dim=-2) if self.dense and i < last else h
-        out: Tensor = self.output(x)
+        out = self.output(x)
         return out.mT
+
+    def _chains(self, x: Tensor) -> bool:
+        """Whether the layers can run through `dense_chain`, which knows the study's network only."""
+        return (
+            self.dense
+            and self.activation == "swish"
+            and not (self.training and isinstance(self.dropout, nn.Dropout))
+            and x.dtype == torch.float32
+            and not torch.is_autocast_enabled(x.device.type)
+            and not torch.compiler.is_compiling()
+        )
+
+    def _chain(self, x: Tensor) -> Tensor:
+        weights = [layer.get_parameter("weight") for layer in self.hidden]
+        biases = [layer.get_parameter("bias") for layer in self.hidden]
+        if x.ndim == 3:
+            return dense_chain(x, weights, biases)
+        one = dense_chain(
+            x.unsqueeze(0), [w.unsqueeze(0) for w in weights], [b.unsqueeze(0) for b in biases]
+        )
+        return one.squeeze(0)

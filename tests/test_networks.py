@@ -137,3 +137,40 @@ def test_bad_parameters(params, message):
 def test_embedding_size_is_the_rule_of_thumb():
     sizes = [embedding_size(n) for n in (1, 2, 3, 4, 99, 100, 10_000)]
     np.testing.assert_array_equal(sizes, [1, 1, 2, 2, 50, 50, 50])
+
+
+@pytest.mark.parametrize("n_members", [1, 3])
+@pytest.mark.parametrize("params", [{}, {"width": 7, "growth_rate": 0.4, "depth": 4}, {"depth": 1}])
+def test_the_chains_own_backward_is_automatic_differentiation(monkeypatch, n_members, params):
+    networks = []
+    for seed in range(n_members):
+        networks.append(DenseNet(31, 2, categorical=[JETS], **params))
+        networks[-1].reset_parameters(torch.Generator().manual_seed(seed))
+    network = stack_networks(networks) if n_members > 1 else networks[0]
+    shape = (n_members, 50, 31) if n_members > 1 else (50, 31)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    x[..., 22] = torch.randint(0, 4, shape[:-1], generator=torch.Generator().manual_seed(2)).float()
+    x.requires_grad_()
+    results = []
+    for chained in (True, False):
+        if not chained:
+            monkeypatch.setattr(DenseNet, "_chains", lambda *_: False)
+        network.zero_grad()
+        x.grad = None
+        out = network(x)
+        (out.sin() * torch.arange(1, 101).view(50, 2)).sum().backward()
+        grads = {name: p.grad for name, p in network.named_parameters()}
+        results.append({"out": out.detach(), "x": x.grad} | grads)
+    for name, value in results[0].items():
+        torch.testing.assert_close(value, results[1][name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_dropout_precision_and_activation_leave_the_chain():
+    x = torch.zeros(2, 33)
+    assert build()._chains(x)
+    assert not build(dropout=0.1)._chains(x)
+    assert build(dropout=0.1).eval()._chains(x)
+    assert not build(activation="relu")._chains(x)
+    assert not build(dense=False)._chains(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not build()._chains(x)
