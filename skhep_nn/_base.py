@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from abc import ABC, abstractmethod
-from functools import partial
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -12,16 +12,18 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, assert_all_finite, check_is_fitted
-from torch import nn
+from torch import Tensor, nn
 
 from skhep_nn._batches import Fold
 from skhep_nn._callbacks import CallbackSupportMixin, SklearnCallbacks, with_callbacks
 from skhep_nn._folds import make_folds
 from skhep_nn._losses import LOSSES
-from skhep_nn._torch_state import own_seed, threads_for
+from skhep_nn._params import OPTIMIZERS, PRECISIONS, check_params, is_flag
+from skhep_nn._torch_state import recording_gradients, threads_for
 from skhep_nn._training import MemberNet
 from skhep_nn.ensemble import Ensemble, stack_networks
 from skhep_nn.metrics import class_balanced_weights
@@ -30,15 +32,8 @@ from skhep_nn.schedules import OneCycle
 
 __all__ = ["BaseNetworkClassifier", "BaseNetworkEstimator", "BaseNetworkRegressor"]
 
-_OPTIMIZERS: dict[str, Any] = {
-    "adam": partial(torch.optim.Adam, fused=True),
-    "adamw": partial(torch.optim.AdamW, fused=True),
-    "sgd": partial(torch.optim.SGD, momentum=0.9),
-    "rmsprop": torch.optim.RMSprop,
-}
 # The study's number of passes, and what it takes to fit anything at all when a pass is a step or two.
 _FEWEST_EPOCHS, _FEWEST_STEPS = 15, 200
-_PRECISIONS = {"auto": None, "float32": None, "bfloat16": torch.bfloat16}
 
 
 class Target(NamedTuple):
@@ -91,6 +86,7 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
     # -- fit --------------------------------------------------------------------------------------
 
     @with_callbacks  # type: ignore[untyped-decorator]
+    @recording_gradients()
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train all members.
 
@@ -115,6 +111,7 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
             If inputs, targets, weights or parameters are not what they should be.
         """
         self._check_params()
+        self._forget()
         if y is None:
             msg = f"{type(self).__name__} requires y to be passed, but the target y is None."
             raise ValueError(msg)
@@ -125,8 +122,11 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
         weight = self._training_weight(target, weight)
         device = self._device(fitting=True)
 
-        seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
-        main, split, *members = np.random.SeedSequence(seed).spawn(2 + self.n_members)
+        # None is a seed of its own: scikit-learn's reading of it would draw from numpy's global state.
+        seed = None
+        if self.random_state is not None:
+            seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
+        lent, split, *members = np.random.SeedSequence(seed).spawn(2 + self.n_members)
         self.augmenter_ = None
         if self.augmentation is not None:
             self.augmenter_ = clone(self.augmentation)
@@ -142,14 +142,12 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
             seed=int(split.generate_state(1)[0]),
         )
         net = self._build_net(encoded, weight, target, folds, members, device)
+        net.generator.manual_seed(int(lent.generate_state(1)[0]))
         net.set_params(callbacks=self._callbacks(X, y, sample_weight))
         # Row by row in memory, as batches are gathered.
         rows = torch.as_tensor(np.ascontiguousarray(encoded), device=device)
         n_operations = 6 * sum(p.numel() for p in net.stack.parameters()) * self.batch_size
-        with (
-            threads_for(n_operations),
-            own_seed(int(main.generate_state(1)[0]), device),
-        ):
+        with threads_for(n_operations):
             net.fit(rows, torch.as_tensor(target.values, device=device))
         if net.interrupted_:
             raise KeyboardInterrupt
@@ -157,16 +155,16 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
             setattr(self, name, value)
         return self
 
+    def _forget(self) -> None:
+        """Drop what an earlier fit left: a fit that fails half-way must not leave parts of two."""
+        for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("__")]:
+            delattr(self, name)
+
     def _fitted_attributes(self, net: MemberNet) -> dict[str, Any]:
         """Return what a fitted estimator is made of, as of the last pass of the net."""
-        losses = net.best_loss_
-        # A loss can be negative under negative event weights: its inverse then ranks nothing.
-        usable = np.all(np.isfinite(losses)) and np.all(losses > 0)
+        state = net.final_state()
         ensemble = Ensemble.from_stack(
-            self._network_class,
-            self._network_params,
-            net.final_state(),
-            1 / losses if usable else None,
+            self._network_class, self._network_params, state, _member_weights(net, state)
         )
         return {"ensemble_": ensemble, "net_": net, "history_": _history_frame(net)}
 
@@ -188,9 +186,12 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
             network.reset_parameters(generator)
             network.load_state_dict(input_state, strict=False)
             networks.append(network)
-        optimizer = _OPTIMIZERS.get(self.optimizer, self.optimizer)
+        optimizer = self.optimizer
+        if isinstance(optimizer, str):
+            optimizer = OPTIMIZERS[optimizer]
+        # Not every optimiser of torch knows weight decay.
+        decay = {"optimizer__weight_decay": self.weight_decay} if self.weight_decay else {}
         stack = stack_networks(networks)
-        augmenter_seed = int(seeds[0].generate_state(2)[1])
         return MemberNet(
             stack,
             criterion=LOSSES[target.loss],
@@ -199,24 +200,24 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
             weight=torch.as_tensor(weight, dtype=torch.float32, device=device),
             schedule=self._schedule(),
             augmenter=self.augmenter_,
-            generator=torch.Generator(device).manual_seed(augmenter_seed),
+            generator=torch.Generator(device),
             rngs=[np.random.default_rng(seed) for seed in seeds],
             patience=self._patience(),
-            autocast=_PRECISIONS[self.precision],
-            capture=self.compile == "auto",
+            autocast=PRECISIONS[self.precision],
+            capture=isinstance(self.compile, str),
             task="classifier" if target.link != "identity" else "regressor",
             optimizer=optimizer,
-            optimizer__weight_decay=self.weight_decay,
+            **decay,
             batch_size=self.batch_size,
             max_epochs=self._n_epochs(folds),
             device=str(device),
-            compile=self.compile is True,
+            compile=is_flag(self.compile) and bool(self.compile),
             verbose=int(self.verbose),
         )
 
     def _callbacks(self, X: Any, y: Any, sample_weight: Any) -> list[Any]:
         """Return the user's callbacks, copied as a fit leaves its parameters alone, and the bridge."""
-        callbacks = copy.deepcopy(list(self.callbacks or []))
+        callbacks = [_copied(callback) for callback in self.callbacks or []]
         if getattr(self, "_skl_callbacks", None) or hasattr(self, "_parent_callback_ctx"):
             metadata = None if sample_weight is None else {"sample_weight": sample_weight}
             task = {"X": X, "y": y, "metadata": metadata}
@@ -224,14 +225,15 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
         return callbacks
 
     def _training_weight(self, target: Target, weight: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the weights of the loss, with mean one."""
+        """Return the weights of the loss, their sizes one in the mean."""
         if not np.isfinite(weight.sum()):
             raise ValueError("sample_weight must be finite, got NaN or infinity.")
         weight = self._balance(target, weight)
         if not weight.sum() > 0:
             msg = f"sample_weight must have a positive total, got {weight.sum()}."
             raise ValueError(msg)
-        normalised: NDArray[np.float64] = weight / weight.mean()
+        # Of the sizes, as totals of positive and negative weights can all but cancel.
+        normalised: NDArray[np.float64] = weight / np.abs(weight).mean()
         return normalised
 
     def _balance(self, target: Target, weight: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -243,7 +245,7 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
 
     def _predict_outputs(self, X: Any) -> NDArray[np.float32]:
         """Return the mean over members and views, after the link."""
-        check_is_fitted(self)
+        check_is_fitted(self, "ensemble_")
         views = self.augmenter_ if self.tta else None
         encoded = self._encode_X(X, reset=False)
         with threads_for(2 * self.ensemble_.n_parameters * len(encoded)):
@@ -265,8 +267,8 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
         return max(_FEWEST_EPOCHS, -(-_FEWEST_STEPS // n_steps))
 
     def _patience(self) -> int | None:
-        if self.early_stopping is True:
-            return 10
+        if is_flag(self.early_stopping):
+            return 10 if self.early_stopping else None
         return int(self.early_stopping) or None
 
     def _device(self, *, fitting: bool) -> torch.device:
@@ -282,32 +284,7 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
         return device
 
     def _check_params(self) -> None:
-        """Check the parameters that all estimators have."""
-        for name in ("n_members", "batch_size", "max_epochs"):
-            value = getattr(self, name)
-            if name == "max_epochs" and value is None:
-                continue
-            if not isinstance(value, int | np.integer) or value < 1:
-                raise ValueError(f"{name}={value!r} must be an integer of at least 1.")
-        if not 0 < self.validation_fraction < 1:
-            msg = f"validation_fraction={self.validation_fraction!r} must lie between 0 and 1."
-            raise ValueError(msg)
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay={self.weight_decay!r} must not be negative.")
-        if self.early_stopping < 0:
-            msg = f"early_stopping={self.early_stopping!r} must be a boolean or a number of passes."
-            raise ValueError(msg)
-        if isinstance(self.optimizer, str) and self.optimizer not in _OPTIMIZERS:
-            msg = (
-                f"optimizer={self.optimizer!r} is not known; choose one of {sorted(_OPTIMIZERS)} "
-                "or give a torch optimiser class."
-            )
-            raise ValueError(msg)
-        if self.precision not in _PRECISIONS:
-            msg = f"precision={self.precision!r} is not known; choose one of {sorted(_PRECISIONS)}."
-            raise ValueError(msg)
-        if self.compile not in ("auto", True, False):
-            raise ValueError(f"compile={self.compile!r} must be 'auto', True or False.")
+        check_params(self)
 
     def __getstate__(self) -> dict[str, Any]:
         # The net holds optimiser, data and device tensors; all that predict needs is in ensemble_.
@@ -350,6 +327,8 @@ class BaseNetworkClassifier(ClassifierMixin, BaseNetworkEstimator):  # type: ign
         if unknown:
             msg = f"class_weight names {sorted(unknown)}, but the classes are {self.classes_}."
             raise ValueError(msg)
+        if min(self.class_weight.values(), default=0.0) < 0:
+            raise ValueError(f"class_weight={self.class_weight} must not be negative.")
         factors = np.array([self.class_weight.get(c, 1.0) for c in self.classes_.tolist()])
         factored: NDArray[np.float64] = weight * factors[codes]
         return factored
@@ -369,7 +348,11 @@ class BaseNetworkClassifier(ClassifierMixin, BaseNetworkEstimator):  # type: ign
             views if `augmentation` is set and `tta` is true.
         """
         out = self._predict_outputs(X).astype(np.float64)
-        return np.hstack([1 - out, out]) if out.shape[1] == 1 else out
+        if out.shape[1] == 1:
+            return np.hstack([1 - out, out])
+        # In float32 they sum to one only within 1e-7, of which scikit-learn's metrics complain.
+        shares: NDArray[np.float64] = out / out.sum(axis=1, keepdims=True)
+        return shares
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return the most probable class.
@@ -427,6 +410,34 @@ class BaseNetworkRegressor(RegressorMixin, BaseNetworkEstimator):  # type: ignor
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+
+def _copied(callback: Any) -> Any:
+    """Copy a callback, so that a fit leaves parameters alone; what holds files or threads stays itself."""
+    try:
+        return copy.deepcopy(callback)
+    except (TypeError, copy.Error, RuntimeError):
+        return callback
+
+
+def _member_weights(net: MemberNet, state: dict[str, Tensor]) -> NDArray[np.float64]:
+    """Return 1 / validation loss for every member, and nothing for those that diverged."""
+    finite = np.ones(len(net.folds), dtype=bool)
+    for value in state.values():
+        finite &= value.flatten(1).isfinite().all(1).cpu().numpy()
+    losses = np.array([record["train_loss"] for record in net.records_])
+    bad_pass = {int(k): int(np.argmin(np.isfinite(losses[:, k]))) for k in np.flatnonzero(~finite)}
+    if bad_pass:
+        where = ", ".join(f"member {k} in pass {epoch}" for k, epoch in bad_pass.items())
+        msg = f"training diverged ({where}); lower the learning rate (schedule=) or look for outliers."
+        if not finite.any():
+            raise ValueError(msg)
+        warnings.warn(msg + " These members are left out.", ConvergenceWarning, stacklevel=3)
+    best = net.best_loss_
+    # A loss can be negative under negative event weights: its inverse then ranks nothing.
+    if np.all(best[finite] > 0) and np.all(np.isfinite(best[finite])):
+        return np.where(finite, 1 / best, 0.0)
+    return finite.astype(float)
 
 
 def _history_frame(net: MemberNet) -> pd.DataFrame:

@@ -122,6 +122,12 @@ class ValidBatches:
         share = np.zeros((len(rows), width), dtype=np.float32)
         total = dataset.weight.double().cpu().numpy()
         for k, r in enumerate(rows):
+            if not total[r].sum() > 0:
+                msg = (
+                    f"the {len(r)} rows that member {k} is validated on have a total weight of "
+                    f"{total[r].sum():g}; use fewer members or folds with enough positive weights."
+                )
+                raise ValueError(msg)
             index[k, : len(r)] = r
             share[k, : len(r)] = 1 / total[r].sum()
         device = dataset.X.device

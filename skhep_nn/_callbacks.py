@@ -64,3 +64,4 @@ class SklearnCallbacks(Callback):  # type: ignore[misc]
             reconstruction_attributes=lambda: self.fitted_attributes(net),
             **self.task,
         )
+        self.task = {}  # the net outlives the fit, the data should not

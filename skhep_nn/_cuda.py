@@ -104,11 +104,14 @@ class GraphedPass:
     @staticmethod
     def serves(net: Any) -> bool:
         """Whether the net's step can be captured: on CUDA, by Adam, and nobody watches single batches."""
+        group = net.optimizer_.param_groups[0]
         return (
             torch.device(net.device).type == "cuda"
             and net.capture
             and not net.notifies_batches
             and type(net.optimizer_) in (torch.optim.Adam, torch.optim.AdamW)
+            and len(net.optimizer_.param_groups) == 1
+            and not (group["amsgrad"] or group["maximize"])
         )
 
     def _step(self) -> None:

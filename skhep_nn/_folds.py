@@ -35,7 +35,10 @@ def make_folds(
     if n_members == 1:
         if held_back is None:
             return [Fold(rows, rows[:0])]
+        n_held_back = int(np.ceil(held_back * n_rows))
         strata = _merge_rare(strata, classes, 2)
+        if strata is not None and min(n_held_back, n_rows - n_held_back) < len(np.unique(strata)):
+            strata = None  # fewer rows on one side than strata
         train, valid = train_test_split(
             rows, test_size=held_back, stratify=strata, random_state=seed
         )
@@ -52,9 +55,15 @@ def make_folds(
 def _merge_rare(
     strata: NDArray[Any] | None, classes: NDArray[Any] | None, n_least: int
 ) -> NDArray[Any] | None:
-    """Put the rows of strata with fewer than `n_least` rows into the stratum of their class."""
-    if strata is None or classes is None:
-        return strata
-    _, inverse, counts = np.unique(strata, return_inverse=True, return_counts=True)
-    rare = counts[inverse] < n_least
-    return np.where(rare, -1 - classes, inverse)
+    """Put strata of fewer than `n_least` rows into the largest of their class, else into the largest."""
+    if strata is None:
+        return None
+    _, merged = np.unique(strata, return_inverse=True)
+    everything = np.zeros(len(merged), dtype=int)
+    for groups in (everything if classes is None else classes, everything):
+        for group in np.unique(groups):
+            inside = groups == group
+            counts = np.bincount(merged[inside], minlength=merged.max() + 1)
+            rare = inside & (np.bincount(merged)[merged] < n_least)
+            merged = np.where(rare, counts.argmax(), merged)
+    return merged

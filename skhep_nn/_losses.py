@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["LOSSES"]
+__all__ = ["LOSSES", "RowLoss"]
 
 
 def _binary_cross_entropy(output: Tensor, target: Tensor) -> Tensor:
@@ -33,3 +33,15 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "absolute_error": _mean_over_targets(F.l1_loss),
     "huber": _mean_over_targets(F.huber_loss),
 }
+
+
+class RowLoss(nn.Module):
+    """A loss of rows as the module that skorch takes a criterion to be."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of every row."""
+        return self.function(output, target)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["own_seed", "threads_for"]
+__all__ = ["recording_gradients", "threads_for"]
 
 # Operations of one step or chunk below which a second thread does not pay.
 _WORTH_THREADS = 1e8
@@ -32,11 +32,7 @@ def threads_for(n_operations: float) -> Iterator[None]:
 
 
 @contextmanager
-def own_seed(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators (dropout reads them) and put them back afterwards."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.default_generator.manual_seed(seed)
-        if devices:
-            torch.cuda.manual_seed(seed)
+def recording_gradients() -> Iterator[None]:
+    """Train even where the caller has switched gradients off."""
+    with torch.inference_mode(mode=False), torch.enable_grad():
         yield

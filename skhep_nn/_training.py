@@ -19,8 +19,11 @@ from skorch.callbacks import Callback, EpochTimer, PrintLog
 from torch import Tensor, nn
 
 from skhep_nn._batches import VALID_CHUNK, Batch, EventDataset, Fold, TrainBatches, ValidBatches
+from skhep_nn._callbacks import SklearnCallbacks
 from skhep_nn._cuda import GraphedPass
+from skhep_nn._losses import RowLoss
 from skhep_nn.ensemble import apply_link, stacked_state
+from skhep_nn.networks import MemberDropout
 from skhep_nn.schedules import Rates
 
 __all__ = ["MemberNet"]
@@ -46,13 +49,17 @@ class Schedule(Protocol):
         """Return the rates of the steps of one pass."""
 
 
+class _Stop(KeyboardInterrupt):
+    """A callback's wish to end training, which skorch takes as a KeyboardInterrupt."""
+
+
 class _StopWhenAllStopped(Callback):  # type: ignore[misc]
-    """Ends training, in skorch's own way, when no member is improving any more."""
+    """Ends training when no member is improving any more."""
 
     def on_epoch_end(self, net: MemberNet, **kwargs: Any) -> None:  # noqa: ARG002
         """Stop if early stopping has stopped every member."""
         if net.all_stopped:
-            raise KeyboardInterrupt
+            raise _Stop
 
 
 class MemberNet(NeuralNet):  # type: ignore[misc]
@@ -120,7 +127,16 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         self.autocast = autocast
         self.capture = capture
         self.task = task
-        super().__init__(lambda: stack, criterion=criterion, train_split=None, **kwargs)
+        # Rows that one member is validated on are rows that the others were trained on: scores of
+        # callbacks come from the validation pass itself, in which every row meets its own member.
+        use_caching = True if len(folds) > 1 else "auto"
+        super().__init__(
+            lambda: stack,
+            criterion=criterion,
+            train_split=None,
+            use_caching=use_caching,
+            **kwargs,
+        )
 
     # -- set-up -----------------------------------------------------------------------------------
 
@@ -132,9 +148,13 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         yield from super()._yield_callbacks()
         yield "stop", _StopWhenAllStopped(), True
 
+    def torch_compile(self, module: nn.Module, name: str) -> Any:
+        """Compile the networks; a loss is too small to be worth it."""
+        return module if name == "criterion" else super().torch_compile(module, name)
+
     def initialize_criterion(self) -> MemberNet:
-        """Keep the loss function as it is: it has no state to build."""
-        self.criterion_ = self.criterion
+        """Make a module of the loss function."""
+        self.criterion_ = RowLoss(self.criterion)
         return self
 
     def initialize(self) -> MemberNet:
@@ -149,6 +169,9 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         self._rates_now: tuple[float, float | None] | None = None
         self._graphed: GraphedPass | None = None
         self.interrupted_ = False
+        for module in self.module_.modules():
+            if isinstance(module, MemberDropout):
+                module.generator = self.generator
         self.notifies_batches = any(
             getattr(type(cb), hook) is not getattr(Callback, hook)
             for _, cb in self.callbacks_
@@ -195,6 +218,32 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         X = torch.as_tensor(np.asarray(dataset.X), dtype=torch.float32)
         return [(rows, None) for rows in X.split(VALID_CHUNK)]
 
+    # -- the loop ---------------------------------------------------------------------------------
+
+    def notify(self, method_name: str, **cb_kwargs: Any) -> None:
+        """Tell callbacks; one that raises KeyboardInterrupt wants to stop, as skorch has it."""
+        getattr(self, method_name)(self, **cb_kwargs)
+        for _, callback in self.callbacks_:
+            try:
+                getattr(callback, method_name)(self, **cb_kwargs)
+            except KeyboardInterrupt as stop:
+                if isinstance(callback, SklearnCallbacks):
+                    raise  # these never stop so: it is the user
+                raise _Stop from stop
+
+    def fit_loop(
+        self, X: Any, y: Any = None, epochs: int | None = None, **params: Any
+    ) -> MemberNet:
+        """Tell the user's Ctrl-C, which skorch swallows, from a callback's wish to stop."""
+        try:
+            super().fit_loop(X, y, epochs, **params)
+        except _Stop:
+            raise
+        except KeyboardInterrupt:
+            self.interrupted_ = True
+            raise
+        return self
+
     # -- one pass ---------------------------------------------------------------------------------
 
     def run_single_epoch(
@@ -208,14 +257,10 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         """Run one pass without waiting for the device until its end."""
         if iterator is None:
             return
-        try:
-            if training:
-                losses = self._train_pass(iterator, step_fn, **fit_params)
-            else:
-                losses = self._valid_pass(iterator)
-        except KeyboardInterrupt:
-            self.interrupted_ = True  # skorch swallows it; the estimator raises it again
-            raise
+        if training:
+            losses = self._train_pass(iterator, step_fn, **fit_params)
+        else:
+            losses = self._valid_pass(iterator)
         self.records_[-1][prefix + "_loss"] = losses
         mean = float(losses.mean())
         previous = [row.get(prefix + "_loss", np.inf) for row in self.history[:-1]]
@@ -246,9 +291,10 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
             losses = self._graphed.run(rates)
         else:
             losses = self._steps(iterator, rates, self._optimise)
-        # Callbacks such as Checkpoint read the last batch: the pass stands for its batches.
+        # Callbacks such as Checkpoint read batches: the pass stands for them.
         self.history.new_batch()
         self.history.record_batch("train_loss", float(losses.mean()))
+        self.history.record_batch("train_batch_size", sum(len(f.train) for f in self.folds))
         return losses
 
     def _steps(
@@ -366,13 +412,9 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
 
     def _rates(self, epoch: int, n_steps: int) -> Rates:
         valid = [float(r["valid_loss"].mean()) for r in self.records_ if "valid_loss" in r]
-        rates = self.schedule.rates(
+        return self.schedule.rates(
             epoch, n_epochs=self.max_epochs, n_steps=n_steps, valid_losses=valid
         )
-        self.records_[-1]["lr"] = rates.lr[-1:]
-        if rates.momentum is not None:
-            self.records_[-1]["momentum"] = rates.momentum[-1:]
-        return rates
 
     def set_rates(self, rates: Rates, step: int) -> None:
         """Hand the rates of a step to the optimiser.
@@ -389,7 +431,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
             group["lr"] = lr
             if momentum is not None and "betas" in group:
                 group["betas"] = (momentum, group["betas"][1])
-            elif momentum is not None and "momentum" in group:
+            elif momentum is not None and group.get("momentum"):
                 group["momentum"] = momentum
 
     def _keep_best(self, losses: NDArray[np.float64]) -> None:
@@ -410,8 +452,19 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
     def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
         """Close the records of a pass."""
         super().on_epoch_end(net, **kwargs)
+        group = self.optimizer_.param_groups[0]  # what acted last: schedule or callback
+        momentum = group["betas"][0] if "betas" in group else group.get("momentum", np.nan)
+        self.records_[-1]["lr"] = np.array([group["lr"]], dtype=float)
+        self.records_[-1]["momentum"] = np.array([momentum], dtype=float)
         self.records_[-1]["seconds"] = np.array([time.perf_counter() - self._epoch_start])
 
     def final_state(self) -> dict[str, Tensor]:
-        """Return the stacked state: of each member's best pass if validated, else of the last."""
-        return self.best_state_ if self.best_state_ is not None else stacked_state(self.module_)
+        """Return the stacked state: of each member's best pass if it had one, else of the last."""
+        last = stacked_state(self.module_)
+        if self.best_state_ is None:
+            return last
+        had = torch.as_tensor(self.best_epoch_ >= 0, device=self.device)
+        return {
+            name: torch.where(had.view(-1, *[1] * (best.ndim - 1)), best, last[name])
+            for name, best in self.best_state_.items()
+        }

@@ -112,6 +112,7 @@ def stacked_state(stack: nn.Module) -> dict[str, Tensor]:
     dict of str to Tensor
         Under the names that one member's ``state_dict`` uses; not copies.
     """
+    stack = getattr(stack, "_orig_mod", stack)  # what torch.compile wrapped
     network = stack.network if isinstance(stack, _VmapStack) else stack
     return dict(network.state_dict())
 
@@ -132,7 +133,11 @@ def apply_link(output: Tensor, link: str) -> Tensor:
     """
     if link == "identity":
         return output
-    return output.sigmoid() if link == "sigmoid" else output.softmax(-1)
+    if link == "sigmoid":
+        return output.sigmoid()
+    if link == "softmax":
+        return output.softmax(-1)
+    raise ValueError(f"link={link!r} must be 'identity', 'sigmoid' or 'softmax'.")
 
 
 class Ensemble:
@@ -344,10 +349,12 @@ class Ensemble:
         if views is not None:
             inputs = [views.view_tensor(rows, v) for v in range(views.n_views_)]
         # Term by term in a fixed order: torch's own sums choose theirs by shape.
+        # A member without weight has diverged, and nothing times its NaN would be NaN.
+        used = np.flatnonzero(self.weights)
         terms = [
-            w * out
-            for x in inputs
-            for w, out in zip(weights, self.predict_members(x, link=link), strict=True)
+            weights[k] * out[k]
+            for out in (self.predict_members(x, link=link) for x in inputs)
+            for k in used
         ]
         total: Tensor = terms[0]
         for term in terms[1:]:

@@ -81,6 +81,26 @@ class MemberLinear(nn.Module):
         return multiply_add(self.bias.unsqueeze(-1), self.weight, x)
 
 
+class MemberDropout(nn.Module):
+    """Dropout that draws from a generator of its own, where training has lent it one.
+
+    torch's dropout reads global state, which fits side by side would take from each other.
+    """
+
+    generator: torch.Generator | None = None
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop features in training."""
+        if not self.training:
+            return x
+        kept = torch.empty_like(x).bernoulli_(1 - self.rate, generator=self.generator)
+        return x * kept / (1 - self.rate)
+
+
 class MemberPReLU(nn.Module):
     """PReLU with one slope a layer (arXiv:1502.01852), which may carry a leading member axis."""
 
@@ -258,7 +278,7 @@ class DenseNet(nn.Module):
             self.hidden.append(MemberLinear(n_inputs, n_neurons))
             n_inputs = n_inputs + n_neurons if dense else n_neurons
         self.activations = nn.ModuleList(_ACTIVATIONS[activation].build() for _ in widths)
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.dropout = MemberDropout(dropout) if dropout else nn.Identity()
         self.output = MemberLinear(widths[-1], n_outputs)
 
     def _hidden_widths(
@@ -326,7 +346,7 @@ class DenseNet(nn.Module):
         return (
             self.dense
             and self.activation == "swish"
-            and not (self.training and isinstance(self.dropout, nn.Dropout))
+            and not (self.training and isinstance(self.dropout, MemberDropout))
             and x.dtype == torch.float32
             and not torch.is_autocast_enabled(x.device.type)
             and not torch.compiler.is_compiling()

@@ -172,8 +172,8 @@ class OneCycle(BaseEstimator):  # type: ignore[misc]
 
     def _check(self) -> None:
         _check_positive(max_lr=self.max_lr, initial_lr=self.initial_lr)
-        if self.final_lr < 0:
-            raise ValueError(f"final_lr={self.final_lr!r} must not be negative.")
+        if not 0 <= self.final_lr < np.inf:
+            raise ValueError(f"final_lr={self.final_lr!r} must be a number of at least 0.")
         if not 0 <= self.min_momentum <= self.max_momentum < 1:
             msg = (
                 "momenta must obey 0 <= min_momentum <= max_momentum < 1, got "

@@ -20,7 +20,17 @@ API_PAGE = PROJECT_ROOT / "docs" / "api.md"
 # A private helper stands on the floor of the module it was cut out of, or one below where
 # several of that floor share it.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"_dense_chain", "_docs", "_version", "_events", "_momenta", "_weights"}),
+    frozenset(
+        {
+            "_dense_chain",
+            "_docs",
+            "_params",
+            "_version",
+            "_events",
+            "_momenta",
+            "_weights",
+        }
+    ),
     frozenset({"_ams"}),
     frozenset(
         {

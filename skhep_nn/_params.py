@@ -1,0 +1,104 @@
+"""Checks of the parameters that all network estimators have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["OPTIMIZERS", "PRECISIONS", "check_augmentation", "check_params", "is_flag"]
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": lambda params, **kwargs: torch.optim.Adam(params, fused=True, **kwargs),
+    "adamw": lambda params, **kwargs: torch.optim.AdamW(params, fused=True, **kwargs),
+    "sgd": lambda params, **kwargs: torch.optim.SGD(params, momentum=0.9, **kwargs),
+    "rmsprop": torch.optim.RMSprop,
+}
+PRECISIONS = {"auto": None, "float32": None, "bfloat16": torch.bfloat16}
+
+
+def is_flag(value: Any) -> bool:
+    """Whether a value is True or False, of Python or (from a grid of a search) of numpy."""
+    return isinstance(value, bool | np.bool_)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, Integral) and not is_flag(value) and int(value) >= 1
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not is_flag(value) and bool(np.isfinite(float(value)))
+
+
+def _is_device(value: Any) -> bool:
+    if value == "auto":
+        return True
+    try:
+        torch.device(value)
+    except (RuntimeError, TypeError):
+        return False
+    return True
+
+
+_ANY_OF = "must be one of {} or a torch optimiser class"
+_CONSTRAINTS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "n_members": (_is_count, "must be an integer of at least 1"),
+    "batch_size": (_is_count, "must be an integer of at least 1"),
+    "max_epochs": (lambda v: v is None or _is_count(v), "must be an integer of at least 1 or None"),
+    "depth": (_is_count, "must be an integer of at least 1"),
+    "width": (lambda v: v == "auto" or _is_count(v), "must be 'auto' or an integer of at least 1"),
+    "growth_rate": (_is_number, "must be a number"),
+    "dropout": (lambda v: _is_number(v) and 0 <= v < 1, "must lie in [0, 1)"),
+    "dense": (is_flag, "must be True or False"),
+    "tta": (is_flag, "must be True or False"),
+    "weight_decay": (lambda v: _is_number(v) and v >= 0, "must be a number of at least 0"),
+    "validation_fraction": (lambda v: _is_number(v) and 0 < v < 1, "must lie between 0 and 1"),
+    "early_stopping": (
+        lambda v: is_flag(v) or (isinstance(v, Integral) and int(v) >= 0),
+        "must be a boolean or a number of passes",
+    ),
+    "optimizer": (
+        lambda v: v in OPTIMIZERS if isinstance(v, str) else callable(v),
+        _ANY_OF.format(sorted(OPTIMIZERS)),
+    ),
+    "precision": (lambda v: v in PRECISIONS, f"must be one of {sorted(PRECISIONS)}"),
+    "compile": (lambda v: v == "auto" or is_flag(v), "must be 'auto', True or False"),
+    "device": (_is_device, "must be 'auto' or a device of torch, such as 'cpu' or 'cuda:1'"),
+    "schedule": (
+        lambda v: v is None or hasattr(v, "rates"),
+        "must be a schedule such as OneCycle()",
+    ),
+    "callbacks": (
+        lambda v: v is None or isinstance(v, list | tuple),
+        "must be a list of skorch callbacks or None",
+    ),
+}
+
+
+def check_params(estimator: Any) -> None:
+    """Raise ValueError for the first parameter that is not what it should be."""
+    for name, value in estimator.get_params(deep=False).items():
+        allowed, text = _CONSTRAINTS.get(name, (None, ""))
+        if allowed is not None and not allowed(value):
+            raise ValueError(f"{name}={value!r} {text}.")
+    check_augmentation(estimator.augmentation)
+
+
+def check_augmentation(augmentation: Any) -> None:
+    """Raise TypeError for what is no augmenter."""
+    if augmentation is None:
+        return
+    missing = [
+        name
+        for name in ("fit", "transform_tensor", "view_tensor")
+        if not hasattr(augmentation, name)
+    ]
+    if missing:
+        msg = (
+            f"augmentation={augmentation!r} is no augmenter, it has no {' and no '.join(missing)}; use "
+            "for example EventAugmenter()."
+        )
+        raise TypeError(msg)
