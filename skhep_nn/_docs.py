@@ -40,7 +40,9 @@ _COMMON = """n_members : int, default=1
         Whether torch.compile turns the network into a faster one, which takes half a minute. "auto"
         does without; on CUDA it captures the training step as a graph, in less than a second.
     callbacks : list of skorch callbacks, default=None
-        Any callback of skorch. Those that look at single batches slow training down.
+        Any callback of skorch. They are copied: those that a fit has used are in ``net_.callbacks_``.
+        Those that look at single batches slow training down. `schedule` overrules skorch's LRScheduler
+        unless it is `Constant`.
     random_state : int, RandomState instance or None, default=None
         Seeds folds, starting values, order of the rows and augmentation.
     verbose : int, default=0

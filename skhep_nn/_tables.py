@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC
+from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
 from skhep_nn._base import BaseNetworkEstimator, Target
 
-__all__ = ["TableEstimator"]
+__all__ = ["TableEstimator", "is_integer"]
+
+# Spread relative to the mean below which float32, with its seven digits, blurs a column.
+_BLURRED = 1e-5
 
 
 class TableEstimator(BaseNetworkEstimator, ABC):
@@ -21,7 +27,7 @@ class TableEstimator(BaseNetworkEstimator, ABC):
 
     # -- columns ----------------------------------------------------------------------------------
 
-    def _position(self, column: str | int, parameter: str) -> int:
+    def _position(self, column: Any, parameter: str) -> int:
         """Return the position of a column given by name or number."""
         names = list(getattr(self, "feature_names_in_", []))
         if isinstance(column, str):
@@ -31,73 +37,152 @@ class TableEstimator(BaseNetworkEstimator, ABC):
                 )
                 raise ValueError(msg)
             return names.index(column)
+        if not is_integer(column):
+            msg = f"{parameter} holds {column!r}; give the name of a column or its number."
+            raise ValueError(msg)
         if not 0 <= column < self.n_features_in_:
             msg = f"{parameter} names column {column}, but X has {self.n_features_in_} columns."
             raise ValueError(msg)
         return int(column)
+
+    def _positions(self, columns: Any, parameter: str) -> list[int]:
+        """Return the sorted positions of columns: names, numbers, one of them, or a boolean mask."""
+        if columns is None:
+            return []
+        if isinstance(columns, str) or not np.iterable(columns):
+            columns = [columns]
+        columns = list(columns)
+        if columns and all(isinstance(c, bool | np.bool_) for c in columns):
+            if len(columns) != self.n_features_in_:
+                msg = (
+                    f"{parameter} is a boolean mask of length {len(columns)}, but X has "
+                    f"{self.n_features_in_} columns."
+                )
+                raise ValueError(msg)
+            return np.flatnonzero(columns).tolist()
+        positions = [self._position(c, parameter) for c in columns]
+        for j in positions:
+            if positions.count(j) > 1:
+                raise ValueError(f"{parameter} names {self._label(j)} more than once: {columns}.")
+        return sorted(positions)
 
     def _label(self, column: int) -> str:
         """Return what to call a column in a message."""
         names = getattr(self, "feature_names_in_", None)
         return f"column {column}" if names is None else repr(str(names[column]))
 
+    def _names(self, columns: Sequence[int]) -> list[Any]:
+        """Return the names of columns, or their numbers where they have no names."""
+        names = getattr(self, "feature_names_in_", None)
+        return [j if names is None else str(names[j]) for j in columns]
+
+    # -- reading ----------------------------------------------------------------------------------
+
     def _encode_X(self, X: Any, *, reset: bool) -> NDArray[np.float32]:
-        if not isinstance(X, pd.DataFrame):
-            dtype = None if self._names_categories() else np.float32
-            X = check_array(X, dtype=dtype, ensure_all_finite=False, estimator=self, input_name="X")
-        elif X.shape[1] == 0:
-            raise ValueError(f"Found array with 0 feature(s) (shape={X.shape}) in X.")
-        # With skip_check_array it only sets or compares names and number of columns.
+        table = self._table(X)
+        # The original X, as any kind of data frame has names; it only sets or compares these and
+        # the number of columns.
         validate_data(self, X, reset=reset, skip_check_array=True)
         if reset:
-            named = self.categorical_features
-            named = [] if named is None else [named] if isinstance(named, str | int) else named
-            self._categorical = sorted(self._position(c, "categorical_features") for c in named)
+            self._categorical = self._positions(self.categorical_features, "categorical_features")
+        self._refuse_dates(table)
         if not self._categorical:
-            encoded = self._numbers(X)
+            encoded = self._numbers(table, range(table.shape[1]))
         else:
-            encoded = self._numbers_and_codes(X, reset=reset)
+            encoded = self._numbers_and_codes(table, reset=reset)
         self._check_finite(encoded)
-        return encoded
+        if reset:
+            self._warn_of_offsets(table, encoded)
+        # Torch warns of arrays that cannot be written, such as memory maps and pandas' own.
+        return np.require(encoded, requirements=["C", "W"])
 
-    def _names_categories(self) -> bool:
-        return self.categorical_features is not None
+    def _table(self, X: Any) -> pd.DataFrame | NDArray[Any]:
+        """Return a pandas frame as it is and all else as an array, of two dimensions and not empty."""
+        if not isinstance(X, pd.DataFrame):
+            array: NDArray[Any] = check_array(
+                X, dtype=None, ensure_all_finite=False, estimator=self, input_name="X"
+            )
+            return array
+        for what, n in (("sample", X.shape[0]), ("feature", X.shape[1])):
+            if n == 0:
+                msg = (
+                    f"Found array with 0 {what}(s) (shape={X.shape}) while a minimum of 1 is required "
+                    f"by {type(self).__name__}."
+                )
+                raise ValueError(msg)
+        return X
 
-    def _numbers(self, X: Any) -> NDArray[np.float32]:
-        """Return columns of numbers as float32; say which are not numbers."""
+    def _refuse_dates(self, table: pd.DataFrame | NDArray[Any]) -> None:
+        """Refuse dates and durations: as numbers they would depend on the unit they are stored in."""
+        if isinstance(table, pd.DataFrame):
+            kept = [
+                d.categories.dtype if isinstance(d, pd.CategoricalDtype) else d
+                for d in table.dtypes
+            ]
+        else:
+            kept = [table.dtype] * table.shape[1]
+        dates = [j for j, dtype in enumerate(kept) if dtype.kind in "mM"]
+        if dates:
+            msg = (
+                f"columns {self._names(dates)} of X hold dates or durations; turn them into numbers, "
+                "such as seconds since the first event, or leave them out."
+            )
+            raise ValueError(msg)
+
+    def _numbers(
+        self, table: pd.DataFrame | NDArray[Any], columns: Sequence[int]
+    ) -> NDArray[np.float32]:
+        """Return columns of numbers as float32; `columns` are their positions in X, for messages."""
         try:
             numbers: NDArray[np.float32] = check_array(
-                X, dtype=np.float32, ensure_all_finite=False, estimator=self, ensure_min_features=0
+                table, dtype=np.float32, ensure_all_finite=False, estimator=self
             )
-        except (ValueError, TypeError) as error:
-            text = [str(c) for c in _text_columns(X)]
-            if not text:
-                raise
-            msg = (
-                f"columns {text} of X do not hold numbers; name them in categorical_features, or "
-                "leave them out."
-            )
-            raise ValueError(msg) from error
+        except (ValueError, TypeError):
+            # Column by column, which reads more (pandas' NA among objects) and knows which one fails.
+            frame = pd.DataFrame(table)
+            numbers = np.empty(frame.shape, dtype=np.float32)
+            failed: dict[int, ValueError | TypeError] = {}
+            for i, j in enumerate(columns):
+                try:
+                    numbers[:, i] = _as_floats(frame.iloc[:, i], np.float32)
+                except (ValueError, TypeError) as error:
+                    failed[j] = error
+            if failed:
+                first = next(iter(failed.values()))
+                msg = (
+                    f"columns {self._names(list(failed))} of X do not hold numbers; name them in "
+                    f"categorical_features, or leave them out. ({first})"
+                )
+                raise (TypeError if isinstance(first, TypeError) else ValueError)(msg) from first
         return numbers
 
-    def _numbers_and_codes(self, X: Any, *, reset: bool) -> NDArray[np.float32]:
+    def _numbers_and_codes(
+        self, table: pd.DataFrame | NDArray[Any], *, reset: bool
+    ) -> NDArray[np.float32]:
         """Return all columns as float32, categorical ones as codes; -1 is a category unseen at fit."""
-        frame = X if isinstance(X, pd.DataFrame) else pd.DataFrame(X)
+        frame = pd.DataFrame(table)
         is_number = ~np.isin(np.arange(frame.shape[1]), self._categorical)
         encoded = np.empty(frame.shape, dtype=np.float32)
         if is_number.any():
-            encoded[:, is_number] = self._numbers(frame.loc[:, is_number])
+            columns = np.flatnonzero(is_number).tolist()
+            encoded[:, is_number] = self._numbers(frame.loc[:, is_number], columns)
         if reset:
             self.categories_: dict[int, NDArray[Any]] = {}
         for j in self._categorical:
             column = frame.iloc[:, j]
-            if column.isna().any():
+            # An array of Python objects is compared value by value, whatever the column is stored
+            # as, and pyarrow's NaN is found, which is not "missing" to pandas.
+            values = np.asarray(column, dtype=object)
+            if pd.isna(values).any():
                 raise ValueError(f"Input X contains NaN in the categorical {self._label(j)}.")
-            if reset:
-                self.categories_[j] = np.sort(np.asarray(column.unique()))
-            # An array of Python objects is compared value by value, whatever the column is stored as.
-            index = pd.Index(self.categories_[j].astype(object))
-            encoded[:, j] = index.get_indexer(pd.Index(np.asarray(column, dtype=object)))
+            try:
+                if reset:
+                    self.categories_[j] = _sorted_categories(np.asarray(column.unique()))
+                index = pd.Index(self.categories_[j].astype(object))
+                encoded[:, j] = index.get_indexer(pd.Index(values))
+            except TypeError as error:
+                msg = f"The categorical {self._label(j)} of X must hold numbers or text ({error})."
+                raise ValueError(msg) from error
         return encoded
 
     def _check_finite(self, encoded: NDArray[np.float32]) -> None:
@@ -116,6 +201,31 @@ class TableEstimator(BaseNetworkEstimator, ABC):
         )
         raise ValueError(msg)
 
+    def _warn_of_offsets(
+        self, table: pd.DataFrame | NDArray[Any], encoded: NDArray[np.float32]
+    ) -> None:
+        """Warn of columns that differ by so little from their mean that float32 blurs them."""
+        low, high = (f(axis=0).astype(np.float64) for f in (encoded.min, encoded.max))
+        # A rough sieve first, as hardly any column needs the closer look.
+        suspects = np.flatnonzero(high - low < 10 * _BLURRED * np.maximum(abs(low), abs(high)))
+        blurred = []
+        for j in np.setdiff1d(suspects, self._categorical):
+            column = table.iloc[:, j] if isinstance(table, pd.DataFrame) else table[:, j]
+            precision = np.float32 if column.dtype == np.float32 else np.float64
+            values = _as_floats(column, np.float64)
+            center = abs(values.mean())
+            # A constant that was computed in several ways differs by its own rounding.
+            is_constant = np.ptp(values) <= 4 * np.finfo(precision).eps * center
+            if not is_constant and values.std() < _BLURRED * center:
+                blurred.append(int(j))
+        if blurred:
+            msg = (
+                f"columns {self._names(blurred)} of X differ by less than {_BLURRED:.0e} of their "
+                "mean, which float32 cannot resolve: subtract an offset first, for example the "
+                "smallest value."
+            )
+            warnings.warn(msg, UserWarning, stacklevel=2)
+
     def _augmentation_frame(self, X: Any, encoded: NDArray[np.float32]) -> Any:
         del X
         names = getattr(self, "feature_names_in_", None)
@@ -132,12 +242,24 @@ class TableEstimator(BaseNetworkEstimator, ABC):
         return refined
 
 
-def _text_columns(X: Any) -> list[Any]:
-    """Return the columns of a frame that cannot be read as numbers."""
-    if not isinstance(X, pd.DataFrame):
-        return []
-    return [
-        c
-        for c in X.columns
-        if pd.to_numeric(X[c], errors="coerce").isna().sum() > X[c].isna().sum()
-    ]
+def is_integer(value: Any) -> bool:
+    """Return whether a value is a whole number of any type; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool | np.bool_)
+
+
+def _as_floats(column: Any, dtype: DTypeLike) -> NDArray[Any]:
+    """Return one column as floats, however it is stored, with NaN for what is missing."""
+    values = np.asarray(column)
+    if values.dtype.kind not in "biuf":
+        values = np.asarray(column, dtype=object)
+        values = np.where(pd.isna(values), np.nan, values)
+    return values.astype(dtype)
+
+
+def _sorted_categories(categories: NDArray[Any]) -> NDArray[Any]:
+    """Return categories in order; those of different types by the name of the type first."""
+    try:
+        return np.sort(categories)
+    except TypeError:
+        ordered = sorted(categories.tolist(), key=lambda c: (type(c).__name__, c))
+        return np.array(ordered, dtype=object)

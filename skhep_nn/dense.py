@@ -13,7 +13,7 @@ from torch import nn
 
 from skhep_nn._base import BaseNetworkClassifier, BaseNetworkRegressor
 from skhep_nn._docs import with_common_parameters
-from skhep_nn._tables import TableEstimator
+from skhep_nn._tables import TableEstimator, is_integer
 from skhep_nn.networks import CategoricalColumn, DenseNet, embedding_size
 from skhep_nn.preprocessing import weighted_moments
 
@@ -26,10 +26,23 @@ class _DenseNetEstimator(TableEstimator, ABC):
     def _embeddings(self) -> list[CategoricalColumn]:
         """Return the embedding of every categorical column."""
         sizes = self.embedding_sizes
+        is_auto = isinstance(sizes, str) and sizes == "auto"
+        numbers = [] if is_auto else sizes.values() if isinstance(sizes, Mapping) else [sizes]
+        if not all(is_integer(size) and size >= 1 for size in numbers):
+            msg = (
+                f"embedding_sizes={sizes!r} must be 'auto', an integer of at least 1, or a mapping "
+                "from columns of categorical_features to such integers."
+            )
+            raise ValueError(msg)
         given: dict[int, Any] = {}
         if isinstance(sizes, Mapping):
-            given = {self._position(c, "embedding_sizes"): s for c, s in sizes.items()}
-        elif sizes != "auto":
+            positions = self._positions(list(sizes), "embedding_sizes")
+            strangers = self._names([j for j in positions if j not in self._categorical])
+            if strangers:
+                msg = f"embedding_sizes names {strangers}, which categorical_features does not."
+                raise ValueError(msg)
+            given = {self._position(c, "embedding_sizes"): size for c, size in sizes.items()}
+        elif not is_auto:
             given = dict.fromkeys(self._categorical, sizes)
         columns = []
         for j in self._categorical:
@@ -49,7 +62,8 @@ class _DenseNetEstimator(TableEstimator, ABC):
 
     def _input_state(self, X: NDArray[np.float32], weight: NDArray[np.float64]) -> dict[str, Any]:
         is_number = ~np.isin(np.arange(X.shape[1]), self._categorical)
-        mean, scale = weighted_moments(X[:, is_number] if self._categorical else X, weight)
+        numbers = X[:, is_number] if self._categorical else X
+        mean, scale = weighted_moments(numbers, weight, tame_constants=True)
         return {
             "input_stage.mean": torch.as_tensor(mean, dtype=torch.float32),
             "input_stage.scale": torch.as_tensor(scale, dtype=torch.float32),
@@ -79,8 +93,9 @@ class DenseNetClassifier(_DenseNetEstimator, BaseNetworkClassifier):
         Activation of the hidden layers, each with the initialisation that suits it.
     dropout : float, default=0.0
         Dropout rate after every hidden activation.
-    categorical_features : sequence of str or int, default=None
-        Columns with categories (any integers or strings), by name or number: each gets an embedding.
+    categorical_features : sequence of str or int, or boolean mask, default=None
+        Columns with categories (any integers or strings), by name or number, or a mask of all columns:
+        each gets an embedding.
         A category that was not seen at fit gets a slot of its own.
     embedding_sizes : "auto", int or dict, default="auto"
         Length of the embeddings, for all or by column; "auto" is ``min(50, (n + 1) // 2)``.
@@ -96,6 +111,8 @@ class DenseNetClassifier(_DenseNetEstimator, BaseNetworkClassifier):
         The fitted members, as numpy arrays, and their weights.
     history_ : DataFrame
         A row for every member and pass: member, epoch, train_loss, valid_loss, lr, momentum, seconds.
+    augmenter_ : augmenter or None
+        The fitted copy of `augmentation`.
     categories_ : dict of int to ndarray
         Categories of the categorical columns, by column number; only if there are any.
     net_ : MemberNet
@@ -162,7 +179,7 @@ class DenseNetClassifier(_DenseNetEstimator, BaseNetworkClassifier):
         dense: bool = True,
         activation: str = "swish",
         dropout: float = 0.0,
-        categorical_features: Sequence[str | int] | None = None,
+        categorical_features: Sequence[str | int | bool] | str | int | None = None,
         embedding_sizes: int | Literal["auto"] | Mapping[str | int, int] = "auto",
         stratify_by: str | int | None = None,
     ) -> None:
@@ -213,8 +230,9 @@ class DenseNetRegressor(_DenseNetEstimator, BaseNetworkRegressor):
         Activation of the hidden layers, each with the initialisation that suits it.
     dropout : float, default=0.0
         Dropout rate after every hidden activation.
-    categorical_features : sequence of str or int, default=None
-        Columns with categories (any integers or strings), by name or number: each gets an embedding.
+    categorical_features : sequence of str or int, or boolean mask, default=None
+        Columns with categories (any integers or strings), by name or number, or a mask of all columns:
+        each gets an embedding.
     embedding_sizes : "auto", int or dict, default="auto"
         Length of the embeddings, for all or by column; "auto" is ``min(50, (n + 1) // 2)``.
     stratify_by : str or int, default=None
@@ -228,6 +246,10 @@ class DenseNetRegressor(_DenseNetEstimator, BaseNetworkRegressor):
         The fitted members, as numpy arrays, and their weights.
     history_ : DataFrame
         A row for every member and pass: member, epoch, train_loss, valid_loss, lr, momentum, seconds.
+    augmenter_ : augmenter or None
+        The fitted copy of `augmentation`.
+    categories_ : dict of int to ndarray
+        Categories of the categorical columns, by column number; only if there are any.
     net_ : MemberNet
         The skorch net after training; not kept by pickle.
     n_features_in_ : int
@@ -279,7 +301,7 @@ class DenseNetRegressor(_DenseNetEstimator, BaseNetworkRegressor):
         dense: bool = True,
         activation: str = "swish",
         dropout: float = 0.0,
-        categorical_features: Sequence[str | int] | None = None,
+        categorical_features: Sequence[str | int | bool] | str | int | None = None,
         embedding_sizes: int | Literal["auto"] | Mapping[str | int, int] = "auto",
         stratify_by: str | int | None = None,
         loss: str = "squared_error",
