@@ -167,6 +167,8 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         self.stopped_ = np.zeros(n, dtype=bool)
         self.best_state_: dict[str, Tensor] | None = None
         self._rates_now: tuple[float, float | None] | None = None
+        # RMSprop, for one, has momentum only if asked; then the schedule leaves it at zero.
+        self._built_with_momentum = bool(self.optimizer_.param_groups[0].get("momentum"))
         self._graphed: GraphedPass | None = None
         self.interrupted_ = False
         for module in self.module_.modules():
@@ -431,7 +433,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
             group["lr"] = lr
             if momentum is not None and "betas" in group:
                 group["betas"] = (momentum, group["betas"][1])
-            elif momentum is not None and group.get("momentum"):
+            elif momentum is not None and self._built_with_momentum:
                 group["momentum"] = momentum
 
     def _keep_best(self, losses: NDArray[np.float64]) -> None:

@@ -275,7 +275,7 @@ def contested():
 
 class TestWeightsInsideFolds:
     def model(self, n_members=1):
-        return quick(max_epochs=80, n_members=n_members)
+        return quick(max_epochs=60, n_members=n_members)
 
     @pytest.mark.parametrize("n_members", [1, 2])
     def test_cross_validate(self, contested, n_members):
