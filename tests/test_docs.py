@@ -123,7 +123,9 @@ def test_all_python_is_found() -> None:
     """No block escapes by another way of writing its fence."""
     for page in PAGES:
         text = page.read_text()
-        fences = re.findall(r"^[ \t]*(?:```|~~~|:::)[ \t]*\{?(?:python|py|pycon)\b", text, re.MULTILINE)
+        fences = re.findall(
+            r"^[ \t]*(?:```|~~~|:::)[ \t]*\{?(?:python|py|pycon)\b", text, re.MULTILINE
+        )
         assert len(fences) == len(blocks_of(text)), page.name
 
 
