@@ -246,7 +246,9 @@ def draw(folder: Path, part: Split, result: Result) -> list[Path]:
             *events, sample_weight=balanced, plot_chance_level=True, name=OURS
         ),
         "ams": AMSCurveDisplay.from_predictions(*events, sample_weight=rescaled),
-        "output": ScoreDistributionDisplay.from_predictions(*events, sample_weight=balanced),
+        "output": ScoreDistributionDisplay.from_predictions(
+            *events, sample_weight=balanced, class_names=["background", "signal"]
+        ),
         "history": HistoryDisplay.from_estimator(result.model[-1]),
     }
     paths = []

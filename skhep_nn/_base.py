@@ -433,7 +433,7 @@ def _member_weights(net: MemberNet, state: dict[str, Tensor]) -> NDArray[np.floa
         if not finite.any():
             raise ValueError(msg)
         warnings.warn(msg + " These members are left out.", ConvergenceWarning, stacklevel=3)
-    best = net.best_loss_
+    best = net.best_.loss
     # A loss can be negative under negative event weights: its inverse then ranks nothing.
     if np.all(best[finite] > 0) and np.all(np.isfinite(best[finite])):
         return np.where(finite, 1 / best, 0.0)

@@ -55,7 +55,7 @@ class SklearnCallbacks(Callback):  # type: ignore[misc]
             **self.task,
         )
         if stop:
-            net.stopped_[:] = True
+            net.best_.stopped[:] = True
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Close the task of the whole fit."""

@@ -19,6 +19,7 @@ from skorch.callbacks import Callback, EpochTimer, PrintLog
 from torch import Tensor, nn
 
 from skhep_nn._batches import VALID_CHUNK, Batch, EventDataset, Fold, TrainBatches, ValidBatches
+from skhep_nn._best import BestPasses
 from skhep_nn._callbacks import SklearnCallbacks
 from skhep_nn._cuda import GraphedPass
 from skhep_nn._losses import RowLoss
@@ -58,7 +59,7 @@ class _StopWhenAllStopped(Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, net: MemberNet, **kwargs: Any) -> None:  # noqa: ARG002
         """Stop if early stopping has stopped every member."""
-        if net.all_stopped:
+        if net.best_.stopped.all():
             raise _Stop
 
 
@@ -160,12 +161,8 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
     def initialize(self) -> MemberNet:
         """Build everything, with empty bookkeeping."""
         super().initialize()
-        n = len(self.folds)
         self.records_: list[dict[str, NDArray[np.float64]]] = []
-        self.best_loss_ = np.full(n, np.inf)
-        self.best_epoch_ = np.full(n, -1)
-        self.stopped_ = np.zeros(n, dtype=bool)
-        self.best_state_: dict[str, Tensor] | None = None
+        self.best_ = BestPasses(len(self.folds), self.patience)
         self._rates_now: tuple[float, float | None] | None = None
         # RMSprop, for one, has momentum only if asked; then the schedule leaves it at zero.
         self._built_with_momentum = bool(self.optimizer_.param_groups[0].get("momentum"))
@@ -181,11 +178,6 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
             if not isinstance(cb, PrintLog)
         )
         return self
-
-    @property
-    def all_stopped(self) -> bool:
-        """Whether early stopping has stopped every member."""
-        return bool(self.stopped_.all())
 
     @property
     def classes_(self) -> IntArray:
@@ -323,7 +315,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
             count += 1
         self.history.record("valid_batch_count", count)
         losses = total.double().cpu().numpy()
-        self._keep_best(losses)
+        self.best_.update(losses, len(self.records_) - 1, stacked_state(self.module_))
         return losses
 
     def _notified(
@@ -436,21 +428,6 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
             elif momentum is not None and self._built_with_momentum:
                 group["momentum"] = momentum
 
-    def _keep_best(self, losses: NDArray[np.float64]) -> None:
-        """Keep the state of every member that has never been better."""
-        better = (losses < self.best_loss_) & ~self.stopped_
-        if better.any():
-            state = stacked_state(self.module_)
-            if self.best_state_ is None:
-                self.best_state_ = {name: value.detach().clone() for name, value in state.items()}
-            chosen = torch.as_tensor(np.flatnonzero(better), device=self.device)
-            for name, value in state.items():
-                self.best_state_[name][chosen] = value.detach()[chosen]
-            epoch = len(self.records_) - 1
-            self.best_loss_[better], self.best_epoch_[better] = losses[better], epoch
-        if self.patience is not None:
-            self.stopped_ |= len(self.records_) - 1 - self.best_epoch_ >= self.patience
-
     def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
         """Close the records of a pass."""
         super().on_epoch_end(net, **kwargs)
@@ -462,11 +439,4 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
 
     def final_state(self) -> dict[str, Tensor]:
         """Return the stacked state: of each member's best pass if it had one, else of the last."""
-        last = stacked_state(self.module_)
-        if self.best_state_ is None:
-            return last
-        had = torch.as_tensor(self.best_epoch_ >= 0, device=self.device)
-        return {
-            name: torch.where(had.view(-1, *[1] * (best.ndim - 1)), best, last[name])
-            for name, best in self.best_state_.items()
-        }
+        return self.best_.state(stacked_state(self.module_))

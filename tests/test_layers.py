@@ -45,7 +45,7 @@ FLOORS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"ensemble"}),
-    frozenset({"_batches", "_callbacks", "_cuda", "_losses", "_torch_state"}),
+    frozenset({"_batches", "_best", "_callbacks", "_cuda", "_losses", "_torch_state"}),
     frozenset({"_folds", "_training"}),
     frozenset({"_base"}),
     frozenset({"_tables"}),

@@ -228,7 +228,7 @@ class TestEarlyStopping:
         losses = model.history_.pivot(index="epoch", columns="member", values="valid_loss")
         assert len(losses) == 9
         assert losses[0].idxmin() == 6
-        np.testing.assert_array_equal(model.net_.best_epoch_, [1, 6])
+        np.testing.assert_array_equal(model.net_.best_.epoch, [1, 6])
         np.testing.assert_allclose(model.ensemble_.states["output.bias"][:, 0], [2, 2.4], atol=1e-6)
         best = np.array([losses.loc[1, 0], losses.loc[6, 1]])
         np.testing.assert_allclose(model.ensemble_.weights, (1 / best) / (1 / best).sum())
@@ -239,12 +239,12 @@ class TestEarlyStopping:
         values = [3] + [5] * (patience - 1) + [2] + [5] * (patience - 1) + [1] + [5]
         model = scripted([values, values], early_stopping=patience)
         assert model.history_.epoch.max() == 3 * patience
-        np.testing.assert_array_equal(model.net_.best_epoch_, [2 * patience] * 2)
+        np.testing.assert_array_equal(model.net_.best_.epoch, [2 * patience] * 2)
 
     def test_an_equal_loss_is_no_better_one(self):
         model = scripted([[2.0], [2.0]], early_stopping=3)
         assert model.history_.epoch.max() == 3
-        np.testing.assert_array_equal(model.net_.best_epoch_, [0, 0])
+        np.testing.assert_array_equal(model.net_.best_.epoch, [0, 0])
 
     @pytest.mark.parametrize("value", [True, np.True_])
     def test_true_means_ten_passes(self, value):
@@ -255,7 +255,7 @@ class TestEarlyStopping:
         late = [3, 2] + [4] * 30 + [1] + [4]
         model = scripted([late, late], early_stopping=False)
         assert model.history_.epoch.max() == 39
-        np.testing.assert_array_equal(model.net_.best_epoch_, [32, 32])
+        np.testing.assert_array_equal(model.net_.best_.epoch, [32, 32])
 
 
 # -- weights ------------------------------------------------------------------------------------------

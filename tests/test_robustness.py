@@ -232,7 +232,7 @@ class TestParameters:
     def test_flags_of_a_numpy_grid(self, blobs):
         X, y = blobs
         model = quick(early_stopping=np.True_, max_epochs=200, schedule=Constant(1e-2)).fit(X, y)
-        epochs = model.net_.best_epoch_[0] + 11
+        epochs = model.net_.best_.epoch[0] + 11
         assert len(model.history_) == min(epochs, 200)
 
     @pytest.mark.parametrize(

@@ -145,8 +145,8 @@ def test_best_pass_is_restored_for_each_member(events):
     model = classifier(n_members=3, schedule=Ruin(1e-2), max_epochs=8).fit(X, y, sample_weight=w)
     losses = model.history_.pivot(index="epoch", columns="member", values="valid_loss")
     assert (losses.loc[7] > losses.min()).all()
-    assert (model.net_.best_epoch_ < 5).all()
-    np.testing.assert_allclose(model.net_.best_loss_, losses.min())
+    assert (model.net_.best_.epoch < 5).all()
+    np.testing.assert_allclose(model.net_.best_.loss, losses.min())
 
 
 def test_early_stopping_stops_each_member_by_itself(events):
@@ -162,8 +162,8 @@ def test_early_stopping_stops_each_member_by_itself(events):
                 best, best_epoch = loss, epoch
             elif epoch - best_epoch >= 3:
                 break
-        assert model.net_.best_epoch_[k] == best_epoch
-    assert len(losses) == model.net_.best_epoch_.max() + 4
+        assert model.net_.best_.epoch[k] == best_epoch
+    assert len(losses) == model.net_.best_.epoch.max() + 4
 
 
 def test_one_member_holds_rows_back_only_for_early_stopping(events):

@@ -1,0 +1,64 @@
+"""Which pass each member was best at, and its state there."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["BestPasses"]
+
+
+class BestPasses:
+    """Keeps the state of every member's best pass, and stops members that no longer improve.
+
+    Parameters
+    ----------
+    n_members : int
+        Number of members.
+    patience : int, optional
+        Passes without a better validation loss after which a member stops; never if left out. What a
+        stopped member reaches later does not count.
+
+    Attributes
+    ----------
+    loss : ndarray of shape (n_members,)
+        Best validation losses, infinite before the first.
+    epoch : ndarray of shape (n_members,)
+        Their passes, -1 before the first.
+    stopped : ndarray of shape (n_members,)
+        Which members have stopped.
+    """
+
+    def __init__(self, n_members: int, patience: int | None) -> None:
+        self.patience = patience
+        self.loss = np.full(n_members, np.inf)
+        self.epoch = np.full(n_members, -1)
+        self.stopped = np.zeros(n_members, dtype=bool)
+        self._state: dict[str, Tensor] = {}
+
+    def update(self, losses: NDArray[np.float64], epoch: int, state: dict[str, Tensor]) -> None:
+        """Take note of the validation losses of a pass and the stacked state after it."""
+        better = (losses < self.loss) & ~self.stopped
+        if better.any():
+            if not self._state:
+                self._state = {name: value.detach().clone() for name, value in state.items()}
+            for name, value in state.items():
+                chosen = torch.as_tensor(np.flatnonzero(better), device=value.device)
+                self._state[name][chosen] = value.detach()[chosen]
+            self.loss[better], self.epoch[better] = losses[better], epoch
+        if self.patience is not None:
+            self.stopped |= epoch - self.epoch >= self.patience
+
+    def state(self, last: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the stacked state of the best passes; of the last for members that had none."""
+        if not self._state:
+            return last
+        had = torch.as_tensor(self.epoch >= 0)
+        return {
+            name: torch.where(
+                had.to(best.device).view(-1, *[1] * (best.ndim - 1)), best, last[name]
+            )
+            for name, best in self._state.items()
+        }
