@@ -13,8 +13,9 @@ from torch import Tensor
 
 __all__ = ["VALID_CHUNK", "Batch", "EventDataset", "Fold", "TrainBatches", "ValidBatches"]
 
-#: Rows of all members together that are validated at once.
-VALID_CHUNK = 2048
+#: Rows of all members together that are validated at once: on a CPU what its cache holds, on a GPU enough
+#: to fill it.
+VALID_CHUNK, CUDA_VALID_CHUNK = 2048, 262_144
 # Vector units treat the last few events of a piece of work by other instructions than the rest, with
 # another rounding, and where pieces end depends on the number of threads. Batches filled up to a multiple
 # of this (by rows of weight zero) train to the same bits on one thread and on two.
@@ -134,7 +135,8 @@ class ValidBatches:
         self._index = torch.as_tensor(index, device=device)
         self._share = torch.as_tensor(share, device=device)
         self._used = torch.as_tensor(np.arange(width) < [[len(r)] for r in rows], device=device)
-        self._chunk = _filled(max(_LANES, VALID_CHUNK // len(rows)))
+        chunk = VALID_CHUNK if device.type == "cpu" else CUDA_VALID_CHUNK
+        self._chunk = _filled(max(_LANES, chunk // len(rows)))
 
     def __iter__(self) -> Iterator[tuple[Batch, Tensor]]:
         X, y, weight = self.dataset.X, self.dataset.y, self.dataset.weight

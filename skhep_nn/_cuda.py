@@ -100,6 +100,7 @@ class GraphedPass:
         self.losses = torch.zeros(n_steps, n_members, device=device)
         self.position = torch.zeros(1, dtype=torch.long, device=device)
         self.graph = self._capture()
+        self._plan: tuple[Tensor, Tensor] | None = None
 
     @staticmethod
     def serves(net: Any) -> bool:
@@ -161,11 +162,13 @@ class GraphedPass:
         lr, beta1 = torch.tensor(applied, dtype=torch.float32).T
         self.lr.copy_(lr)
         self.beta1.copy_(beta1)
-        index, share = self.batches.draw()
+        index, share = self.batches.draw() if self._plan is None else self._plan
         self.index.copy_(index)
         self.share.copy_(share)
         self.position.zero_()
         for _ in range(len(self.index)):
             self.graph.replay()
+        # While the device is busy with this pass, the host makes the plan of the next.
+        self._plan = self.batches.draw()
         means: NDArray[np.float64] = self.losses.mean(0).double().cpu().numpy()
         return means

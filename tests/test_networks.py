@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from skhep_nn import networks
 from skhep_nn.ensemble import stack_networks
 from skhep_nn.networks import CategoricalColumn, DenseNet, embedding_size
 
@@ -99,17 +100,39 @@ def test_starting_values_come_from_the_generator_alone():
 @pytest.mark.parametrize("dense", [True, False])
 def test_stacked_equals_one_by_one(activation, dense):
     """Bitwise, for whole lanes of 32 events."""
-    networks = [
+    members = [
         DenseNet(31, 2, categorical=[JETS], activation=activation, dense=dense) for _ in range(3)
     ]
-    for seed, network in enumerate(networks):
+    for seed, network in enumerate(members):
         network.reset_parameters(torch.Generator().manual_seed(seed))
         network.input_stage.mean.fill_(seed)
     x = torch.randn(3, 64, 31, generator=torch.Generator().manual_seed(5))
     x[..., 22] = torch.randint(-1, 4, (3, 64), generator=torch.Generator().manual_seed(6))
-    stacked = stack_networks(networks)(x)
-    alone = torch.stack([network(rows) for network, rows in zip(networks, x, strict=True)])
+    stacked = stack_networks(members)(x)
+    alone = torch.stack([network(rows) for network, rows in zip(members, x, strict=True)])
     assert torch.equal(stacked, alone)
+
+
+def test_few_and_many_categories_embed_alike(monkeypatch):
+    codes = torch.tensor([[0, 3, -1, 2, 3], [1, -1, 0, 0, 2]])
+    results = []
+    for few in (64, 0):
+        monkeypatch.setattr(networks, "_FEW_CATEGORIES", few)
+        single = []
+        for seed in range(2):
+            embedding = networks.MemberEmbedding(4, 3)
+            torch.nn.init.normal_(embedding.weight, generator=torch.Generator().manual_seed(seed))
+            single.append(embedding)
+        stack = networks.MemberEmbedding(4, 3)
+        stack.weight = torch.nn.Parameter(torch.stack([e.weight.detach() for e in single]))
+        out = stack(codes)
+        assert out.shape == (2, 3, 5)
+        (out * torch.arange(15.0).view(3, 5)).sum().backward()
+        for k, embedding in enumerate(single):
+            torch.testing.assert_close(embedding(codes[k]), out[k])
+        results.append((out.detach(), stack.weight.grad))
+    torch.testing.assert_close(results[0], results[1])
+    assert not results[0][0][0, :, 2].any()
 
 
 def test_dropout_only_acts_in_training():
@@ -142,11 +165,11 @@ def test_embedding_size_is_the_rule_of_thumb():
 @pytest.mark.parametrize("n_members", [1, 3])
 @pytest.mark.parametrize("params", [{}, {"width": 7, "growth_rate": 0.4, "depth": 4}, {"depth": 1}])
 def test_the_chains_own_backward_is_automatic_differentiation(monkeypatch, n_members, params):
-    networks = []
+    members = []
     for seed in range(n_members):
-        networks.append(DenseNet(31, 2, categorical=[JETS], **params))
-        networks[-1].reset_parameters(torch.Generator().manual_seed(seed))
-    network = stack_networks(networks) if n_members > 1 else networks[0]
+        members.append(DenseNet(31, 2, categorical=[JETS], **params))
+        members[-1].reset_parameters(torch.Generator().manual_seed(seed))
+    network = stack_networks(members) if n_members > 1 else members[0]
     shape = (n_members, 50, 31) if n_members > 1 else (50, 31)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     x[..., 22] = torch.randint(0, 4, shape[:-1], generator=torch.Generator().manual_seed(2)).float()
