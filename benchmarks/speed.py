@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see higgsml.py
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see higgsml.py
 
 import numpy as np
 import pandas as pd
