@@ -50,6 +50,10 @@ class EventDataset(Dataset):  # type: ignore[misc]
         super().__init__(X, y)
         self.weight = weight
 
+    def gather(self, index: Tensor, share: Tensor) -> Batch:
+        """Return the rows of a batch, their weights times their shares."""
+        return Batch(self.X[index], self.y[index], self.weight[index] * share)
+
 
 def _filled(width: int) -> int:
     """Return the width of a batch with its lanes filled; narrow ones are not cut into pieces at all."""
@@ -103,14 +107,9 @@ class TrainBatches:
         index, share = (torch.as_tensor(part, device=device) for part in plan)
         return index, share
 
-    def gather(self, index: Tensor, share: Tensor) -> Batch:
-        """Return the rows of one step."""
-        data = self.dataset
-        return Batch(data.X[index], data.y[index], data.weight[index] * share)
-
     def __iter__(self) -> Iterator[Batch]:
         for index, share in zip(*self.draw(), strict=True):
-            yield self.gather(index, share)
+            yield self.dataset.gather(index, share)
 
 
 class ValidBatches:
@@ -139,7 +138,6 @@ class ValidBatches:
         self._chunk = _filled(max(_LANES, chunk // len(rows)))
 
     def __iter__(self) -> Iterator[tuple[Batch, Tensor]]:
-        X, y, weight = self.dataset.X, self.dataset.y, self.dataset.weight
         parts = (t.split(self._chunk, dim=1) for t in (self._index, self._share, self._used))
         for index, share, used in zip(*parts, strict=True):
-            yield Batch(X[index], y[index], weight[index] * share), used
+            yield self.dataset.gather(index, share), used

@@ -118,7 +118,7 @@ class GraphedPass:
     def _step(self) -> None:
         for p in self.adam.parameters:
             p.grad = None
-        batch = self.batches.gather(
+        batch = self.batches.dataset.gather(
             self.index.index_select(0, self.position)[0],
             self.share.index_select(0, self.position)[0],
         )
