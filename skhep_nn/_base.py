@@ -18,7 +18,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, assert_all_finite, check_is_fitted
 from torch import Tensor, nn
 
-from skhep_nn._batches import Fold
+from skhep_nn._batches import Fold, n_steps
 from skhep_nn._callbacks import CallbackSupportMixin, SklearnCallbacks, with_callbacks
 from skhep_nn._folds import make_folds
 from skhep_nn._losses import LOSSES
@@ -142,7 +142,10 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
             seed=int(split.generate_state(1)[0]),
         )
         net = self._build_net(encoded, weight, target, folds, members, device)
-        net.generator.manual_seed(int(lent.generate_state(1)[0]))
+        for generator, state in zip(
+            net.generators, lent.generate_state(self.n_members), strict=True
+        ):
+            generator.manual_seed(int(state))
         net.set_params(callbacks=self._callbacks(X, y, sample_weight))
         # Row by row in memory, as batches are gathered.
         rows = torch.as_tensor(np.ascontiguousarray(encoded), device=device)
@@ -200,11 +203,12 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
             weight=torch.as_tensor(weight, dtype=torch.float32, device=device),
             schedule=self._schedule(),
             augmenter=self.augmenter_,
-            generator=torch.Generator(device),
+            generators=[torch.Generator(device) for _ in seeds],
             rngs=[np.random.default_rng(seed) for seed in seeds],
             patience=self._patience(),
             autocast=PRECISIONS[self.precision],
             capture=isinstance(self.compile, str),
+            n_workers=torch.get_num_threads(),
             task="classifier" if target.link != "identity" else "regressor",
             optimizer=optimizer,
             **decay,
@@ -263,8 +267,8 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
         """Return the number of passes; few rows need more of them to make a fit of."""
         if self.max_epochs is not None:
             return int(self.max_epochs)
-        n_steps: int = -(-len(folds[0].train) // self.batch_size)
-        return max(_FEWEST_EPOCHS, -(-_FEWEST_STEPS // n_steps))
+        steps = n_steps([fold.train for fold in folds], self.batch_size)
+        return max(_FEWEST_EPOCHS, -(-_FEWEST_STEPS // steps))
 
     def _patience(self) -> int | None:
         if is_flag(self.early_stopping):

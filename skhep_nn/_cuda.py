@@ -1,8 +1,8 @@
 """A whole pass on a GPU without Python in between: the training step captured as a CUDA graph.
 
-The graph holds all of a step: it looks up the step's rows in the plan of the pass, gathers them, augments,
-runs forward and backward and updates the parameters. What changes from step to step (rows, learning rate,
-momentum, step number) lies in tensors on the device that the graph reads, so that a step costs the host
+The graphs hold all of a step: rows are looked up in the plan of the pass, gathered and augmented, forward
+and backward are run and the parameters updated. What changes from step to step (rows, learning rate,
+momentum, step number) lies in tensors on the device that the graphs read, so that a step costs the host
 one replay, and nothing waits for anything.
 """
 
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skhep_nn.schedules import Rates
+from skhep_nn._batches import Batch, TrainBatches
 
 __all__ = ["FlatAdam", "GraphedPass"]
 
@@ -75,7 +75,10 @@ class FlatAdam:
 
 
 class GraphedPass:
-    """Captures the training step of a net and replays it for every step of a pass.
+    """Captures the work of a net on a GPU and replays it.
+
+    Two graphs: one gathers and augments the rows of some steps, one takes a step. Which steps is said by
+    two numbers on the device, which the graphs count up.
 
     Parameters
     ----------
@@ -85,22 +88,28 @@ class GraphedPass:
         Where the rows of a pass come from.
     """
 
-    def __init__(self, net: Any, batches: Any) -> None:
+    def __init__(self, net: Any, batches: TrainBatches) -> None:
         self.net = net
         self.batches = batches
-        device = batches.dataset.X.device
+        device = batches.device
         parameters = [p for p in net.module_.parameters() if p.requires_grad]
         group = net.optimizer_.param_groups[0]
         self.adam = FlatAdam(
             parameters, group, decoupled=isinstance(net.optimizer_, torch.optim.AdamW)
         )
-        self.index, self.share = (t.clone() for t in batches.template(device))
-        n_steps, n_members = self.index.shape[:2]
-        self.lr, self.beta1 = torch.zeros(2, n_steps, device=device)
+        n_steps, n_members, width = batches.share.shape
+        self.at_once = batches.n_gathered
+        self.n_blocks = -(-n_steps // self.at_once)
+        # Filled up to whole blocks, whose last steps are gathered but not taken.
+        filled = self.n_blocks * self.at_once
+        self.index = torch.zeros(filled, n_members, width, dtype=torch.long, device=device)
+        self.share = torch.zeros(filled, n_members, width, device=device)
+        self.share[:n_steps] = batches.share
+        self.lr, self.beta1 = torch.zeros(2, filled, device=device)
         self.losses = torch.zeros(n_steps, n_members, device=device)
-        self.position = torch.zeros(1, dtype=torch.long, device=device)
-        self.graph = self._capture()
-        self._plan: tuple[Tensor, Tensor] | None = None
+        self.block, self.position = torch.zeros(2, 1, dtype=torch.long, device=device)
+        self._gather_graph, self._step_graph = self._capture()
+        self._plan: Tensor | None = None
 
     @staticmethod
     def serves(net: Any) -> bool:
@@ -115,59 +124,70 @@ class GraphedPass:
             and not (group["amsgrad"] or group["maximize"])
         )
 
+    def _gather(self) -> None:
+        """Gather the rows of the next block of steps."""
+        blocks = (t.unflatten(0, (self.n_blocks, self.at_once)) for t in (self.index, self.share))
+        index, share = (t.index_select(0, self.block)[0] for t in blocks)
+        self.gathered = self.batches.gather(index, share)
+        self.block.add_(1)
+
     def _step(self) -> None:
+        """Take the next step, with rows of the block that was gathered last."""
         for p in self.adam.parameters:
             p.grad = None
-        batch = self.batches.dataset.gather(
-            self.index.index_select(0, self.position)[0],
-            self.share.index_select(0, self.position)[0],
-        )
+        inside = self.position % self.at_once
+        batch = Batch(*(part.index_select(0, inside)[0] for part in self.gathered))
         step = self.net.train_step_single(batch)
         self.losses.index_copy_(0, self.position, step["member_losses"].unsqueeze(0))
         lr, beta1 = (t.index_select(0, self.position)[0] for t in (self.lr, self.beta1))
         self.adam.step(lr, beta1)
         self.position.add_(1)
 
-    def _capture(self) -> torch.cuda.CUDAGraph:
+    def _rewind(self) -> None:
+        self.block.zero_()
+        self.position.zero_()
+
+    def _capture(self) -> tuple[torch.cuda.CUDAGraph, torch.cuda.CUDAGraph]:
         """Warm up aside, as capture asks for, put everything back, then capture."""
-        generator = self.net.generator
+        generators = self.net.generators[:1]
         kept = [t.clone() for t in self.adam.state()]
-        random = generator.get_state()
+        random = [g.get_state() for g in generators]
         main = torch.cuda.current_stream()
         side = torch.cuda.Stream()
         side.wait_stream(main)
         with torch.cuda.stream(side):
             for _ in range(_WARM_UP):
-                self.position.zero_()
+                self._rewind()
+                self._gather()
                 self._step()
         main.wait_stream(side)
         for tensor, value in zip(self.adam.state(), kept, strict=True):
             tensor.copy_(value)
-        generator.set_state(random)
-        self.position.zero_()
-        graph = torch.cuda.CUDAGraph()
-        graph.register_generator_state(generator)
-        with torch.cuda.graph(graph):
-            self._step()
-        return graph
+        for generator, state in zip(generators, random, strict=True):
+            generator.set_state(state)
+        self._rewind()
+        graphs = []
+        for work in (self._gather, self._step):
+            graph = torch.cuda.CUDAGraph()
+            for generator in generators:
+                graph.register_generator_state(generator)
+            with torch.cuda.graph(graph):
+                work()
+            graphs.append(graph)
+        return graphs[0], graphs[1]
 
-    def run(self, rates: Rates) -> NDArray[np.float64]:
+    def run(self, rates: list[tuple[float, float | None]]) -> NDArray[np.float64]:
         """Run one pass; return the mean loss of every member."""
-        net = self.net
-        applied = []
-        for step in range(len(self.index)):
-            net.set_rates(rates, step)  # a callback may have had the last word, see there
-            group = net.optimizer_.param_groups[0]
-            applied.append((group["lr"], group["betas"][0]))
-        lr, beta1 = torch.tensor(applied, dtype=torch.float32).T
-        self.lr.copy_(lr)
-        self.beta1.copy_(beta1)
-        index, share = self.batches.draw() if self._plan is None else self._plan
-        self.index.copy_(index)
-        self.share.copy_(share)
-        self.position.zero_()
-        for _ in range(len(self.index)):
-            self.graph.replay()
+        n_steps = len(rates)
+        lr, beta1 = torch.tensor(rates, dtype=torch.float32).T
+        self.lr[:n_steps].copy_(lr)
+        self.beta1[:n_steps].copy_(beta1)
+        self.index[:n_steps].copy_(self.batches.draw() if self._plan is None else self._plan)
+        self._rewind()
+        for step in range(n_steps):
+            if step % self.at_once == 0:
+                self._gather_graph.replay()
+            self._step_graph.replay()
         # While the device is busy with this pass, the host makes the plan of the next.
         self._plan = self.batches.draw()
         means: NDArray[np.float64] = self.losses.mean(0).double().cpu().numpy()

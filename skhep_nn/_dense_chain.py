@@ -1,4 +1,4 @@
-"""Densely connected layers with a backward pass of their own.
+"""Chains of fully connected layers, feature-major, with a backward pass of their own.
 
 Automatic differentiation of ``x = cat([x, layer(x)])`` copies all earlier features once a layer going
 forward and once more, in pieces, going back. Here every layer writes its features behind those before it,
@@ -8,81 +8,236 @@ joining costs nothing in either direction. The plain form in `networks.DenseNet`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["dense_chain"]
-
-_silu_into = torch.ops.aten.silu.out
-_silu_backward = torch.ops.aten.silu_backward
+__all__ = ["ACTIVATIONS", "Buffers", "Layout", "chain_backward", "chain_forward", "dense_chain"]
 
 
-class _DenseChain(torch.autograd.Function):
-    """Swish layers, feature-major, all members at once; returns the features of the last one."""
+class ActivationOps(NamedTuple):
+    """An activation written into a tensor, and its gradient written over the activation's input."""
+
+    into: Callable[[Tensor, Tensor], Any]
+    backward: Callable[[Tensor, Tensor], Any]
+
+
+_ops = torch.ops.aten
+# Scale and slope of selu (arXiv:1706.02515).
+_SELU = (1.6732632423543772, 1.0507009873554805, 1.0)
+
+ACTIVATIONS = {
+    "swish": ActivationOps(
+        lambda z, out: _ops.silu.out(z, out=out),
+        lambda grad, z: _ops.silu_backward.grad_input(grad, z, grad_input=z),
+    ),
+    "relu": ActivationOps(
+        lambda z, out: _ops.relu.out(z, out=out),
+        lambda grad, z: _ops.threshold_backward.grad_input(grad, z, 0.0, grad_input=z),
+    ),
+    "selu": ActivationOps(
+        lambda z, out: _ops.elu.out(z, *_SELU, out=out),
+        lambda grad, z: _ops.elu_backward.grad_input(grad, *_SELU, False, z, grad_input=z),
+    ),
+}
+
+
+class Layout(NamedTuple):
+    """Which rows of the buffer each layer reads and writes.
+
+    Parameters
+    ----------
+    reads : tuple of slice
+        Rows that a layer reads: all before its own if layers are densely connected.
+    writes : tuple of slice
+        Rows that a layer writes; those of the last one lie outside of the buffer.
+    dense : bool
+        Whether layers are densely connected.
+    """
+
+    reads: tuple[slice, ...]
+    writes: tuple[slice, ...]
+    dense: bool
+
+    @classmethod
+    def of(cls, n_inputs: int, n_neurons: Sequence[int], *, dense: bool) -> Layout:
+        """Lay out a chain."""
+        edges = [0, n_inputs]
+        for n in n_neurons:
+            edges.append(edges[-1] + n)
+        last = len(n_neurons)
+        reads = tuple(slice(0 if dense else edges[i], edges[i + 1]) for i in range(last))
+        writes = tuple(slice(edges[i + 1], edges[i + 2]) for i in range(last))
+        return cls(reads, writes, dense)
+
+
+class Buffers(NamedTuple):
+    """Views of the working memory of a chain, one a layer.
+
+    Parameters
+    ----------
+    reads : sequence of Tensor of shape (members, n_columns, batch)
+        Features that a layer reads.
+    writes : sequence of Tensor of shape (members, n_neurons, batch)
+        Features that it writes.
+    """
+
+    reads: Sequence[Tensor]
+    writes: Sequence[Tensor]
+
+    @classmethod
+    def of(cls, features: Tensor, last: Tensor, layout: Layout) -> Buffers:
+        """Cut the buffer of the features; `last` takes those of the last layer."""
+        inner = [features[:, rows] for rows in layout.writes[:-1]]
+        return cls([features[:, rows] for rows in layout.reads], [*inner, last])
+
+
+def chain_forward(
+    activation: ActivationOps,
+    buffers: Buffers,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    before: Sequence[Tensor],
+) -> None:
+    """Run the layers on features that lie in the buffer.
+
+    Parameters
+    ----------
+    activation : ActivationOps
+        Activation of every layer.
+    buffers : Buffers
+        Features; those that the layers write are filled here.
+    weights : sequence of Tensor of shape (members, n_neurons, n_columns)
+        One a layer.
+    biases : sequence of Tensor of shape (members, n_neurons, 1)
+        One a layer.
+    before : sequence of Tensor of shape (members, n_neurons, batch)
+        Filled with what goes into the activations.
+    """
+    layers = zip(buffers.reads, buffers.writes, weights, biases, before, strict=True)
+    for read, write, weight, bias, z in layers:
+        torch.baddbmm(bias, weight, read, out=z)
+        activation.into(z, write)
+
+
+def chain_backward(
+    activation: ActivationOps,
+    buffers: Buffers,
+    before: Sequence[Tensor],
+    weights_t: Sequence[Tensor | None],
+    grads: Buffers,
+    grad_weights: Sequence[Tensor],
+    grad_biases: Sequence[Tensor],
+    *,
+    dense: bool,
+) -> None:
+    """Run the layers backwards; what went into the activations is overwritten.
+
+    Parameters
+    ----------
+    activation, buffers, before
+        As `chain_forward` left them.
+    weights_t : sequence of Tensor of shape (members, n_columns, n_neurons)
+        Transposed weights. That of the first layer may be cut to the inputs whose gradient is wanted;
+        None if none is.
+    grads : Buffers
+        Gradients of the features; that of the last layer's is given, the others are filled.
+    grad_weights, grad_biases : sequence of Tensor
+        Filled.
+    dense : bool
+        Whether layers are densely connected, and so add to the gradients of all features before them.
+    """
+    last = len(before) - 1
+    for i in range(last, -1, -1):
+        z = before[i]
+        activation.backward(grads.writes[i], z)
+        torch.bmm(z, buffers.reads[i].mT, out=grad_weights[i])
+        torch.sum(z, -1, out=grad_biases[i])
+        weight_t, into = weights_t[i], grads.reads[i]
+        if weight_t is None:
+            continue
+        if dense and i < last:
+            torch.baddbmm(into, weight_t, z, out=into)
+        else:
+            torch.bmm(weight_t, z, out=into)
+
+
+class _Chain(torch.autograd.Function):
+    """Layers of all members at once; returns the features of the last one."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, n_layers: int, *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, name: str, dense: bool, n_layers: int, *parameters: Tensor
+    ) -> Tensor:
         weights, biases = parameters[:n_layers], parameters[n_layers:]
-        n_members, used, n_rows = x.shape
-        n_columns = weights[-1].shape[-1]
-        features = x.new_empty(n_members, n_columns, n_rows)
-        features[:, :used] = x
-        before = []
-        for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-            z = torch.baddbmm(bias.unsqueeze(-1), weight, features[:, :used])
-            before.append(z)
-            if i < n_layers - 1:
-                n_neurons = weight.shape[-2]
-                _silu_into(z, out=features[:, used : used + n_neurons])
-                used += n_neurons
+        n_members, n_inputs, n_rows = x.shape
+        layout = Layout.of(n_inputs, [w.shape[-2] for w in weights], dense=dense)
+        features = x.new_empty(n_members, layout.reads[-1].stop, n_rows)
+        features[:, :n_inputs] = x
+        before = [x.new_empty(n_members, w.shape[-2], n_rows) for w in weights]
+        out = torch.empty_like(before[-1])
+        buffers = Buffers.of(features, out, layout)
+        columns = [bias.unsqueeze(-1) for bias in biases]
+        chain_forward(ACTIVATIONS[name], buffers, weights, columns, before)
         ctx.save_for_backward(features, *weights, *before)
-        ctx.n_layers = n_layers
-        out: Tensor = torch.nn.functional.silu(before[-1])
+        ctx.layout, ctx.name = layout, name
         return out
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        n = ctx.n_layers
+        layout = ctx.layout
+        n = len(layout.reads)
         features, *rest = ctx.saved_tensors
         weights, before = rest[:n], rest[n:]
         (grad_last,) = grad_outputs
-        grad_weights: list[Tensor | None] = [None] * n
-        grad_biases: list[Tensor | None] = [None] * n
         grads = torch.empty_like(features)
-        for i in reversed(range(n)):
-            n_neurons, used = weights[i].shape[-2:]
-            grad = grad_last if i == n - 1 else grads[:, used : used + n_neurons]
-            grad_z = _silu_backward(grad, before[i])
-            grad_weights[i] = torch.bmm(grad_z, features[:, :used].mT)
-            grad_biases[i] = grad_z.sum(-1)
-            into = grads[:, :used]
-            if i == n - 1:
-                torch.bmm(weights[i].mT, grad_z, out=into)
-            elif i > 0 or ctx.needs_input_grad[0]:
-                torch.baddbmm(into, weights[i].mT, grad_z, out=into)
-        grad_x = grads[:, : weights[0].shape[-1]] if ctx.needs_input_grad[0] else None
-        return grad_x, None, *grad_weights, *grad_biases
+        grad_weights = [torch.empty_like(w) for w in weights]
+        grad_biases = [w.new_empty(w.shape[:-1]) for w in weights]
+        wants_inputs = ctx.needs_input_grad[0]
+        chain_backward(
+            ACTIVATIONS[ctx.name],
+            Buffers.of(features, grad_last, layout),
+            before,
+            [w.mT if i or wants_inputs else None for i, w in enumerate(weights)],
+            Buffers.of(grads, grad_last, layout),
+            grad_weights,
+            grad_biases,
+            dense=layout.dense,
+        )
+        grad_x = grads[:, layout.reads[0]] if wants_inputs else None
+        return grad_x, None, None, None, *grad_weights, *grad_biases
 
 
-def dense_chain(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-    """Run densely connected swish layers.
+def dense_chain(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    *,
+    activation: str = "swish",
+    dense: bool = True,
+) -> Tensor:
+    """Run a chain of layers.
 
     Parameters
     ----------
     x : Tensor of shape (members, n_inputs, batch)
         Inputs, feature-major.
     weights : sequence of Tensor of shape (members, n_neurons, n_columns)
-        Layer ``i`` reads the inputs and the features of all layers before it.
+        Layer ``i`` reads the inputs and the features of all layers before it; without `dense` only
+        those of the layer before it.
     biases : sequence of Tensor of shape (members, n_neurons)
         Biases.
+    activation : str, default="swish"
+        One of `ACTIVATIONS`.
+    dense : bool, default=True
+        Whether layers are densely connected.
 
     Returns
     -------
     Tensor of shape (members, n_neurons, batch)
         Features of the last layer.
     """
-    out: Tensor = _DenseChain.apply(x, len(weights), *weights, *biases)  # type: ignore[no-untyped-call]
+    out: Tensor = _Chain.apply(x, activation, dense, len(weights), *weights, *biases)  # type: ignore[no-untyped-call]
     return out

@@ -1,13 +1,30 @@
-"""Losses of single rows; weights and means come later."""
+"""Losses of single rows and their gradients; weights and means come later."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["LOSSES", "RowLoss"]
+__all__ = ["LOSSES", "Loss", "RowLoss"]
+
+
+class Loss(NamedTuple):
+    """A loss of rows and its gradient by the outputs.
+
+    Parameters
+    ----------
+    value : callable
+        Maps outputs (..., batch, outputs) and targets to losses (..., batch).
+    slope : callable
+        Maps the same to the gradient of the losses, of the shape of the outputs.
+    """
+
+    value: Callable[[Tensor, Tensor], Tensor]
+    slope: Callable[[Tensor, Tensor], Tensor]
 
 
 def _binary_cross_entropy(output: Tensor, target: Tensor) -> Tensor:
@@ -18,30 +35,39 @@ def _cross_entropy(output: Tensor, target: Tensor) -> Tensor:
     return -output.log_softmax(-1).gather(-1, target.unsqueeze(-1)).squeeze(-1)
 
 
-def _mean_over_targets(elementwise: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    def loss(output: Tensor, target: Tensor) -> Tensor:
+def _cross_entropy_slope(output: Tensor, target: Tensor) -> Tensor:
+    # Not F.one_hot, which asks the device how many classes there are.
+    is_class = target.unsqueeze(-1) == torch.arange(output.shape[-1], device=output.device)
+    return output.softmax(-1) - is_class.to(output.dtype)
+
+
+def _over_targets(elementwise: Callable[..., Tensor], slope: Callable[[Tensor], Tensor]) -> Loss:
+    """Return a loss of the differences, averaged over targets."""
+
+    def value(output: Tensor, target: Tensor) -> Tensor:
         return elementwise(output, target, reduction="none").mean(-1)
 
-    return loss
+    return Loss(value, lambda output, target: slope(output - target) / output.shape[-1])
 
 
-#: Loss of every row: (..., batch, outputs) and targets -> (..., batch).
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "binary_cross_entropy": _binary_cross_entropy,
-    "cross_entropy": _cross_entropy,
-    "squared_error": _mean_over_targets(F.mse_loss),
-    "absolute_error": _mean_over_targets(F.l1_loss),
-    "huber": _mean_over_targets(F.huber_loss),
+LOSSES = {
+    "binary_cross_entropy": Loss(
+        _binary_cross_entropy, lambda output, target: output.sigmoid() - target.unsqueeze(-1)
+    ),
+    "cross_entropy": Loss(_cross_entropy, _cross_entropy_slope),
+    "squared_error": _over_targets(F.mse_loss, lambda difference: 2 * difference),
+    "absolute_error": _over_targets(F.l1_loss, torch.sign),
+    "huber": _over_targets(F.huber_loss, lambda difference: difference.clamp(-1, 1)),
 }
 
 
 class RowLoss(nn.Module):
     """A loss of rows as the module that skorch takes a criterion to be."""
 
-    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, loss: Loss) -> None:
         super().__init__()
-        self.function = function
+        self.loss = loss
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the loss of every row."""
-        return self.function(output, target)
+        return self.loss.value(output, target)

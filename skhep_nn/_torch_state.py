@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 
-__all__ = ["recording_gradients", "threads_for"]
+__all__ = ["one_thread_each", "recording_gradients", "side_by_side", "threads_for"]
+
+T = TypeVar("T")
 
 # Operations of one step or chunk below which a second thread does not pay.
 _WORTH_THREADS = 1e8
@@ -20,8 +25,18 @@ def threads_for(n_operations: float) -> Iterator[None]:
     Measured: single networks at batch 256 gain nothing from it, and where another process holds the core
     two threads that wait for each other fall to a hundredth of the rate of one.
     """
+    if n_operations > _WORTH_THREADS:
+        yield
+        return
+    with one_thread_each():
+        yield
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Let torch use no threads of its own, also in Python threads that start meanwhile."""
     before = torch.get_num_threads()
-    if before == 1 or n_operations > _WORTH_THREADS:
+    if before == 1:
         yield
         return
     torch.set_num_threads(1)
@@ -29,6 +44,26 @@ def threads_for(n_operations: float) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def side_by_side(tasks: Sequence[Callable[[threading.Event], T]]) -> list[T]:
+    """Run tasks, each on a thread with one thread of torch's, and return what they return.
+
+    Threads that share nothing but the data need not wait for each other after every operation, as
+    those of OpenMP do, and where another process holds a core they lose no more than that core. The event
+    that a task is given tells it that its result is no longer wanted.
+    """
+    stop = threading.Event()
+    with one_thread_each():
+        if len(tasks) == 1:
+            return [tasks[0](stop)]
+        with ThreadPoolExecutor(len(tasks)) as pool:
+            futures = [pool.submit(task, stop) for task in tasks]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                stop.set()
+                raise
 
 
 @contextmanager

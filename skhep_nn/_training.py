@@ -18,11 +18,20 @@ from skorch import NeuralNet
 from skorch.callbacks import Callback, EpochTimer, PrintLog
 from torch import Tensor, nn
 
-from skhep_nn._batches import VALID_CHUNK, Batch, EventDataset, Fold, TrainBatches, ValidBatches
+from skhep_nn._batches import (
+    VALID_CHUNK,
+    Augmenter,
+    Batch,
+    EventDataset,
+    Fold,
+    TrainBatches,
+    ValidBatches,
+)
 from skhep_nn._best import BestPasses
 from skhep_nn._callbacks import SklearnCallbacks
 from skhep_nn._cuda import GraphedPass
-from skhep_nn._losses import RowLoss
+from skhep_nn._losses import Loss, RowLoss
+from skhep_nn._member_groups import MemberGroups
 from skhep_nn.ensemble import apply_link, stacked_state
 from skhep_nn.networks import MemberDropout
 from skhep_nn.schedules import Rates
@@ -32,13 +41,6 @@ __all__ = ["MemberNet"]
 _BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 
 IntArray = NDArray[np.int64]
-
-
-class Augmenter(Protocol):
-    """What training needs of an augmenter."""
-
-    def transform_tensor(self, X: Tensor, generator: torch.Generator) -> Tensor:
-        """Return one random copy of every row."""
 
 
 class Schedule(Protocol):
@@ -70,7 +72,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
     ----------
     stack : nn.Module
         The members (see `skhep_nn.ensemble.stack_networks`).
-    criterion : callable
+    criterion : Loss
         Loss of every row, one of `skhep_nn._losses.LOSSES`.
     link : str
         Link function of the outputs, for what callbacks see.
@@ -82,8 +84,8 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         Learning rate and momentum of every step.
     augmenter : Augmenter, optional
         Draws a random copy of every row of every batch.
-    generator : torch.Generator
-        Random numbers of the augmenter.
+    generators : sequence of torch.Generator
+        Random numbers of the augmenter, one a member; the first also serves dropout.
     rngs : sequence of numpy.random.Generator
         Order of the rows of each member.
     patience : int, optional
@@ -92,6 +94,8 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         Lower precision for the forward pass.
     capture : bool, default=False
         On CUDA, capture the training step as a graph.
+    n_workers : int, default=1
+        On a CPU, threads that members may be split over.
     task : {"classifier", "regressor"}
         What scikit-learn scorers inside callbacks should take it for.
     **kwargs
@@ -102,17 +106,18 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         self,
         stack: nn.Module,
         *,
-        criterion: Callable[[Tensor, Tensor], Tensor],
+        criterion: Loss,
         link: str,
         folds: Sequence[Fold],
         weight: Tensor,
         schedule: Schedule,
         augmenter: Augmenter | None,
-        generator: torch.Generator,
+        generators: Sequence[torch.Generator],
         rngs: Sequence[np.random.Generator],
         patience: int | None = None,
         autocast: torch.dtype | None = None,
         capture: bool = False,
+        n_workers: int = 1,
         task: str = "classifier",
         **kwargs: Any,
     ) -> None:
@@ -122,11 +127,12 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         self.weight = weight
         self.schedule = schedule
         self.augmenter = augmenter
-        self.generator = generator
+        self.generators = generators
         self.rngs = rngs
         self.patience = patience
         self.autocast = autocast
         self.capture = capture
+        self.n_workers = n_workers
         self.task = task
         # Rows that one member is validated on are rows that the others were trained on: scores of
         # callbacks come from the validation pass itself, in which every row meets its own member.
@@ -166,11 +172,11 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         self._rates_now: tuple[float, float | None] | None = None
         # RMSprop, for one, has momentum only if asked; then the schedule leaves it at zero.
         self._built_with_momentum = bool(self.optimizer_.param_groups[0].get("momentum"))
-        self._graphed: GraphedPass | None = None
+        self._runner: GraphedPass | MemberGroups | None = None
         self.interrupted_ = False
         for module in self.module_.modules():
             if isinstance(module, MemberDropout):
-                module.generator = self.generator
+                module.generator = self.generators[0]
         self.notifies_batches = any(
             getattr(type(cb), hook) is not getattr(Callback, hook)
             for _, cb in self.callbacks_
@@ -205,7 +211,14 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         """Return batches that are gathered by index on the device."""
         if training:
             rows = [fold.train for fold in self.folds]
-            return TrainBatches(dataset, rows, self.batch_size, self.rngs)
+            return TrainBatches(
+                dataset,
+                rows,
+                self.batch_size,
+                self.rngs,
+                augmenter=self.augmenter,
+                generators=self.generators,
+            )
         if isinstance(dataset, torch.utils.data.Subset):
             events: Any = dataset.dataset
             return ValidBatches(events, [fold.valid for fold in self.folds])
@@ -279,10 +292,11 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
                 rates,
                 lambda batch: self._notified(batch, lambda b: step_fn(b, **params), training=True),
             )
-        if self._graphed is None and GraphedPass.serves(self):
-            self._graphed = GraphedPass(self, iterator)
-        if self._graphed is not None:
-            losses = self._graphed.run(rates)
+        if self._runner is None:
+            runner = next((r for r in (GraphedPass, MemberGroups) if r.serves(self)), None)
+            self._runner = runner and runner(self, iterator)
+        if self._runner is not None:
+            losses = self._runner.run(self._applied(rates))
         else:
             losses = self._steps(iterator, rates, self._optimise)
         # Callbacks such as Checkpoint read batches: the pass stands for them.
@@ -303,6 +317,15 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         return means
 
     def _valid_pass(self, iterator: ValidBatches) -> NDArray[np.float64]:
+        if isinstance(self._runner, MemberGroups):
+            losses = self._runner.validate(iterator)
+        else:
+            losses = self._valid_steps(iterator)
+        self.best_.update(losses, len(self.records_) - 1, stacked_state(self.module_))
+        return losses
+
+    def _valid_steps(self, iterator: ValidBatches) -> NDArray[np.float64]:
+        """Validate chunk by chunk; return the loss of every member."""
         total = torch.zeros(len(self.folds), device=iterator.dataset.X.device)
         self._set_training(False)
         count = 0
@@ -314,8 +337,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
             total += result["member_losses"]
             count += 1
         self.history.record("valid_batch_count", count)
-        losses = total.double().cpu().numpy()
-        self.best_.update(losses, len(self.records_) - 1, stacked_state(self.module_))
+        losses: NDArray[np.float64] = total.double().cpu().numpy()
         return losses
 
     def _notified(
@@ -355,12 +377,9 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         return out
 
     def train_step_single(self, batch: Batch, **fit_params: Any) -> dict[str, Tensor]:
-        """Augment, run forward and backward."""
+        """Run forward and backward."""
         del fit_params
-        X = batch.X
-        if self.augmenter is not None:
-            X = self.augmenter.transform_tensor(X, self.generator)
-        y_pred = self._forward(X)
+        y_pred = self._forward(batch.X)
         losses = self.get_loss(y_pred, (batch.y, batch.weight), training=True)
         # Members share no parameter: the gradient of the sum is each member's own gradient.
         loss = losses.sum()
@@ -427,6 +446,19 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
                 group["betas"] = (momentum, group["betas"][1])
             elif momentum is not None and self._built_with_momentum:
                 group["momentum"] = momentum
+
+    def _applied(self, rates: Rates) -> list[tuple[float, float | None]]:
+        """Return learning rate and momentum of every step, as the optimiser has them.
+
+        A callback may have had the last word, see `set_rates`.
+        """
+        applied = []
+        group = self.optimizer_.param_groups[0]
+        for step in range(len(rates.lr)):
+            self.set_rates(rates, step)
+            momentum = group["betas"][0] if "betas" in group else group.get("momentum")
+            applied.append((group["lr"], momentum))
+        return applied
 
     def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
         """Close the records of a pass."""

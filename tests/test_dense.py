@@ -576,5 +576,6 @@ def test_compile_does_not_change_the_answer(blobs, monkeypatch):
         torch, "compile", lambda module, **kwargs: (asked.append(kwargs), module)[1]
     )
     p = quick(compile=True, schedule=Constant()).fit(X, y).predict_proba(X)
-    np.testing.assert_array_equal(p, quick(schedule=Constant()).fit(X, y).predict_proba(X))
+    eager = quick(schedule=Constant()).fit(X, y).predict_proba(X)
+    np.testing.assert_allclose(p, eager, atol=1e-6)
     assert asked

@@ -24,14 +24,18 @@ FLOORS: tuple[frozenset[str], ...] = (
         {
             "_dense_chain",
             "_docs",
+            "_calo_layers",
+            "_dense_kernels",
+            "_dense_triton",
             "_params",
+            "_torch_state",
             "_version",
             "_events",
             "_momenta",
             "_weights",
         }
     ),
-    frozenset({"_ams"}),
+    frozenset({"_ams", "_calo_cnn", "_dense_forward"}),
     frozenset(
         {
             "augmentation",
@@ -44,9 +48,10 @@ FLOORS: tuple[frozenset[str], ...] = (
             "schedules",
         }
     ),
-    frozenset({"ensemble"}),
-    frozenset({"_batches", "_best", "_callbacks", "_cuda", "_losses", "_torch_state"}),
-    frozenset({"_folds", "_training"}),
+    frozenset({"_losses", "ensemble"}),
+    frozenset({"_batches", "_best", "_callbacks", "_dense_step"}),
+    frozenset({"_cuda", "_folds", "_member_groups"}),
+    frozenset({"_training"}),
     frozenset({"_base"}),
     frozenset({"_tables"}),
     frozenset({"calo", "dense", "waveform"}),

@@ -117,7 +117,7 @@ def test_few_and_many_categories_embed_alike(monkeypatch):
     codes = torch.tensor([[0, 3, -1, 2, 3], [1, -1, 0, 0, 2]])
     results = []
     for few in (64, 0):
-        monkeypatch.setattr(networks, "_FEW_CATEGORIES", few)
+        monkeypatch.setattr(networks, "FEW_CATEGORIES", few)
         single = []
         for seed in range(2):
             embedding = networks.MemberEmbedding(4, 3)
@@ -163,7 +163,17 @@ def test_embedding_size_is_the_rule_of_thumb():
 
 
 @pytest.mark.parametrize("n_members", [1, 3])
-@pytest.mark.parametrize("params", [{}, {"width": 7, "growth_rate": 0.4, "depth": 4}, {"depth": 1}])
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"width": 7, "growth_rate": 0.4, "depth": 4},
+        {"depth": 1},
+        {"dense": False, "growth_rate": -0.1},
+        {"activation": "relu"},
+        {"activation": "selu", "dense": False},
+    ],
+)
 def test_the_chains_own_backward_is_automatic_differentiation(monkeypatch, n_members, params):
     members = []
     for seed in range(n_members):
@@ -185,7 +195,9 @@ def test_the_chains_own_backward_is_automatic_differentiation(monkeypatch, n_mem
         grads = {name: p.grad for name, p in network.named_parameters()}
         results.append({"out": out.detach(), "x": x.grad} | grads)
     for name, value in results[0].items():
-        torch.testing.assert_close(value, results[1][name], rtol=1e-4, atol=1e-5, msg=name)
+        # Gradients that are small differences of large terms are as exact as those terms.
+        size = results[1][name].abs().max().item()
+        torch.testing.assert_close(value, results[1][name], rtol=1e-4, atol=2e-6 * size)
 
 
 def test_dropout_precision_and_activation_leave_the_chain():
@@ -193,7 +205,6 @@ def test_dropout_precision_and_activation_leave_the_chain():
     assert build()._chains(x)
     assert not build(dropout=0.1)._chains(x)
     assert build(dropout=0.1).eval()._chains(x)
-    assert not build(activation="relu")._chains(x)
-    assert not build(dense=False)._chains(x)
+    assert not build(activation="prelu")._chains(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not build()._chains(x)

@@ -143,7 +143,7 @@ class TestDropout:
             return forward(self, x)
 
         monkeypatch.setattr(layer, "forward", spy)
-        quick(dropout=0.5, activation="relu", depth=1, n_members=3, max_epochs=3).fit(X, y)
+        quick(dropout=0.5, activation="prelu", depth=1, n_members=3, max_epochs=3).fit(X, y)
         n_steps, n_valid = 4, 1
         assert modes == ([True] * n_steps + [False] * n_valid) * 3
 
@@ -374,7 +374,7 @@ class Spy(BaseEstimator):
 
     def transform_tensor(self, X, generator):
         self.shapes_.append(tuple(X.shape))
-        self.drawn_.append(torch.rand(3, generator=generator, device=X.device).cpu().numpy())
+        self.drawn_.extend(torch.rand(len(X), generator=generator, device=X.device).tolist())
         return X
 
     def view_tensor(self, X, index):
@@ -395,23 +395,26 @@ class TestDrawsOfTheAugmenter:
         np.testing.assert_array_equal(first, again)
         assert not np.isin(other, first).any()
 
-    def test_every_batch_of_every_pass_is_drawn_anew(self, events):
-        drawn = self.drawn(events, max_epochs=3)
-        assert drawn.shape == (3 * 5, 3)
+    def test_every_row_of_every_pass_is_drawn_anew(self, events):
+        drawn = self.drawn(events, max_epochs=3, n_members=2)
+        n_steps, width = 3, 64
+        assert len(drawn) == 3 * 2 * n_steps * width
         assert len(np.unique(drawn)) == drawn.size
 
     def test_training_rows_only_and_of_all_members(self, events):
         X, y, _ = events
         augmenter = quick(augmentation=Spy(), n_members=3).fit(X, y).augmenter_
-        assert augmenter.shapes_ == [(3, 50, 4)] * 8
+        n_steps, width = 4, 64
+        assert augmenter.shapes_ == [(n_steps * width, 4)] * 3 * 2  # three members, two passes
         assert augmenter.viewed_ == []
 
     def test_views_are_averaged_at_predict(self, events):
         X, y, _ = events
         model = quick(augmentation=Spy(), n_members=2).fit(X, y)
+        n_drawn = len(model.augmenter_.drawn_)
         averaged = model.predict_proba(X)
         assert sorted(set(model.augmenter_.viewed_)) == [0, 1]
-        assert len(model.augmenter_.drawn_) == 2 * len(set(model.history_.epoch)) + 2
+        assert len(model.augmenter_.drawn_) == n_drawn
         model.set_params(tta=False)
         both = (model.predict_proba(X) + model.predict_proba(-X)) / 2
         np.testing.assert_allclose(averaged, both, atol=1e-6)

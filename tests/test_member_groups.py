@@ -1,0 +1,231 @@
+"""Training and prediction without automatic differentiation, against the simple version."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from skhep_nn import DenseNetClassifier, DenseNetRegressor, EventAugmenter
+from skhep_nn._dense_step import DenseStep
+from skhep_nn._losses import LOSSES
+from skhep_nn._member_groups import MemberGroups
+from skhep_nn._torch_state import side_by_side
+from skhep_nn.ensemble import Ensemble, stack_networks
+from skhep_nn.networks import CategoricalColumn, DenseNet
+
+WIDTH, N_FEATURES = 70, 9
+CATEGORICAL = [CategoricalColumn(2, 4, 3), CategoricalColumn(7, 3, 2)]
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def stack(n_members=3, n_outputs=1, **params):
+    members = []
+    for seed in range(n_members):
+        network = DenseNet(N_FEATURES, n_outputs, **{"categorical": CATEGORICAL} | params)
+        network.reset_parameters(torch.Generator().manual_seed(seed))
+        n = len(network.input_stage.mean)
+        network.input_stage.mean.copy_(random(n, seed=seed))
+        network.input_stage.scale.copy_(random(n, seed=seed).abs() + 0.5)
+        members.append(network)
+    return stack_networks(members)
+
+
+def rows(*shape, seed=5):
+    X = random(*shape, N_FEATURES, seed=seed)
+    for column in CATEGORICAL:
+        codes = torch.randint(
+            -1, column.n_categories, shape, generator=torch.Generator().manual_seed(column.column)
+        )
+        X[..., column.column] = codes.float()
+    return X
+
+
+def targets(loss, n_outputs, *shape):
+    generator = torch.Generator().manual_seed(9)
+    if loss == "binary_cross_entropy":
+        return torch.randint(0, 2, shape, generator=generator).float()
+    if loss == "cross_entropy":
+        return torch.randint(0, n_outputs, shape, generator=generator)
+    return random(*shape, n_outputs, seed=9)
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_slopes_are_the_derivatives_of_the_losses(loss):
+    n_outputs = 1 if loss == "binary_cross_entropy" else 3
+    output = (2 * random(4, 50, n_outputs)).double().requires_grad_()
+    target = targets(loss, n_outputs, 4, 50)
+    target = target if loss == "cross_entropy" else target.double()
+    LOSSES[loss].value(output, target).sum().backward()
+    slope = LOSSES[loss].slope(output.detach(), target)
+    torch.testing.assert_close(slope.expand_as(output), output.grad, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"activation": "relu", "dense": False, "width": 12, "growth_rate": -0.1},
+        {"activation": "selu", "depth": 1},
+        {"categorical": [], "width": 5, "growth_rate": 0.3, "depth": 3},
+        {"categorical": [], "depth": 1, "dense": False},
+    ],
+)
+def test_the_gradient_is_automatic_differentiation(loss, params, monkeypatch):
+    n_outputs = 1 if loss == "binary_cross_entropy" else 3
+    network = stack(n_outputs=n_outputs, **params)
+    X, weight = rows(3, WIDTH), random(3, WIDTH, seed=3)
+    y = targets(loss, n_outputs, 3, WIDTH)
+    monkeypatch.setattr(DenseNet, "_chains", lambda *_: False)
+    expected = (LOSSES[loss].value(network(X), y) * weight).sum(-1)
+    expected.sum().backward()
+    for members in (slice(0, 3), slice(1, 3)):
+        step = DenseStep(network, members, WIDTH, LOSSES[loss])
+        step.load()
+        part = X[members], y[members], weight[members]
+        for _ in range(2):  # memory that is used again must not remember
+            losses = step.step(*part)
+        torch.testing.assert_close(losses, expected[members].detach(), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(step.losses(*part), losses)
+        sizes = [p[members].numel() for p in network.parameters()]
+        assert not step.flat.grad[sum(sizes) :].any()
+        parts = step.flat.grad[: sum(sizes)].split(sizes)
+        for (name, p), part in zip(network.named_parameters(), parts, strict=True):
+            grad = p.grad[members]
+            size = grad.abs().max().item() + 1e-6
+            torch.testing.assert_close(
+                part.view_as(grad), grad, rtol=1e-4, atol=2e-6 * size, msg=lambda m, n=name: n + m
+            )
+
+
+def test_what_is_not_served():
+    assert DenseStep.serves(stack())
+    assert not DenseStep.serves(stack(activation="prelu"))
+    assert not DenseStep.serves(stack(dropout=0.1))
+    assert not DenseStep.serves(stack(categorical=[CategoricalColumn(2, 65, 3)]))
+    assert not DenseStep.serves(torch.nn.Linear(3, 1))
+
+
+def test_parameters_are_taken_over_and_handed_back():
+    network = stack()
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    step = DenseStep(network, slice(1, 3), WIDTH, LOSSES["binary_cross_entropy"])
+    step.load()
+    with torch.no_grad():
+        step.flat.add_(1)
+    step.store()
+    for name, p in network.named_parameters():
+        assert torch.equal(p[0], before[name][0])
+        assert torch.equal(p[1:], before[name][1:] + 1)
+
+
+# -- whole fits ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def events():
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(900, 6)).astype(np.float32)
+    y = (X[:, 0] + 0.5 * X[:, 1] ** 2 + 0.3 * rng.normal(size=900) > 0.4).astype(int)
+    return X, y, rng.uniform(0.2, 3, 900)
+
+
+def fitted(events, cls=DenseNetClassifier, **params):
+    X, y, w = events
+    defaults = {"n_members": 5, "max_epochs": 3, "batch_size": 64, "random_state": 0}
+    return cls(**defaults | {"device": "cpu"} | params).fit(X, y, sample_weight=w)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "rmsprop"])
+@pytest.mark.parametrize("cls", [DenseNetClassifier, DenseNetRegressor])
+def test_it_trains_like_automatic_differentiation(events, monkeypatch, cls, optimizer):
+    params = {"optimizer": optimizer, "weight_decay": 0.01, "early_stopping": True}
+    ours = fitted(events, cls, **params)
+    monkeypatch.setattr(MemberGroups, "serves", lambda _: False)
+    simple = fitted(events, cls, **params)
+    assert isinstance(ours.net_._runner, MemberGroups)
+    assert simple.net_._runner is None
+    for column in ("train_loss", "valid_loss", "lr", "momentum"):
+        np.testing.assert_allclose(ours.history_[column], simple.history_[column], rtol=1e-4)
+    for name, value in simple.ensemble_.states.items():
+        np.testing.assert_allclose(ours.ensemble_.states[name], value, rtol=2e-3, atol=2e-5)
+
+
+def test_groups_of_members_train_to_the_same_bits(events, monkeypatch):
+    """On one thread, two and three: what a member becomes does not depend on its neighbours."""
+    names = ["lep_px", "lep_py", "lep_pz", "jet_px", "jet_py", "jet_pz"]
+    monkeypatch.setattr("skhep_nn._member_groups._WORTH_THREADS", 0)
+    models = []
+    for n_threads in (1, 2, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda n=n_threads: n)
+        augmenter = EventAugmenter(columns=names)
+        models.append(fitted(events, augmentation=augmenter, early_stopping=True))
+        assert len(models[-1].net_._runner.groups) == n_threads
+    for model in models[1:]:
+        for name, value in models[0].ensemble_.states.items():
+            np.testing.assert_array_equal(model.ensemble_.states[name], value, err_msg=name)
+        np.testing.assert_array_equal(
+            model.history_.drop(columns="seconds"), models[0].history_.drop(columns="seconds")
+        )
+
+
+def test_small_fits_start_no_threads(events, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert len(fitted(events, n_members=2).net_._runner.groups) == 1
+
+
+# -- threads ------------------------------------------------------------------------------------------
+
+
+def test_side_by_side_keeps_order_and_lends_one_thread_each():
+    before = torch.get_num_threads()
+    seen = side_by_side([lambda _, i=i: (i, torch.get_num_threads()) for i in range(3)])
+    assert seen == [(0, 1), (1, 1), (2, 1)]
+    assert torch.get_num_threads() == before
+
+
+def test_an_error_in_one_task_ends_the_others():
+    told = []
+
+    def fails(_):
+        raise RuntimeError("no")
+
+    def waits(stop: threading.Event):
+        told.append(stop.wait(20))
+
+    with pytest.raises(RuntimeError, match="no"):
+        side_by_side([fails, waits])
+    assert told == [True]
+
+
+# -- prediction ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_members", [1, 5, 6])
+@pytest.mark.parametrize(
+    "params", [{}, {"activation": "relu", "dense": False}, {"categorical": []}]
+)
+def test_prediction_in_memory_of_its_own_is_the_networks(n_members, params, monkeypatch):
+    """To the same bits, whichever way rows are cut: also in a process with more threads."""
+    network = stack(n_members, 2, **params)
+    settings = {"n_features": N_FEATURES, "n_outputs": 2, "categorical": CATEGORICAL} | params
+    ensemble = Ensemble.from_stack(DenseNet, settings, network.state_dict())
+    X = rows(1500).numpy()
+    expected = ensemble.predict(X, link="softmax", chunk_size=2048)
+    np.testing.assert_array_equal(ensemble.predict(X, link="softmax"), expected)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    np.testing.assert_array_equal(ensemble.predict(X, link="softmax"), expected)
+    np.testing.assert_array_equal(ensemble.predict(X[700:1400], link="softmax"), expected[700:1400])
+
+
+def test_many_categories_are_looked_up():
+    params = {"categorical": [CategoricalColumn(2, 100, 3)]}
+    ensemble = Ensemble.from_stack(
+        DenseNet, {"n_features": N_FEATURES} | params, stack(2, **params).state_dict()
+    )
+    X = rows(1500).numpy()
+    np.testing.assert_array_equal(ensemble.predict(X), ensemble.predict(X, chunk_size=2048))
