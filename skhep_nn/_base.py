@@ -22,8 +22,8 @@ from skhep_nn._batches import Fold, n_steps
 from skhep_nn._callbacks import CallbackSupportMixin, SklearnCallbacks, with_callbacks
 from skhep_nn._folds import make_folds
 from skhep_nn._losses import LOSSES
-from skhep_nn._params import OPTIMIZERS, PRECISIONS, check_params, is_flag
-from skhep_nn._torch_state import recording_gradients, threads_for
+from skhep_nn._params import OPTIMIZERS, check_params, is_flag
+from skhep_nn._torch_state import half_precision, recording_gradients, threads_for
 from skhep_nn._training import MemberNet
 from skhep_nn.ensemble import Ensemble, stack_networks
 from skhep_nn.metrics import class_balanced_weights
@@ -34,6 +34,9 @@ __all__ = ["BaseNetworkClassifier", "BaseNetworkEstimator", "BaseNetworkRegresso
 
 # The study's number of passes, and what it takes to fit anything at all when a pass is a step or two.
 _FEWEST_EPOCHS, _FEWEST_STEPS = 15, 200
+# Of the free memory of a GPU that rows may take; more of them stay on the host and are brought batch by
+# batch. The rest is for networks, batches and their gradients.
+_DEVICE_SHARE = 0.7
 
 
 class Target(NamedTuple):
@@ -147,8 +150,7 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
         ):
             generator.manual_seed(int(state))
         net.set_params(callbacks=self._callbacks(X, y, sample_weight))
-        # Row by row in memory, as batches are gathered.
-        rows = torch.as_tensor(np.ascontiguousarray(encoded), device=device)
+        rows = _placed(encoded, device)
         n_operations = 6 * sum(p.numel() for p in net.stack.parameters()) * self.batch_size
         with threads_for(n_operations):
             net.fit(rows, torch.as_tensor(target.values, device=device))
@@ -199,6 +201,7 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
             stack,
             criterion=LOSSES[target.loss],
             link=target.link,
+            n_outputs=target.n_outputs,
             folds=folds,
             weight=torch.as_tensor(weight, dtype=torch.float32, device=device),
             schedule=self._schedule(),
@@ -206,7 +209,7 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
             generators=[torch.Generator(device) for _ in seeds],
             rngs=[np.random.default_rng(seed) for seed in seeds],
             patience=self._patience(),
-            autocast=PRECISIONS[self.precision],
+            autocast=self._autocast(device, fitting=True),
             capture=isinstance(self.compile, str),
             n_workers=torch.get_num_threads(),
             task="classifier" if target.link != "identity" else "regressor",
@@ -252,9 +255,14 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
         check_is_fitted(self, "ensemble_")
         views = self.augmenter_ if self.tta else None
         encoded = self._encode_X(X, reset=False)
+        device = self._device(fitting=False)
         with threads_for(2 * self.ensemble_.n_parameters * len(encoded)):
             outputs: NDArray[np.float32] = self.ensemble_.predict(
-                encoded, link=self._link, views=views, device=self._device(fitting=False)
+                encoded,
+                link=self._link,
+                views=views,
+                device=device,
+                autocast=self._autocast(device, fitting=False),
             )
         return outputs
 
@@ -286,6 +294,13 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
                 raise ValueError(msg)
             return torch.device("cpu")
         return device
+
+    def _autocast(self, device: torch.device, *, fitting: bool) -> torch.dtype | None:
+        """Return the precision below single that the networks run in."""
+        pays = getattr(self._network_class, "half_precision_pays", False)
+        if self.precision == "auto":
+            return half_precision(device) if pays else None
+        return torch.bfloat16 if self.precision == "bfloat16" and (fitting or pays) else None
 
     def _check_params(self) -> None:
         check_params(self)
@@ -414,6 +429,16 @@ class BaseNetworkRegressor(RegressorMixin, BaseNetworkEstimator):  # type: ignor
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+
+def _placed(encoded: NDArray[Any], device: torch.device) -> Tensor:
+    """Return the rows, one after the other in memory, on the device if they fit there."""
+    rows = torch.as_tensor(np.ascontiguousarray(encoded))
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if rows.numel() * rows.element_size() > _DEVICE_SHARE * free:
+            return rows
+    return rows.to(device)
 
 
 def _copied(callback: Any) -> Any:

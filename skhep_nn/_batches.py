@@ -65,15 +65,30 @@ class Fold(NamedTuple):
 
 
 class EventDataset(Dataset):  # type: ignore[misc]
-    """Rows, targets and event weights on one device."""
+    """Rows, targets and event weights.
+
+    Targets and weights lie on the device of the training; rows lie there too, or on the host if there
+    are too many of them.
+    """
 
     def __init__(self, X: Tensor, y: Tensor, weight: Tensor) -> None:
         super().__init__(X, y)
         self.weight = weight
 
-    def gather(self, index: Tensor, share: Tensor) -> Batch:
-        """Return the rows of a batch, their weights times their shares."""
-        return Batch(self.X[index], self.y[index], self.weight[index] * share)
+    @property
+    def streams(self) -> bool:
+        """Whether rows have to come from the host."""
+        return bool(self.X.device != self.y.device)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Return rows on the device of the targets."""
+        rows: Tensor = self.X[index.to(self.X.device)].to(self.y.device)
+        return rows
+
+    def gather(self, index: Tensor, share: Tensor, rows: Tensor | None = None) -> Batch:
+        """Return a batch: rows, unless they are given, targets, and weights times shares."""
+        rows = self.rows(index) if rows is None else rows
+        return Batch(rows, self.y[index], self.weight[index] * share)
 
 
 def _filled(width: int) -> int:
@@ -118,8 +133,8 @@ class TrainBatches:
     n_gathered : int
         Steps whose rows are gathered (and augmented) in one go: single steps are small work, and what
         a call costs beside its arithmetic counts.
-    share : Tensor of shape (n_steps, members, width)
-        One over the number of rows in the batch; zero where a row only fills the shape.
+    sizes : Tensor of shape (n_steps, members)
+        Numbers of rows that count.
     """
 
     def __init__(
@@ -133,20 +148,17 @@ class TrainBatches:
         generators: Sequence[torch.Generator] = (),
     ) -> None:
         self.dataset = dataset
-        self.rows = rows
+        # Half the memory: the plan of a pass holds a number for every row of every member.
+        self._rows = [r.astype(np.int32 if len(dataset) < 2**31 else np.int64) for r in rows]
         self.rngs = rngs
         self.augmenter = augmenter
         self.generators = generators
         self.n_steps = n_steps(rows, batch_size)
         self.width = _filled(max(-(-len(r) // self.n_steps) for r in rows))
-        self._index = np.zeros((self.n_steps, len(rows), self.width), dtype=np.int64)
-        share = np.zeros(self._index.shape, dtype=np.float32)
-        for k, r in enumerate(rows):
-            sizes = np.diff(self._edges(len(r)))
-            share[:, k] = (np.arange(self.width) < sizes[:, None]) / sizes[:, None]
-        self._filled = share > 0
-        self.device = dataset.X.device
-        self.share = torch.as_tensor(share, device=self.device)
+        self.device = dataset.y.device
+        sizes = np.stack([np.diff(self._edges(len(r))) for r in rows], axis=1)
+        self.sizes = torch.as_tensor(sizes, dtype=torch.float32, device=self.device)
+        self._lane = torch.arange(self.width, device=self.device)
         self.n_gathered = self._steps_at_once()
 
     def _edges(self, n_rows: int) -> IntArray:
@@ -159,44 +171,73 @@ class TrainBatches:
         if self.device.type == "cpu":
             at_once = _GATHERED_BYTES // n_bytes
         else:
-            at_once = min(_CUDA_GATHERED_STEPS, _CUDA_GATHERED_BYTES // (n_bytes * len(self.rows)))
+            at_once = min(_CUDA_GATHERED_STEPS, _CUDA_GATHERED_BYTES // (n_bytes * len(self._rows)))
         return int(min(max(1, at_once), self.n_steps))
 
     def __len__(self) -> int:
         return self.n_steps
 
-    def draw(self) -> Tensor:
-        """Draw the order of one pass: row numbers of shape (n_steps, members, width), on the host.
+    def draw(self, out: Tensor | None = None) -> Tensor:
+        """Draw the order of one pass.
 
-        They are overwritten by the next draw.
+        Parameters
+        ----------
+        out : Tensor of shape (n_steps, members, width), optional
+            Filled instead of new memory, of the type of the row numbers.
+
+        Returns
+        -------
+        Tensor of shape (n_steps, members, width)
+            Row numbers, on the host. Where the shape is larger than the batch they are of any row.
         """
-        for k, (rows, rng) in enumerate(zip(self.rows, self.rngs, strict=True)):
-            self._index[:, k][self._filled[:, k]] = rng.permutation(rows)
-        return torch.from_numpy(self._index)
+        shape = (self.n_steps, len(self._rows), self.width)
+        index = np.empty(shape, dtype=self._rows[0].dtype) if out is None else out.numpy()
+        lane = np.arange(self.width)
+        for k, (rows, rng) in enumerate(zip(self._rows, self.rngs, strict=True)):
+            at = self._edges(len(rows))[:-1, None] + lane
+            index[:, k] = np.take(rng.permutation(rows), at, mode="clip")
+        return torch.from_numpy(index)
 
-    def gather(self, index: Tensor, share: Tensor, members: slice = slice(None)) -> Batch:
+    def shares(self, sizes: Tensor) -> Tensor:
+        """Return one over the number of rows for those that count, and zero for the others."""
+        sizes = sizes.unsqueeze(-1)
+        return (self._lane < sizes) / sizes.clamp(min=1)
+
+    def gather(
+        self,
+        index: Tensor,
+        sizes: Tensor,
+        members: slice = slice(None),
+        rows: Tensor | None = None,
+    ) -> Batch:
         """Return the augmented rows of some steps, with a leading axis of steps.
 
         Parameters
         ----------
-        index, share : Tensor of shape (steps, members, width)
-            Rows and their shares, on the device of the data.
+        index : Tensor of shape (steps, members, width)
+            Row numbers, on the device of the training.
+        sizes : Tensor of shape (steps, members)
+            How many of them count.
         members : slice, optional
             Which members these are.
+        rows : Tensor of shape (steps, members, width, ...), optional
+            The rows, if they have been gathered already.
         """
-        y, weight = self.dataset.y[index], self.dataset.weight[index] * share
+        share = self.shares(sizes)
         if self.device.type != "cpu":
-            return Batch(self._augmented(self.dataset.X[index], 0), y, weight)
+            batch = self.dataset.gather(index, share, rows)
+            return batch._replace(X=self._augmented(batch.X, 0))
         # Member by member: rows stay in the cache of a core between gathering and augmenting, and what
         # is drawn for a member does not depend on which others it is trained beside.
         steps, n_members, width = index.shape
         shape = self.dataset.X.shape[1:]
         X = self.dataset.X.new_empty(n_members, steps * width, *shape)
-        for j, k in enumerate(range(len(self.rows))[members]):
+        for j, k in enumerate(range(len(self._rows))[members]):
             torch.index_select(self.dataset.X, 0, index[:, j].flatten(), out=X[j])
             if self.augmenter is not None:
                 X[j] = self._augmented(X[j], k)
-        return Batch(X.view(n_members, steps, width, *shape).transpose(0, 1), y, weight)
+        X = X.view(n_members, steps, width, *shape).transpose(0, 1)
+        return self.dataset.gather(index, share, X)
 
     def _augmented(self, X: Tensor, member: int) -> Tensor:
         if self.augmenter is None:
@@ -205,10 +246,10 @@ class TrainBatches:
 
     def batches(self, index: Tensor, members: slice = slice(None)) -> Iterator[Batch]:
         """Go through the steps of a pass for some members."""
-        parts = (index[:, members], self.share[:, members])
-        for some_index, some_share in zip(*(p.split(self.n_gathered) for p in parts), strict=True):
-            gathered = self.gather(some_index.to(self.device), some_share, members)
-            yield from (Batch(*parts) for parts in zip(*gathered, strict=True))
+        parts = (index[:, members], self.sizes[:, members])
+        for some_index, sizes in zip(*(p.split(self.n_gathered) for p in parts), strict=True):
+            gathered = self.gather(some_index.to(self.device), sizes, members)
+            yield from (Batch(*step) for step in zip(*gathered, strict=True))
 
     def __iter__(self) -> Iterator[Batch]:
         return self.batches(self.draw())
@@ -219,23 +260,24 @@ class ValidBatches:
 
     def __init__(self, dataset: EventDataset, rows: Sequence[IntArray]) -> None:
         self.dataset = dataset
-        width = _filled(max(len(r) for r in rows))
-        index = np.zeros((len(rows), width), dtype=np.int64)
-        share = np.zeros((len(rows), width), dtype=np.float32)
-        total = dataset.weight.double().cpu().numpy()
+        self.width = _filled(max(len(r) for r in rows))
+        index = np.zeros(
+            (len(rows), self.width), dtype=np.int32 if len(dataset) < 2**31 else np.int64
+        )
+        weight = dataset.weight.double().cpu().numpy()
+        totals = np.array([weight[r].sum() for r in rows])
         for k, r in enumerate(rows):
-            if not total[r].sum() > 0:
+            if not totals[k] > 0:
                 msg = (
                     f"the {len(r)} rows that member {k} is validated on have a total weight of "
-                    f"{total[r].sum():g}; use fewer members or folds with enough positive weights."
+                    f"{totals[k]:g}; use fewer members or folds with enough positive weights."
                 )
                 raise ValueError(msg)
             index[k, : len(r)] = r
-            share[k, : len(r)] = 1 / total[r].sum()
-        device = dataset.X.device
+        device = dataset.y.device
         self._index = torch.as_tensor(index, device=device)
-        self._share = torch.as_tensor(share, device=device)
-        self._used = torch.as_tensor(np.arange(width) < [[len(r)] for r in rows], device=device)
+        self._share = torch.as_tensor(1 / totals, dtype=torch.float32, device=device).unsqueeze(-1)
+        self._sizes = torch.as_tensor([[len(r)] for r in rows], device=device)
         chunk = VALID_CHUNK if device.type == "cpu" else CUDA_VALID_CHUNK
         self._chunk = _filled(max(_LANES, chunk // len(rows)))
 
@@ -244,6 +286,8 @@ class ValidBatches:
 
     def batches(self, width: int, members: slice = slice(None)) -> Iterator[tuple[Batch, Tensor]]:
         """Go through the rows of some members, so many of each at a time, and which of them count."""
-        parts = (t[members].split(width, dim=1) for t in (self._index, self._share, self._used))
-        for index, share, used in zip(*parts, strict=True):
-            yield self.dataset.gather(index, share), used
+        share, sizes = self._share[members], self._sizes[members]
+        for start in range(0, self.width, width):
+            index = self._index[members, start : start + width]
+            used = torch.arange(start, start + index.shape[1], device=index.device) < sizes
+            yield self.dataset.gather(index, used * share), used

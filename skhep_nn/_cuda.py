@@ -8,6 +8,7 @@ one replay, and nothing waits for anything.
 
 from __future__ import annotations
 
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skhep_nn._batches import Batch, TrainBatches
+from skhep_nn._batches import Batch, EventDataset, TrainBatches
 
 __all__ = ["FlatAdam", "GraphedPass"]
 
@@ -74,6 +75,41 @@ class FlatAdam:
         self.flat.sub_(size * self.mean / root)
 
 
+class _Stager:
+    """Brings rows from the host while the device is busy with those before.
+
+    Two buffers on the host take turns: one is filled while the other is on its way.
+    """
+
+    def __init__(self, dataset: EventDataset, shape: torch.Size) -> None:
+        self.dataset = dataset
+        row = dataset.X.shape[1:]
+        device = dataset.y.device
+        self.rows = torch.zeros(*shape, *row, dtype=dataset.X.dtype, device=device)
+        self._arrived = torch.empty_like(self.rows)
+        self._stream = torch.cuda.Stream()
+        buffers = [
+            torch.empty(self.rows.shape, dtype=self.rows.dtype, pin_memory=True) for _ in range(2)
+        ]
+        self._buffers = cycle(zip(buffers, (torch.cuda.Event(), torch.cuda.Event()), strict=True))
+        self._taken = torch.cuda.Event()
+
+    def stage(self, index: Tensor) -> None:
+        """Bring rows; work enqueued on the device from now on finds them in `rows`."""
+        buffer, left = next(self._buffers)
+        left.synchronize()
+        filled = buffer.flatten(0, 2)[: index.numel()]
+        torch.index_select(self.dataset.X, 0, index.flatten(), out=filled)
+        main = torch.cuda.current_stream()
+        with torch.cuda.stream(self._stream):
+            self._stream.wait_event(self._taken)
+            self._arrived.copy_(buffer, non_blocking=True)
+            left.record()
+        main.wait_stream(self._stream)
+        self.rows.copy_(self._arrived)
+        self._taken.record(main)
+
+
 class GraphedPass:
     """Captures the work of a net on a GPU and replays it.
 
@@ -97,19 +133,25 @@ class GraphedPass:
         self.adam = FlatAdam(
             parameters, group, decoupled=isinstance(net.optimizer_, torch.optim.AdamW)
         )
-        n_steps, n_members, width = batches.share.shape
+        n_steps, n_members = batches.sizes.shape
         self.at_once = batches.n_gathered
         self.n_blocks = -(-n_steps // self.at_once)
         # Filled up to whole blocks, whose last steps are gathered but not taken.
         filled = self.n_blocks * self.at_once
-        self.index = torch.zeros(filled, n_members, width, dtype=torch.long, device=device)
-        self.share = torch.zeros(filled, n_members, width, device=device)
-        self.share[:n_steps] = batches.share
+        self.sizes = torch.zeros(filled, n_members, device=device)
+        self.sizes[:n_steps] = batches.sizes
         self.lr, self.beta1 = torch.zeros(2, filled, device=device)
         self.losses = torch.zeros(n_steps, n_members, device=device)
         self.block, self.position = torch.zeros(2, 1, dtype=torch.long, device=device)
+        # One plan is drawn while the other is still being read.
+        plan = batches.draw()
+        self._plans = cycle([plan.pin_memory(), torch.empty_like(plan, pin_memory=True)])
+        self._plan = next(self._plans)
+        self.index = torch.zeros_like(plan[: self.at_once], device=device)
+        self._stager = (
+            _Stager(batches.dataset, self.index.shape) if batches.dataset.streams else None
+        )
         self._gather_graph, self._step_graph = self._capture()
-        self._plan: Tensor | None = None
 
     @staticmethod
     def serves(net: Any) -> bool:
@@ -126,9 +168,11 @@ class GraphedPass:
 
     def _gather(self) -> None:
         """Gather the rows of the next block of steps."""
-        blocks = (t.unflatten(0, (self.n_blocks, self.at_once)) for t in (self.index, self.share))
-        index, share = (t.index_select(0, self.block)[0] for t in blocks)
-        self.gathered = self.batches.gather(index, share)
+        sizes = self.sizes.unflatten(0, (self.n_blocks, self.at_once))
+        rows = None if self._stager is None else self._stager.rows
+        self.gathered = self.batches.gather(
+            self.index, sizes.index_select(0, self.block)[0], rows=rows
+        )
         self.block.add_(1)
 
     def _step(self) -> None:
@@ -149,7 +193,7 @@ class GraphedPass:
 
     def _capture(self) -> tuple[torch.cuda.CUDAGraph, torch.cuda.CUDAGraph]:
         """Warm up aside, as capture asks for, put everything back, then capture."""
-        generators = self.net.generators[:1]
+        generators = self.net.generators
         kept = [t.clone() for t in self.adam.state()]
         random = [g.get_state() for g in generators]
         main = torch.cuda.current_stream()
@@ -176,19 +220,26 @@ class GraphedPass:
             graphs.append(graph)
         return graphs[0], graphs[1]
 
+    def _fetch(self, first: int) -> None:
+        """Gather the rows of the block that starts with a step."""
+        index = self._plan[first : first + self.at_once]
+        self.index[: len(index)].copy_(index, non_blocking=True)
+        if self._stager is not None:
+            self._stager.stage(index)
+        self._gather_graph.replay()
+
     def run(self, rates: list[tuple[float, float | None]]) -> NDArray[np.float64]:
         """Run one pass; return the mean loss of every member."""
         n_steps = len(rates)
         lr, beta1 = torch.tensor(rates, dtype=torch.float32).T
         self.lr[:n_steps].copy_(lr)
         self.beta1[:n_steps].copy_(beta1)
-        self.index[:n_steps].copy_(self.batches.draw() if self._plan is None else self._plan)
         self._rewind()
         for step in range(n_steps):
             if step % self.at_once == 0:
-                self._gather_graph.replay()
+                self._fetch(step)
             self._step_graph.replay()
         # While the device is busy with this pass, the host makes the plan of the next.
-        self._plan = self.batches.draw()
+        self._plan = self.batches.draw(next(self._plans))
         means: NDArray[np.float64] = self.losses.mean(0).double().cpu().numpy()
         return means

@@ -35,7 +35,8 @@ _COMMON = """n_members : int, default=1
     device : str, default="auto"
         "cpu", "cuda", "cuda:1", ...; "auto" is CUDA where there is one.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        Of the forward pass in training; "auto" is float32.
+        Of the forward pass; "auto" is bfloat16 for convolutions on a device that has instructions for
+        it, float32 otherwise. Tables are always predicted in float32.
     compile : {"auto", True, False}, default="auto"
         Whether torch.compile turns the network into a faster one, which takes half a minute. "auto"
         does without; on CUDA it captures the training step as a graph, in less than a second.

@@ -17,7 +17,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda params, **kwargs: torch.optim.SGD(params, momentum=0.9, **kwargs),
     "rmsprop": torch.optim.RMSprop,
 }
-PRECISIONS = {"auto": None, "float32": None, "bfloat16": torch.bfloat16}
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 def is_flag(value: Any) -> bool:
@@ -64,7 +64,7 @@ _CONSTRAINTS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: v in OPTIMIZERS if isinstance(v, str) else callable(v),
         _ANY_OF.format(sorted(OPTIMIZERS)),
     ),
-    "precision": (lambda v: v in PRECISIONS, f"must be one of {sorted(PRECISIONS)}"),
+    "precision": (lambda v: v in PRECISIONS, f"must be one of {PRECISIONS}"),
     "compile": (lambda v: v == "auto" or is_flag(v), "must be 'auto', True or False"),
     "device": (_is_device, "must be 'auto' or a device of torch, such as 'cpu' or 'cuda:1'"),
     "schedule": (

@@ -10,7 +10,13 @@ from typing import TypeVar
 
 import torch
 
-__all__ = ["one_thread_each", "recording_gradients", "side_by_side", "threads_for"]
+__all__ = [
+    "half_precision",
+    "one_thread_each",
+    "recording_gradients",
+    "side_by_side",
+    "threads_for",
+]
 
 T = TypeVar("T")
 
@@ -64,6 +70,16 @@ def side_by_side(tasks: Sequence[Callable[[threading.Event], T]]) -> list[T]:
             except BaseException:
                 stop.set()
                 raise
+
+
+def half_precision(device: torch.device) -> torch.dtype | None:
+    """Return the half precision that a device computes faster in than in single precision, if any."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        # With AVX-512-bf16 or AMX; without, bfloat16 is emulated and slower.
+        native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if native else None
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from skhep_nn._callbacks import SklearnCallbacks
 from skhep_nn._cuda import GraphedPass
 from skhep_nn._losses import Loss, RowLoss
 from skhep_nn._member_groups import MemberGroups
-from skhep_nn.ensemble import apply_link, stacked_state
+from skhep_nn.ensemble import apply_link, separate_members, stacked_state
 from skhep_nn.networks import MemberDropout
 from skhep_nn.schedules import Rates
 
@@ -76,6 +76,8 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         Loss of every row, one of `skhep_nn._losses.LOSSES`.
     link : str
         Link function of the outputs, for what callbacks see.
+    n_outputs : int
+        Number of outputs of a member.
     folds : sequence of Fold
         Rows of each member; either all have validation rows or none.
     weight : Tensor of shape (n_samples,)
@@ -108,6 +110,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         *,
         criterion: Loss,
         link: str,
+        n_outputs: int,
         folds: Sequence[Fold],
         weight: Tensor,
         schedule: Schedule,
@@ -123,6 +126,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
     ) -> None:
         self.stack = stack
         self.link = link
+        self.n_outputs = n_outputs
         self.folds = folds
         self.weight = weight
         self.schedule = schedule
@@ -174,9 +178,12 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         self._built_with_momentum = bool(self.optimizer_.param_groups[0].get("momentum"))
         self._runner: GraphedPass | MemberGroups | None = None
         self.interrupted_ = False
-        for module in self.module_.modules():
-            if isinstance(module, MemberDropout):
-                module.generator = self.generators[0]
+        for network, generator in zip(
+            separate_members(self.module_), self.generators, strict=False
+        ):
+            for module in network.modules():
+                if isinstance(module, MemberDropout):
+                    module.generator = generator
         self.notifies_batches = any(
             getattr(type(cb), hook) is not getattr(Callback, hook)
             for _, cb in self.callbacks_
@@ -188,8 +195,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
     @property
     def classes_(self) -> IntArray:
         """Encoded class labels, for scikit-learn scorers inside callbacks."""
-        n_outputs = self.module_.output.weight.shape[-2]
-        return np.arange(max(2, n_outputs))
+        return np.arange(max(2, self.n_outputs))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -309,7 +315,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         self, iterator: TrainBatches, rates: Rates, take: Callable[[Batch], dict[str, Tensor]]
     ) -> NDArray[np.float64]:
         """Take the steps of a pass one by one; return the mean loss of every member."""
-        losses = torch.empty(len(iterator), len(self.folds), device=iterator.dataset.X.device)
+        losses = torch.empty(len(iterator), len(self.folds), device=iterator.dataset.y.device)
         for step, batch in enumerate(iterator):
             self.set_rates(rates, step)
             losses[step] = take(batch)["member_losses"]
@@ -326,7 +332,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
 
     def _valid_steps(self, iterator: ValidBatches) -> NDArray[np.float64]:
         """Validate chunk by chunk; return the loss of every member."""
-        total = torch.zeros(len(self.folds), device=iterator.dataset.X.device)
+        total = torch.zeros(len(self.folds), device=iterator.dataset.y.device)
         self._set_training(False)
         count = 0
         for batch, used in iterator:

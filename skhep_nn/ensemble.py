@@ -15,16 +15,23 @@ from torch import Tensor, nn
 
 from skhep_nn._torch_state import side_by_side
 
-__all__ = ["Ensemble", "Views", "apply_link", "stack_networks", "stacked_state"]
+__all__ = [
+    "Ensemble",
+    "Views",
+    "apply_link",
+    "separate_members",
+    "stack_networks",
+    "stacked_state",
+]
 
 # Measured: chunks of 1,024 to 2,048 rows keep the activations in the cache of a CPU core, where
 # member by member is 1.2 to 1.6 times faster than stacked; below some ten rows the calls themselves
 # cost more than the arithmetic and stacking wins. A GPU wants few, large, stacked calls.
-_CPU_CHUNK = 2048
+_CPU_CHUNK, _CPU_BYTES = 2048, 1 << 20
 # Where a network can predict in memory of its own, that memory should fit a core's cache: so many rows and
 # members at once.
 _CPU_WIDTH, _CPU_MEMBERS = 512, 4
-_CUDA_CHUNK = 16384
+_CUDA_CHUNK, _CUDA_BYTES = 16384, 1 << 25
 _STACK_BELOW = 33
 # Vector units take so many events at a time and treat a remainder by other instructions, with another
 # rounding. Filled up to a power of two, the prediction for an event is the same bit for bit in any chunk,
@@ -41,26 +48,21 @@ class Views(Protocol):
         """Return view `index` of the rows."""
 
 
-class _VmapStack(nn.Module):
-    """Runs any module as a stack of members through `torch.func`."""
+class _Members(nn.Module):
+    """Members side by side, each with inputs of its own.
 
-    def __init__(self, network: nn.Module, template: nn.Module) -> None:
+    One after the other: where a member alone keeps the device busy, as convolutions do, nothing is gained
+    by running all in one call (and grouped convolutions lose).
+    """
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.network = network
-        # In a list, so that the template's own tensors are no parameters of the stack.
-        self._template = [template.to("meta")]
+        self.members = nn.ModuleList(members)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(members, batch, ...)`` to ``(members, batch, outputs)``."""
-        template = self._template[0].train(self.training)
-        state = dict(self.network.named_parameters()) | dict(self.network.named_buffers())
-
-        def call(member_state: dict[str, Tensor], rows: Tensor) -> Tensor:
-            out: Tensor = torch.func.functional_call(template, member_state, (rows,))
-            return out
-
-        out: Tensor = torch.func.vmap(call, randomness="different")(state, x)
-        return out
+        outputs = [member(rows) for member, rows in zip(self.members, x, strict=True)]
+        return torch.stack(outputs)
 
 
 def _set_tensor(module: nn.Module, name: str, value: Tensor) -> None:
@@ -79,14 +81,13 @@ def stack_networks(networks: Sequence[nn.Module]) -> nn.Module:
     Parameters
     ----------
     networks : sequence of nn.Module
-        The members. Modules with ``stackable = True`` run by batched matrix products, any other
-        through `torch.func.vmap`.
+        The members. Modules with ``stackable = True`` run by batched matrix products, others one
+        after the other.
 
     Returns
     -------
     nn.Module
-        Maps ``(members, batch, ...)`` to ``(members, batch, outputs)``; its parameters carry a leading
-        member axis.
+        Maps ``(members, batch, ...)`` to ``(members, batch, outputs)``. It holds copies.
 
     Examples
     --------
@@ -96,13 +97,29 @@ def stack_networks(networks: Sequence[nn.Module]) -> nn.Module:
     >>> stack(torch.zeros(5, 7, 3)).shape
     torch.Size([5, 7, 1])
     """
+    if not getattr(networks[0], "stackable", False):
+        return _Members([copy.deepcopy(network) for network in networks])
     states = [network.state_dict() for network in networks]
     stacked = copy.deepcopy(networks[0])
     for name in states[0]:
         _set_tensor(stacked, name, torch.stack([state[name] for state in states]))
-    if getattr(stacked, "stackable", False):
-        return stacked
-    return _VmapStack(stacked, copy.deepcopy(networks[0]))
+    return stacked
+
+
+def separate_members(stack: nn.Module) -> list[nn.Module]:
+    """Return the members of a stack where they are modules of their own; else the stack alone.
+
+    Parameters
+    ----------
+    stack : nn.Module
+        What `stack_networks` returned.
+
+    Returns
+    -------
+    list of nn.Module
+    """
+    stack = getattr(stack, "_orig_mod", stack)  # what torch.compile wrapped
+    return list(stack.members) if isinstance(stack, _Members) else [stack]
 
 
 def stacked_state(stack: nn.Module) -> dict[str, Tensor]:
@@ -116,11 +133,13 @@ def stacked_state(stack: nn.Module) -> dict[str, Tensor]:
     Returns
     -------
     dict of str to Tensor
-        Under the names that one member's ``state_dict`` uses; not copies.
+        Under the names that one member's ``state_dict`` uses.
     """
     stack = getattr(stack, "_orig_mod", stack)  # what torch.compile wrapped
-    network = stack.network if isinstance(stack, _VmapStack) else stack
-    return dict(network.state_dict())
+    if not isinstance(stack, _Members):
+        return dict(stack.state_dict())
+    states = [member.state_dict() for member in stack.members]
+    return {name: torch.stack([state[name] for state in states]) for name in states[0]}
 
 
 def apply_link(output: Tensor, link: str) -> Tensor:
@@ -307,7 +326,7 @@ class Ensemble:
             out: Tensor = stack(X.expand(len(self), *X.shape))
         else:
             out = torch.stack([member(X) for member in members])
-        return apply_link(out, link)[:, :n_rows]
+        return apply_link(out.float(), link)[:, :n_rows]
 
     def predict(
         self,
@@ -317,6 +336,7 @@ class Ensemble:
         views: Views | None = None,
         device: torch.device | str = "cpu",
         chunk_size: int | None = None,
+        autocast: torch.dtype | None = None,
     ) -> NDArray[np.float32]:
         """Return the weighted mean of the members' predictions, averaged over views.
 
@@ -332,6 +352,8 @@ class Ensemble:
             Where to compute.
         chunk_size : int, optional
             Rows at a time; by default what suits the device.
+        autocast : torch.dtype, optional
+            Lower precision for what torch's autocast thinks it good enough for.
 
         Returns
         -------
@@ -341,15 +363,25 @@ class Ensemble:
         rows_first = X if isinstance(X, Tensor) else torch.from_numpy(np.ascontiguousarray(X))
         on_cpu = device.type == "cpu"
         stack = self._modules(device)[-1]
-        in_memory = on_cpu and chunk_size is None and getattr(stack, "evaluator", None) is not None
-        if chunk_size is None:
-            chunk_size = _CUDA_CHUNK if not on_cpu else _CPU_WIDTH if in_memory else _CPU_CHUNK
+        has_evaluator = getattr(stack, "evaluator", None) is not None and autocast is None
+        in_memory = on_cpu and chunk_size is None and has_evaluator
+        if in_memory:
+            chunk_size = _CPU_WIDTH
+        elif chunk_size is None:
+            most, n_bytes = (_CPU_CHUNK, _CPU_BYTES) if on_cpu else (_CUDA_CHUNK, _CUDA_BYTES)
+            row_bytes = rows_first[:1].numel() * rows_first.element_size()
+            # A power of two, which `predict_members` need not fill up.
+            fitting = 1 << (n_bytes // max(1, row_bytes)).bit_length()
+            chunk_size = min(most, max(_CPU_LANES, fitting))
         chunks = rows_first.split(chunk_size)
         weights = torch.as_tensor(self.weights, dtype=torch.float32, device=device)
 
         def means(first: int, step: int, stop: threading.Event) -> list[Tensor]:
             """Predict every so manyth chunk."""
-            with torch.inference_mode():
+            with (
+                torch.inference_mode(),
+                torch.autocast(device.type, dtype=autocast, enabled=autocast is not None),
+            ):
                 predict: Callable[[Tensor], Tensor] = partial(self.predict_members, link=link)
                 if in_memory and len(chunks) > 1:
                     predict = self._evaluator(stack, link) or predict

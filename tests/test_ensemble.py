@@ -10,7 +10,7 @@ from skhep_nn.networks import DenseNet
 
 
 class Small(nn.Module):
-    """An ordinary module that knows nothing of members: runs through vmap."""
+    """An ordinary module that knows nothing of members: one runs after the other."""
 
     def __init__(self, n_inputs=3, n_outputs=2):
         super().__init__()
@@ -96,16 +96,17 @@ def test_views_are_averaged_after_the_link(rows):
     )
 
 
-def test_vmap_stack_trains_each_member_by_its_own_gradient():
+def test_ordinary_modules_train_each_by_its_own_gradient():
     _, members = ensemble(Small)
     stack = stack_networks(members)
     x = torch.randn(4, 6, 3)
     stack(x).square().sum().backward()
-    grads = {n: p.grad for n, p in stack.network.named_parameters()}
     for k, member in enumerate(members):
         member(x[k]).square().sum().backward()
+        own = dict(stack.members[k].named_parameters())
         for name, parameter in member.named_parameters():
-            torch.testing.assert_close(grads[name][k], parameter.grad)
+            torch.testing.assert_close(own[name].grad, parameter.grad)
+            assert torch.equal(stacked_state(stack)[name][k], parameter)
 
 
 def test_pickle_holds_numpy_only_and_predicts_the_same(rows):
