@@ -6,9 +6,10 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,16 @@ from rich.table import Table
 import skhep_nn
 
 console = Console()
+
+
+class Part(NamedTuple):
+    """What one part of a benchmark found: tables by caption, remarks, every round, a figure."""
+
+    title: str
+    tables: dict[str, pd.DataFrame]
+    notes: tuple[str, ...] = ()
+    rounds: dict[str, pd.DataFrame] | None = None
+    draw: Callable[[Path], None] | None = None
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -77,6 +88,98 @@ def show(title: str, rows: dict[str, dict[str, pd.Series]], digits: dict[str, in
         table.add_row(name, *cells)
     # Whole columns matter more than the width of the terminal or of a log file.
     Console(width=max(console.width, 40 + 20 * len(digits))).print(table)
+
+
+def _text(value: Any) -> str:
+    """Write a cell: three digits are what timings are worth."""
+    if isinstance(value, str):
+        return value
+    if value is None or not np.isfinite(value):
+        return "-"
+    if isinstance(value, bool | int | np.integer) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def _cells(table: pd.DataFrame) -> list[list[str]]:
+    """Write a table with its head and the names of its rows."""
+    rows = [["", *map(str, table.columns)]]
+    for name, values in zip(table.index, table.itertuples(index=False, name=None), strict=True):
+        rows.append([str(name), *map(_text, values)])
+    return rows
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Write a table for a page."""
+    head, *rows = _cells(table)
+    rule = ["--", *["--:"] * len(table.columns)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))
+
+
+def show_part(part: Part) -> None:
+    """Print the tables and remarks of a part."""
+    for caption, frame in part.tables.items():
+        head, *rows = _cells(frame)
+        table = Table(title=f"{part.title}: {caption}", title_justify="left")
+        table.add_column(head[0], no_wrap=True)
+        for column in head[1:]:
+            table.add_column(column, justify="right", no_wrap=True)
+        for row in rows:
+            table.add_row(*row)
+        wide = sum(max(map(len, column)) + 3 for column in zip(head, *rows, strict=True))
+        Console(width=max(console.width, wide + 1)).print(table)
+    for note in part.notes:
+        console.print(note, highlight=False)
+    console.print()
+
+
+def write_parts(folder: Path, where: dict[str, Any], parts: dict[str, Part]) -> list[Path]:
+    """Write results.json, results.md and a figure a part; return the paths."""
+    content: dict[str, Any] = {"machine": where}
+    lines = [f"`{where['command']}`, {where['time']}", ""]
+    lines += [f"{where['gpu'] or where['processor']}, {where['cores']} cores, versions: "]
+    lines[-1] += ", ".join(f"{name} {version}" for name, version in where["versions"].items())
+    paths = [folder / "results.json", folder / "results.md"]
+    for name, part in parts.items():
+        lines += ["", f"## {part.title}"]
+        for caption, table in part.tables.items():
+            lines += ["", f"{caption}:", "", markdown(table)]
+        lines += [line for note in part.notes for line in ("", note)]
+        if part.draw is not None:
+            paths.append(folder / f"{name}.png")
+            lines += ["", f"![{part.title}]({name}.png)"]
+        content[name] = {
+            "tables": {c: t.to_dict("index") for c, t in part.tables.items()},
+            "notes": list(part.notes),
+            "rounds": {c: t.to_dict("list") for c, t in (part.rounds or {}).items()},
+        }
+    write_json(paths[0], content)
+    paths[1].write_text("\n".join(lines) + "\n")
+    return paths
+
+
+def bars(
+    rounds: pd.DataFrame, title: str, unit: str, floors: tuple[str, ...] = ()
+) -> Callable[[Path], None]:
+    """Return what draws the median of every variant as a bar and its rounds as points."""
+
+    def draw(path: Path) -> None:
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(8, 1.2 + 0.4 * rounds.shape[1]), layout="constrained")
+        axes = figure.subplots()
+        colours = ["tab:grey" if name in floors else "tab:blue" for name in rounds]
+        places = np.arange(rounds.shape[1])[::-1]
+        axes.barh(places, rounds.median(), color=colours, alpha=0.7)
+        for place, name in zip(places, rounds, strict=True):
+            axes.plot(rounds[name], np.full(len(rounds), place), "k|")
+        axes.set_yticks(places, list(rounds.columns))
+        axes.set_xlim(left=0)
+        axes.set_xlabel(unit)
+        axes.set_title(title)
+        figure.savefig(path, dpi=150)
+
+    return draw
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -8,19 +8,21 @@ from skhep_nn.dense import DenseNetClassifier, DenseNetRegressor
 from skhep_nn.ensemble import Ensemble
 from skhep_nn.kinematics import CartesianMomenta, EventAligner
 from skhep_nn.metrics import ams_curve, ams_score, ams_scorer, best_cut, make_ams_scorer
-from skhep_nn.schedules import Constant, OneCycle
+from skhep_nn.schedules import Constant, CosineRestarts, OneCycle, ReduceOnPlateau
 
 __all__ = [
     "AugmentedClassifier",
     "AugmentedRegressor",
     "CartesianMomenta",
     "Constant",
+    "CosineRestarts",
     "DenseNetClassifier",
     "DenseNetRegressor",
     "Ensemble",
     "EventAligner",
     "EventAugmenter",
     "OneCycle",
+    "ReduceOnPlateau",
     "__version__",
     "ams_curve",
     "ams_score",

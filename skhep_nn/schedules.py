@@ -7,13 +7,14 @@ validation losses so far, `rates` returns the learning rate and momentum of ever
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
-__all__ = ["Constant", "OneCycle", "Rates"]
+__all__ = ["Constant", "CosineRestarts", "OneCycle", "Rates", "ReduceOnPlateau"]
 
 FloatArray = NDArray[np.float64]
 
@@ -182,3 +183,188 @@ class OneCycle(BaseEstimator):  # type: ignore[misc]
             raise ValueError(msg)
         if not 0 < self.warmup < 1:
             raise ValueError(f"warmup={self.warmup!r} must lie between 0 and 1.")
+
+
+class CosineRestarts(BaseEstimator):  # type: ignore[misc]
+    """Cosine annealing with warm restarts (SGDR): half a cosine down, then up again at once.
+
+    Parameters
+    ----------
+    max_lr : float, default=2e-3
+        Learning rate at the start of every cycle.
+    final_lr : float, default=0.0
+        Learning rate that the last step of a cycle tends to.
+    cycle : int or None, default=1
+        Passes of the first cycle; None makes one cycle of the whole fit, without restart.
+    growth : float, default=2
+        Factor by which each cycle is longer than the one before.
+
+    References
+    ----------
+    arXiv:1608.03983; section 3.5 of arXiv:2002.01427.
+
+    Examples
+    --------
+    >>> from skhep_nn import CosineRestarts
+    >>> schedule = CosineRestarts(max_lr=1.0)
+    >>> [float(schedule.rates(e, n_epochs=7, n_steps=1).lr[0].round(2)) for e in range(7)]
+    [1.0, 1.0, 0.5, 1.0, 0.85, 0.5, 0.15]
+    """
+
+    def __init__(
+        self,
+        max_lr: float = 2e-3,
+        *,
+        final_lr: float = 0.0,
+        cycle: int | None = 1,
+        growth: float = 2,
+    ) -> None:
+        self.max_lr = max_lr
+        self.final_lr = final_lr
+        self.cycle = cycle
+        self.growth = growth
+
+    def rates(
+        self,
+        epoch: int,
+        *,
+        n_epochs: int,
+        n_steps: int,
+        valid_losses: Sequence[float] = (),  # noqa: ARG002
+    ) -> Rates:
+        """Return the rates of the steps of one pass.
+
+        Parameters
+        ----------
+        epoch : int
+            The pass, from zero.
+        n_epochs : int
+            Number of passes.
+        n_steps : int
+            Steps in a pass.
+        valid_losses : sequence of float, default=()
+            Validation losses of the passes so far.
+
+        Returns
+        -------
+        Rates
+        """
+        self._check()
+        length = float(n_epochs if self.cycle is None else self.cycle) * n_steps
+        start = 0.0
+        t = np.arange(epoch * n_steps, (epoch + 1) * n_steps, dtype=float)
+        lr = np.empty(n_steps)
+        while start <= t[-1]:
+            inside = t >= start
+            lr[inside] = 0.5 * (1 + np.cos(np.pi * (t[inside] - start) / length))
+            start += length
+            length *= self.growth
+        return Rates(self.final_lr + (self.max_lr - self.final_lr) * lr, None)
+
+    def _check(self) -> None:
+        _check_positive(max_lr=self.max_lr)
+        if not 0 <= self.final_lr <= self.max_lr:
+            raise ValueError(f"final_lr={self.final_lr!r} must lie between 0 and max_lr.")
+        if self.cycle is not None and not (isinstance(self.cycle, Integral) and self.cycle >= 1):
+            raise ValueError(f"cycle={self.cycle!r} must be an integer of at least 1 or None.")
+        if not 1 <= self.growth < np.inf:
+            raise ValueError(f"growth={self.growth!r} must be a number of at least 1.")
+
+
+class ReduceOnPlateau(BaseEstimator):  # type: ignore[misc]
+    """A constant learning rate that falls when the validation loss no longer does.
+
+    Needs a validation loss: more than one member, or early stopping. The loss is the mean over members.
+
+    Parameters
+    ----------
+    lr : float, default=1e-3
+        Learning rate of the first pass.
+    factor : float, default=0.1
+        What the learning rate is multiplied with.
+    patience : int, default=5
+        Passes without a better loss before that happens.
+    threshold : float, default=1e-4
+        Relative improvement that counts.
+    min_lr : float, default=0.0
+        The learning rate stays at or above this.
+
+    Examples
+    --------
+    >>> from skhep_nn import ReduceOnPlateau
+    >>> schedule = ReduceOnPlateau(lr=1.0, patience=2)
+    >>> schedule.rates(4, n_epochs=9, n_steps=2, valid_losses=[0.7, 0.6, 0.6, 0.6]).lr
+    array([0.1, 0.1])
+    """
+
+    def __init__(
+        self,
+        lr: float = 1e-3,
+        *,
+        factor: float = 0.1,
+        patience: int = 5,
+        threshold: float = 1e-4,
+        min_lr: float = 0.0,
+    ) -> None:
+        self.lr = lr
+        self.factor = factor
+        self.patience = patience
+        self.threshold = threshold
+        self.min_lr = min_lr
+
+    def rates(
+        self,
+        epoch: int,
+        *,
+        n_epochs: int,  # noqa: ARG002
+        n_steps: int,
+        valid_losses: Sequence[float] = (),
+    ) -> Rates:
+        """Return the rates of the steps of one pass.
+
+        Parameters
+        ----------
+        epoch : int
+            The pass, from zero.
+        n_epochs : int
+            Number of passes.
+        n_steps : int
+            Steps in a pass.
+        valid_losses : sequence of float, default=()
+            Validation losses of the passes so far.
+
+        Returns
+        -------
+        Rates
+
+        Raises
+        ------
+        ValueError
+            If there are no validation losses to look at.
+        """
+        self._check()
+        if epoch > 0 and not valid_losses:
+            msg = (
+                "ReduceOnPlateau needs a validation loss; use n_members > 1, early_stopping, or "
+                "another schedule such as CosineRestarts."
+            )
+            raise ValueError(msg)
+        lr, best, waited = float(self.lr), np.inf, 0
+        for loss in valid_losses:
+            # By the size of the loss, which event weights can make negative.
+            better = not np.isfinite(best) or loss < best - self.threshold * abs(best)
+            best, waited = (loss, 0) if better else (best, waited + 1)
+            if waited >= self.patience:
+                lr, waited = max(lr * self.factor, self.min_lr), 0
+        return Rates(np.full(n_steps, lr), None)
+
+    def _check(self) -> None:
+        _check_positive(lr=self.lr)
+        if not 0 < self.factor < 1:
+            raise ValueError(f"factor={self.factor!r} must lie between 0 and 1.")
+        if not (isinstance(self.patience, Integral) and self.patience >= 1):
+            raise ValueError(f"patience={self.patience!r} must be an integer of at least 1.")
+        if not 0 <= self.threshold < np.inf:
+            raise ValueError(f"threshold={self.threshold!r} must be a number of at least 0.")
+        if not 0 <= self.min_lr <= self.lr:
+            raise ValueError(f"min_lr={self.min_lr!r} must lie between 0 and lr.")
