@@ -1,18 +1,28 @@
 """Neural networks for particle physics that behave like scikit-learn estimators."""
 
 from skhep_nn._version import __version__
-from skhep_nn.augmentation import EventAugmenter
+from skhep_nn.augmentation import EventAugmenter, ImageAugmenter
 from skhep_nn.augmented import AugmentedClassifier, AugmentedRegressor
-from skhep_nn.datasets import fetch_higgsml, load_higgsml, make_higgs_events
+from skhep_nn.calo import CaloCNNClassifier
+from skhep_nn.datasets import (
+    fetch_higgsml,
+    load_calo_hdf5,
+    load_higgsml,
+    make_calo_showers,
+    make_higgs_events,
+    make_ion_tracks,
+)
 from skhep_nn.dense import DenseNetClassifier, DenseNetRegressor
 from skhep_nn.ensemble import Ensemble
 from skhep_nn.kinematics import CartesianMomenta, EventAligner
 from skhep_nn.metrics import ams_curve, ams_score, ams_scorer, best_cut, make_ams_scorer
+from skhep_nn.preprocessing import ImageCropper, ImageScaler
 from skhep_nn.schedules import Constant, CosineRestarts, OneCycle, ReduceOnPlateau
 
 __all__ = [
     "AugmentedClassifier",
     "AugmentedRegressor",
+    "CaloCNNClassifier",
     "CartesianMomenta",
     "Constant",
     "CosineRestarts",
@@ -21,6 +31,9 @@ __all__ = [
     "Ensemble",
     "EventAligner",
     "EventAugmenter",
+    "ImageAugmenter",
+    "ImageCropper",
+    "ImageScaler",
     "OneCycle",
     "ReduceOnPlateau",
     "__version__",
@@ -29,7 +42,10 @@ __all__ = [
     "ams_scorer",
     "best_cut",
     "fetch_higgsml",
+    "load_calo_hdf5",
     "load_higgsml",
     "make_ams_scorer",
+    "make_calo_showers",
     "make_higgs_events",
+    "make_ion_tracks",
 ]

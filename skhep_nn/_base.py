@@ -23,7 +23,7 @@ from skhep_nn._callbacks import CallbackSupportMixin, SklearnCallbacks, with_cal
 from skhep_nn._folds import make_folds
 from skhep_nn._losses import LOSSES
 from skhep_nn._params import OPTIMIZERS, check_params, is_flag
-from skhep_nn._torch_state import half_precision, recording_gradients, threads_for
+from skhep_nn._torch_state import half_precision, recording_gradients, tensor_of, threads_for
 from skhep_nn._training import MemberNet
 from skhep_nn.ensemble import Ensemble, stack_networks
 from skhep_nn.metrics import class_balanced_weights
@@ -433,7 +433,7 @@ class BaseNetworkRegressor(RegressorMixin, BaseNetworkEstimator):  # type: ignor
 
 def _placed(encoded: NDArray[Any], device: torch.device) -> Tensor:
     """Return the rows, one after the other in memory, on the device if they fit there."""
-    rows = torch.as_tensor(np.ascontiguousarray(encoded))
+    rows = tensor_of(encoded)
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         if rows.numel() * rows.element_size() > _DEVICE_SHARE * free:

@@ -8,6 +8,8 @@ one replay, and nothing waits for anything.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import cycle
 from typing import Any
 
@@ -17,10 +19,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skhep_nn._batches import Batch, EventDataset, TrainBatches
+from skhep_nn._dense_kernels import DenseKernels, adam_rates, available, supports
 
 __all__ = ["FlatAdam", "GraphedPass"]
 
 _WARM_UP = 3
+
+
+def _as_it_lies(tensor: Tensor, like: Tensor) -> Tensor:
+    """Return the numbers of a tensor in the order in which those of another lie in memory."""
+    if tensor.stride() != like.stride():
+        tensor = torch.empty_strided(
+            like.shape, like.stride(), dtype=tensor.dtype, device=tensor.device
+        ).copy_(tensor)
+    return tensor.as_strided((tensor.numel(),), (1,))
 
 
 class FlatAdam:
@@ -42,37 +54,93 @@ class FlatAdam:
         self, parameters: list[nn.Parameter], group: dict[str, Any], *, decoupled: bool
     ) -> None:
         self.parameters = parameters
-        self.flat = torch.cat([p.detach().flatten() for p in parameters])
-        for p, part in zip(parameters, self._split(self.flat), strict=True):
-            p.data = part.view_as(p)
+        self.flat = torch.cat([_as_it_lies(p.detach(), p) for p in parameters])
+        parts = self.flat.split([p.numel() for p in parameters])
+        for p, part in zip(parameters, parts, strict=True):
+            p.data = part.as_strided(p.shape, p.stride())
         self.mean = torch.zeros_like(self.flat)
         self.square = torch.zeros_like(self.flat)
-        self.count = torch.zeros((), device=self.flat.device)
         self.beta2, self.eps = group["betas"][1], group["eps"]
         self.weight_decay, self.decoupled = group["weight_decay"], decoupled
 
-    def _split(self, flat: Tensor) -> tuple[Tensor, ...]:
-        parts: tuple[Tensor, ...] = flat.split([p.numel() for p in self.parameters])
-        return parts
-
-    def state(self) -> list[Tensor]:
-        """Return the tensors that a step changes."""
-        return [self.flat, self.mean, self.square, self.count]
-
-    def step(self, lr: Tensor, beta1: Tensor) -> None:
-        """Update the parameters by their gradients."""
-        grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
-        grad = torch.cat([g.flatten() for g in grads])
+    def step(self, rates: Tensor) -> None:
+        """Update the parameters by their gradients, with rates from `adam_rates`."""
+        size, share, correction, lr = rates
+        grad = torch.cat(
+            [
+                _as_it_lies(torch.zeros_like(p) if p.grad is None else p.grad, p)
+                for p in self.parameters
+            ]
+        )
         if self.weight_decay and self.decoupled:
             self.flat.mul_(1 - lr * self.weight_decay)
         elif self.weight_decay:
             grad = grad.add(self.flat, alpha=self.weight_decay)
-        self.count.add_(1)
-        self.mean.lerp_(grad, 1 - beta1)
+        self.mean.lerp_(grad, share)
         self.square.mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
-        size = lr / (1 - beta1**self.count)
-        root = (self.square / (1 - self.beta2**self.count)).sqrt_().add_(self.eps)
+        root = (self.square * correction).sqrt_().add_(self.eps)
         self.flat.sub_(size * self.mean / root)
+
+
+class _Autograd:
+    """Takes steps by automatic differentiation: of any network."""
+
+    def __init__(self, net: Any, adam: FlatAdam, n_steps: int) -> None:
+        self.net, self.adam = net, adam
+        self.n_captured = 1
+        self.position = torch.zeros(1, dtype=torch.long, device=adam.flat.device)
+        self.rates = torch.zeros(n_steps, 4, device=adam.flat.device)
+        self.losses = torch.zeros(n_steps, len(net.folds), device=adam.flat.device)
+
+    def step(self, gathered: Batch) -> None:
+        """Take the step at `position` and go on to the next."""
+        for p in self.adam.parameters:
+            p.grad = None
+        batch = Batch(*(part.index_select(0, self.position)[0] for part in gathered))
+        losses = self.net.train_step_single(batch)["member_losses"]
+        self.losses.index_copy_(0, self.position, losses.unsqueeze(0))
+        self.adam.step(self.rates.index_select(0, self.position)[0])
+        self.position.add_(1)
+
+    def refresh(self) -> None:
+        """Take note that parameters were changed by others."""
+
+
+class _Fused:
+    """Takes steps by two kernels: of the networks that they know."""
+
+    def __init__(self, net: Any, adam: FlatAdam, n_steps: int) -> None:
+        self.adam = adam
+        self.n_captured = n_steps
+        self.kernels = DenseKernels(net.module_, flat=adam.flat, loss=net.criterion_.loss.name)
+        self.position = self.kernels.position
+        self.rates = torch.zeros(n_steps, 4, device=adam.flat.device)
+        self.losses = torch.zeros(n_steps, len(net.folds), device=adam.flat.device)
+        self.refresh = self.kernels.refresh
+
+    @staticmethod
+    def serves(net: Any) -> bool:
+        """Whether the kernels can run there and know network and loss."""
+        return (
+            available(net.device)
+            and net.autocast is None
+            and supports(net.module_, net.criterion_.loss.name)
+        )
+
+    def step(self, gathered: Batch) -> None:
+        """Take the step at `position` and go on to the next."""
+        adam = self.adam
+        self.kernels.forward_backward(*(part.contiguous() for part in gathered))
+        self.kernels.reduce_adam(
+            adam.mean,
+            adam.square,
+            self.rates,
+            self.losses,
+            beta2=adam.beta2,
+            eps=adam.eps,
+            weight_decay=adam.weight_decay,
+            decoupled=adam.decoupled,
+        )
 
 
 class _Stager:
@@ -113,8 +181,7 @@ class _Stager:
 class GraphedPass:
     """Captures the work of a net on a GPU and replays it.
 
-    Two graphs: one gathers and augments the rows of some steps, one takes a step. Which steps is said by
-    two numbers on the device, which the graphs count up.
+    One graph gathers and augments the rows of a block of steps, others take one step or all of a block.
 
     Parameters
     ----------
@@ -133,25 +200,19 @@ class GraphedPass:
         self.adam = FlatAdam(
             parameters, group, decoupled=isinstance(net.optimizer_, torch.optim.AdamW)
         )
-        n_steps, n_members = batches.sizes.shape
+        self.n_done = 0
         self.at_once = batches.n_gathered
-        self.n_blocks = -(-n_steps // self.at_once)
-        # Filled up to whole blocks, whose last steps are gathered but not taken.
-        filled = self.n_blocks * self.at_once
-        self.sizes = torch.zeros(filled, n_members, device=device)
-        self.sizes[:n_steps] = batches.sizes
-        self.lr, self.beta1 = torch.zeros(2, filled, device=device)
-        self.losses = torch.zeros(n_steps, n_members, device=device)
-        self.block, self.position = torch.zeros(2, 1, dtype=torch.long, device=device)
         # One plan is drawn while the other is still being read.
         plan = batches.draw()
         self._plans = cycle([plan.pin_memory(), torch.empty_like(plan, pin_memory=True)])
         self._plan = next(self._plans)
         self.index = torch.zeros_like(plan[: self.at_once], device=device)
-        self._stager = (
-            _Stager(batches.dataset, self.index.shape) if batches.dataset.streams else None
-        )
-        self._gather_graph, self._step_graph = self._capture()
+        self.sizes = torch.zeros_like(batches.sizes[: self.at_once])
+        stage = batches.dataset.streams
+        self._stager = _Stager(batches.dataset, self.index.shape) if stage else None
+        stepper = _Fused if _Fused.serves(net) else _Autograd
+        self.stepper = stepper(net, self.adam, self.at_once)
+        self._gather_graph, self._step_graphs = self._capture()
 
     @staticmethod
     def serves(net: Any) -> bool:
@@ -167,79 +228,75 @@ class GraphedPass:
         )
 
     def _gather(self) -> None:
-        """Gather the rows of the next block of steps."""
-        sizes = self.sizes.unflatten(0, (self.n_blocks, self.at_once))
+        """Gather the rows of a block of steps."""
         rows = None if self._stager is None else self._stager.rows
-        self.gathered = self.batches.gather(
-            self.index, sizes.index_select(0, self.block)[0], rows=rows
-        )
-        self.block.add_(1)
+        gathered = self.batches.gather(self.index, self.sizes, rows=rows)
+        self.gathered = Batch(*(part.contiguous() for part in gathered))
 
-    def _step(self) -> None:
-        """Take the next step, with rows of the block that was gathered last."""
-        for p in self.adam.parameters:
-            p.grad = None
-        inside = self.position % self.at_once
-        batch = Batch(*(part.index_select(0, inside)[0] for part in self.gathered))
-        step = self.net.train_step_single(batch)
-        self.losses.index_copy_(0, self.position, step["member_losses"].unsqueeze(0))
-        lr, beta1 = (t.index_select(0, self.position)[0] for t in (self.lr, self.beta1))
-        self.adam.step(lr, beta1)
-        self.position.add_(1)
-
-    def _rewind(self) -> None:
-        self.block.zero_()
-        self.position.zero_()
-
-    def _capture(self) -> tuple[torch.cuda.CUDAGraph, torch.cuda.CUDAGraph]:
+    def _capture(self) -> tuple[torch.cuda.CUDAGraph, dict[int, torch.cuda.CUDAGraph]]:
         """Warm up aside, as capture asks for, put everything back, then capture."""
         generators = self.net.generators
-        kept = [t.clone() for t in self.adam.state()]
+        changed = [self.adam.flat, self.adam.mean, self.adam.square, *self.net.module_.buffers()]
+        kept = [t.clone() for t in changed]
         random = [g.get_state() for g in generators]
         main = torch.cuda.current_stream()
         side = torch.cuda.Stream()
         side.wait_stream(main)
         with torch.cuda.stream(side):
             for _ in range(_WARM_UP):
-                self._rewind()
+                self.stepper.position.zero_()
                 self._gather()
-                self._step()
+                self.stepper.step(self.gathered)
         main.wait_stream(side)
-        for tensor, value in zip(self.adam.state(), kept, strict=True):
+        for tensor, value in zip(changed, kept, strict=True):
             tensor.copy_(value)
         for generator, state in zip(generators, random, strict=True):
             generator.set_state(state)
-        self._rewind()
-        graphs = []
-        for work in (self._gather, self._step):
-            graph = torch.cuda.CUDAGraph()
-            for generator in generators:
-                graph.register_generator_state(generator)
-            with torch.cuda.graph(graph):
-                work()
-            graphs.append(graph)
-        return graphs[0], graphs[1]
+        gather = self._captured(self._gather)
+        numbers = {1, self.stepper.n_captured}
+        return gather, {n: self._captured(partial(self._steps, n)) for n in numbers}
+
+    def _steps(self, n: int) -> None:
+        for _ in range(n):
+            self.stepper.step(self.gathered)
+
+    def _captured(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        for generator in self.net.generators:
+            graph.register_generator_state(generator)
+        with torch.cuda.graph(graph):
+            work()
+        return graph
 
     def _fetch(self, first: int) -> None:
         """Gather the rows of the block that starts with a step."""
         index = self._plan[first : first + self.at_once]
         self.index[: len(index)].copy_(index, non_blocking=True)
+        self.sizes[: len(index)].copy_(self.batches.sizes[first : first + self.at_once])
         if self._stager is not None:
             self._stager.stage(index)
         self._gather_graph.replay()
+        self.stepper.position.zero_()
 
-    def run(self, rates: list[tuple[float, float | None]]) -> NDArray[np.float64]:
+    def run(self, applied: list[tuple[float, float | None]]) -> NDArray[np.float64]:
         """Run one pass; return the mean loss of every member."""
-        n_steps = len(rates)
-        lr, beta1 = torch.tensor(rates, dtype=torch.float32).T
-        self.lr[:n_steps].copy_(lr)
-        self.beta1[:n_steps].copy_(beta1)
-        self._rewind()
-        for step in range(n_steps):
-            if step % self.at_once == 0:
-                self._fetch(step)
-            self._step_graph.replay()
+        n_steps, stepper = len(applied), self.stepper
+        lr, beta1 = np.array(applied, dtype=float).T
+        table = adam_rates(lr, beta1, self.adam.beta2, self.n_done)
+        rates = torch.as_tensor(table, device=self.index.device)
+        losses = torch.empty(n_steps, stepper.losses.shape[1], device=self.index.device)
+        stepper.refresh()
+        for first in range(0, n_steps, self.at_once):
+            n = min(self.at_once, n_steps - first)
+            stepper.rates[:n].copy_(rates[first : first + n])
+            self._fetch(first)
+            # The last block may have fewer steps than its graph.
+            at_once = stepper.n_captured if n == self.at_once else 1
+            for _ in range(n // at_once):
+                self._step_graphs[at_once].replay()
+            losses[first : first + n].copy_(stepper.losses[:n])
+        self.n_done += n_steps
         # While the device is busy with this pass, the host makes the plan of the next.
         self._plan = self.batches.draw(next(self._plans))
-        means: NDArray[np.float64] = self.losses.mean(0).double().cpu().numpy()
+        means: NDArray[np.float64] = losses.mean(0).double().cpu().numpy()
         return means

@@ -9,12 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from skhep_nn._dense_chain import ACTIVATIONS, Buffers, Layout, chain_forward
+from skhep_nn._member_layers import FEW_CATEGORIES
 
-__all__ = ["FEW_CATEGORIES", "DenseForward"]
-
-# Up to so many categories a product with zeros and ones beats looking vectors up, whose backward pass has
-# to collect the rows of each category again: measured on a GPU, a quarter of the study's training step.
-FEW_CATEGORIES = 64
+__all__ = ["DenseForward"]
 
 
 def _runs(columns: Sequence[int]) -> list[slice]:

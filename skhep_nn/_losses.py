@@ -17,12 +17,15 @@ class Loss(NamedTuple):
 
     Parameters
     ----------
+    name : str
+        Its name.
     value : callable
         Maps outputs (..., batch, outputs) and targets to losses (..., batch).
     slope : callable
         Maps the same to the gradient of the losses, of the shape of the outputs.
     """
 
+    name: str
     value: Callable[[Tensor, Tensor], Tensor]
     slope: Callable[[Tensor, Tensor], Tensor]
 
@@ -41,24 +44,29 @@ def _cross_entropy_slope(output: Tensor, target: Tensor) -> Tensor:
     return output.softmax(-1) - is_class.to(output.dtype)
 
 
-def _over_targets(elementwise: Callable[..., Tensor], slope: Callable[[Tensor], Tensor]) -> Loss:
+def _over_targets(
+    name: str, elementwise: Callable[..., Tensor], slope: Callable[[Tensor], Tensor]
+) -> Loss:
     """Return a loss of the differences, averaged over targets."""
 
     def value(output: Tensor, target: Tensor) -> Tensor:
         return elementwise(output, target, reduction="none").mean(-1)
 
-    return Loss(value, lambda output, target: slope(output - target) / output.shape[-1])
+    return Loss(name, value, lambda output, target: slope(output - target) / output.shape[-1])
 
 
-LOSSES = {
-    "binary_cross_entropy": Loss(
-        _binary_cross_entropy, lambda output, target: output.sigmoid() - target.unsqueeze(-1)
+_ALL = (
+    Loss(
+        "binary_cross_entropy",
+        _binary_cross_entropy,
+        lambda output, target: output.sigmoid() - target.unsqueeze(-1),
     ),
-    "cross_entropy": Loss(_cross_entropy, _cross_entropy_slope),
-    "squared_error": _over_targets(F.mse_loss, lambda difference: 2 * difference),
-    "absolute_error": _over_targets(F.l1_loss, torch.sign),
-    "huber": _over_targets(F.huber_loss, lambda difference: difference.clamp(-1, 1)),
-}
+    Loss("cross_entropy", _cross_entropy, _cross_entropy_slope),
+    _over_targets("squared_error", F.mse_loss, lambda difference: 2 * difference),
+    _over_targets("absolute_error", F.l1_loss, torch.sign),
+    _over_targets("huber", F.huber_loss, lambda difference: difference.clamp(-1, 1)),
+)
+LOSSES = {loss.name: loss for loss in _ALL}
 
 
 class RowLoss(nn.Module):

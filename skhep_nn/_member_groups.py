@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import threading
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,15 +16,22 @@ from torch import Tensor
 
 from skhep_nn._batches import TrainBatches, ValidBatches
 from skhep_nn._dense_step import DenseStep
-from skhep_nn._torch_state import side_by_side
+from skhep_nn._workers import n_groups, side_by_side
 
 __all__ = ["MemberGroups"]
 
-# Operations of a pass below which starting threads costs more than they gain.
-_WORTH_THREADS = 1e9
 _ELEMENTWISE = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop)
 
 _Rates = list[tuple[float, float | None]]
+
+
+class _Passed(NamedTuple):
+    """What a pass has made of a group: it may have run in another process."""
+
+    losses: NDArray[np.float32]
+    flat: NDArray[np.float32]
+    optimizer: dict[str, Any]
+    random: list[NDArray[np.uint8]]
 
 
 class _Group:
@@ -32,6 +40,7 @@ class _Group:
     def __init__(self, net: Any, batches: TrainBatches, members: slice) -> None:
         self.members = members
         self.batches = batches
+        self.generators = batches.generators[members]
         self.dense = DenseStep(net.module_, members, batches.width, net.criterion_.loss)
         kind, group = type(net.optimizer_), net.optimizer_.param_groups[0]
         settings = {
@@ -40,9 +49,8 @@ class _Group:
         settings["params"] = [self.dense.flat]
         self.optimizer = kind(**settings)
 
-    def train(self, index: Tensor, rates: _Rates, stop: threading.Event) -> Tensor:
-        """Take the steps of a pass; return the losses, (steps, members)."""
-        self.dense.load()
+    def train(self, index: Tensor, rates: _Rates, stop: threading.Event) -> _Passed:
+        """Take the steps of a pass."""
         losses = []
         group = self.optimizer.param_groups[0]
         steps = self.batches.batches(index, self.members)
@@ -56,10 +64,22 @@ class _Group:
             elif "momentum" in group:
                 group["momentum"] = momentum
             self.optimizer.step()
-        self.dense.store()
-        return torch.stack(losses)
+        return _Passed(
+            torch.stack(losses).numpy(),
+            self.dense.flat.detach().numpy(),
+            _with(self.optimizer.state_dict(), Tensor.numpy, Tensor),
+            [generator.get_state().numpy() for generator in self.generators],
+        )
 
-    def validate(self, batches: ValidBatches, stop: threading.Event) -> Tensor:
+    def take_over(self, passed: _Passed) -> None:
+        """Go on from what a pass has made."""
+        self.dense.flat.data.copy_(torch.from_numpy(passed.flat))
+        self.optimizer.load_state_dict(_with(passed.optimizer, torch.from_numpy, np.ndarray))
+        for generator, state in zip(self.generators, passed.random, strict=True):
+            generator.set_state(torch.from_numpy(state))
+        self.dense.store()
+
+    def validate(self, batches: ValidBatches, stop: threading.Event) -> NDArray[np.float64]:
         """Return the validation loss of every member."""
         total = torch.zeros(self.members.stop - self.members.start)
         width = self.batches.width
@@ -68,7 +88,15 @@ class _Group:
                 break
             missing = width - batch.weight.shape[1]
             total += self.dense.losses(*(_filled_up(part, missing) for part in batch))
-        return total
+        losses: NDArray[np.float64] = total.double().numpy()
+        return losses
+
+
+def _with(state: Any, change: Callable[[Any], Any], kind: type) -> Any:
+    """Change all leaves of a kind in nested dictionaries."""
+    if isinstance(state, dict):
+        return {key: _with(value, change, kind) for key, value in state.items()}
+    return change(state) if isinstance(state, kind) else state
 
 
 def _filled_up(part: Tensor, missing: int) -> Tensor:
@@ -94,9 +122,9 @@ class MemberGroups:
         self.batches = batches
         n_members = len(net.folds)
         n_parameters = sum(p.numel() for p in net.module_.parameters())
-        n_operations = 6 * n_parameters * batches.width * batches.n_steps
-        n_groups = min(net.n_workers, n_members) if n_operations > _WORTH_THREADS else 1
-        edges = [n_members * i // n_groups for i in range(n_groups + 1)]
+        self.n_operations = 6.0 * n_parameters * batches.width * batches.n_steps
+        n = n_groups(net.n_workers, n_members, self.n_operations)
+        edges = [n_members * i // n for i in range(n + 1)]
         self.groups = [_Group(net, batches, slice(*pair)) for pair in pairwise(edges)]
 
     @staticmethod
@@ -115,12 +143,19 @@ class MemberGroups:
     def run(self, rates: _Rates) -> NDArray[np.float64]:
         """Run one pass; return the mean loss of every member."""
         index = self.batches.draw()
-        losses = side_by_side([partial(group.train, index, rates) for group in self.groups])
-        means: NDArray[np.float64] = torch.cat(losses, 1).mean(0).double().numpy()
-        return means
+        for group in self.groups:
+            group.dense.load()  # a callback may have changed the parameters
+        tasks = [partial(group.train, index, rates) for group in self.groups]
+        passed = side_by_side(tasks, self.n_operations)
+        for group, result in zip(self.groups, passed, strict=True):
+            group.take_over(result)
+        losses: NDArray[np.float64] = np.concatenate([p.losses for p in passed], axis=1).mean(
+            axis=0, dtype=np.float64
+        )
+        return losses
 
     def validate(self, batches: ValidBatches) -> NDArray[np.float64]:
         """Return the validation loss of every member."""
-        losses = side_by_side([partial(group.validate, batches) for group in self.groups])
-        totals: NDArray[np.float64] = torch.cat(losses).double().numpy()
-        return totals
+        tasks = [partial(group.validate, batches) for group in self.groups]
+        n_operations = self.n_operations / 3 * batches.width / max(1, len(batches.dataset))
+        return np.concatenate(side_by_side(tasks, n_operations))

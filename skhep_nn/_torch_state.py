@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 __all__ = [
     "half_precision",
     "one_thread_each",
     "recording_gradients",
-    "side_by_side",
+    "tensor_of",
     "threads_for",
 ]
-
-T = TypeVar("T")
 
 # Operations of one step or chunk below which a second thread does not pay.
 _WORTH_THREADS = 1e8
@@ -52,24 +51,15 @@ def one_thread_each() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def side_by_side(tasks: Sequence[Callable[[threading.Event], T]]) -> list[T]:
-    """Run tasks, each on a thread with one thread of torch's, and return what they return.
+def tensor_of(array: NDArray[Any]) -> torch.Tensor:
+    """Return an array as a tensor, without copying it if it is contiguous: it is only read.
 
-    Threads that share nothing but the data need not wait for each other after every operation, as
-    those of OpenMP do, and where another process holds a core they lose no more than that core. The event
-    that a task is given tells it that its result is no longer wanted.
+    Torch warns of arrays that must not be written, such as memory maps.
     """
-    stop = threading.Event()
-    with one_thread_each():
-        if len(tasks) == 1:
-            return [tasks[0](stop)]
-        with ThreadPoolExecutor(len(tasks)) as pool:
-            futures = [pool.submit(task, stop) for task in tasks]
-            try:
-                return [future.result() for future in futures]
-            except BaseException:
-                stop.set()
-                raise
+    array = np.ascontiguousarray(array)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(array)
 
 
 def half_precision(device: torch.device) -> torch.dtype | None:

@@ -32,8 +32,8 @@ from skhep_nn._callbacks import SklearnCallbacks
 from skhep_nn._cuda import GraphedPass
 from skhep_nn._losses import Loss, RowLoss
 from skhep_nn._member_groups import MemberGroups
+from skhep_nn._member_layers import MemberDropout
 from skhep_nn.ensemble import apply_link, separate_members, stacked_state
-from skhep_nn.networks import MemberDropout
 from skhep_nn.schedules import Rates
 
 __all__ = ["MemberNet"]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from skhep_nn._events import EventTransformer, random_numbers
+from skhep_nn._image_augmentation import ImageAugmenter
 from skhep_nn._momenta import (
     Array,
     Momentum,
@@ -19,7 +20,7 @@ from skhep_nn._momenta import (
     find_complete,
 )
 
-__all__ = ["EventAugmenter"]
+__all__ = ["EventAugmenter", "ImageAugmenter"]
 
 
 class EventAugmenter(EventTransformer):

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from skhep_nn._torch_state import side_by_side
+from skhep_nn._dense_kernels import DenseKernels, available, supports
+from skhep_nn._prediction import (
+    CPU_LANES,
+    CPU_WIDTH,
+    Views,
+    apply_link,
+    by_kernels,
+    by_memory,
+    chunk_rows,
+    in_chunks,
+    seen,
+    weighted_mean,
+)
+from skhep_nn._torch_state import tensor_of
 
 __all__ = [
     "Ensemble",
@@ -24,28 +36,8 @@ __all__ = [
     "stacked_state",
 ]
 
-# Measured: chunks of 1,024 to 2,048 rows keep the activations in the cache of a CPU core, where
-# member by member is 1.2 to 1.6 times faster than stacked; below some ten rows the calls themselves
-# cost more than the arithmetic and stacking wins. A GPU wants few, large, stacked calls.
-_CPU_CHUNK, _CPU_BYTES = 2048, 1 << 20
-# Where a network can predict in memory of its own, that memory should fit a core's cache: so many rows and
-# members at once.
-_CPU_WIDTH, _CPU_MEMBERS = 512, 4
-_CUDA_CHUNK, _CUDA_BYTES = 16384, 1 << 25
+# Below some ten rows the calls themselves cost more than the arithmetic, and stacking wins on a CPU too.
 _STACK_BELOW = 33
-# Vector units take so many events at a time and treat a remainder by other instructions, with another
-# rounding. Filled up to a power of two, the prediction for an event is the same bit for bit in any chunk,
-# in any place, stacked or not, on one thread and on two.
-_CPU_LANES = 32
-
-
-class Views(Protocol):
-    """What test-time augmentation needs of an augmenter."""
-
-    n_views_: int
-
-    def view_tensor(self, X: Tensor, index: int) -> Tensor:
-        """Return view `index` of the rows."""
 
 
 class _Members(nn.Module):
@@ -142,27 +134,12 @@ def stacked_state(stack: nn.Module) -> dict[str, Tensor]:
     return {name: torch.stack([state[name] for state in states]) for name in states[0]}
 
 
-def apply_link(output: Tensor, link: str) -> Tensor:
-    """Turn raw outputs into predictions.
+class _Runtime(NamedTuple):
+    """An ensemble ready to predict on a device."""
 
-    Parameters
-    ----------
-    output : Tensor of shape (..., n_outputs)
-        Raw outputs.
-    link : {"identity", "sigmoid", "softmax"}
-        Link function.
-
-    Returns
-    -------
-    Tensor of the same shape
-    """
-    if link == "identity":
-        return output
-    if link == "sigmoid":
-        return output.sigmoid()
-    if link == "softmax":
-        return output.softmax(-1)
-    raise ValueError(f"link={link!r} must be 'identity', 'sigmoid' or 'softmax'.")
+    members: list[nn.Module]
+    stack: nn.Module
+    kernels: DenseKernels | None
 
 
 class Ensemble:
@@ -216,7 +193,7 @@ class Ensemble:
             msg = f"weights must be {n_members} finite numbers >= 0 with a positive sum, got {weights!r}."
             raise ValueError(msg)
         self.weights = w / w.sum()
-        self._runtime: dict[torch.device, list[nn.Module]] = {}
+        self._runtime: dict[torch.device, _Runtime] = {}
 
     @classmethod
     def from_stack(
@@ -286,14 +263,16 @@ class Ensemble:
             for name, v in self.states.items()
             if v.ndim == 3 and "embedding" not in name
         ]
-        return all(size * _CPU_LANES >= 400 for size in sizes)
+        return all(size * CPU_LANES >= 400 for size in sizes)
 
-    def _modules(self, device: torch.device) -> list[nn.Module]:
-        """Return the members and, last, their stack, on the device; built once."""
+    def _ready(self, device: torch.device) -> _Runtime:
+        """Return the ensemble on the device; built once."""
         if device not in self._runtime:
             members = [self.member(k).to(device) for k in range(len(self))]
-            stack = stack_networks(members).to(device).requires_grad_(False).eval()
-            self._runtime[device] = [*members, stack]
+            stack: Any = stack_networks(members).to(device).requires_grad_(False).eval()
+            has_kernels = available(device) and supports(stack)
+            kernels = DenseKernels(stack) if has_kernels else None
+            self._runtime[device] = _Runtime(members, stack, kernels)
         return self._runtime[device]
 
     def predict_members(
@@ -314,9 +293,9 @@ class Ensemble:
         -------
         Tensor of shape (members, samples, outputs)
         """
-        *members, stack = self._modules(X.device)
+        members, stack, _ = self._ready(X.device)
         n_rows = len(X)
-        fill = max(_CPU_LANES, 1 << (n_rows - 1).bit_length()) - n_rows
+        fill = max(CPU_LANES, 1 << (n_rows - 1).bit_length()) - n_rows
         if fill and X.device.type == "cpu":
             X = torch.cat([X, X[-1:].expand(fill, *X.shape[1:])])
         if stacked is None:
@@ -360,76 +339,31 @@ class Ensemble:
         ndarray of shape (samples, outputs)
         """
         device = torch.device(device)
-        rows_first = X if isinstance(X, Tensor) else torch.from_numpy(np.ascontiguousarray(X))
+        rows = X if isinstance(X, Tensor) else tensor_of(X)
+        runtime = self._ready(device)
         on_cpu = device.type == "cpu"
-        stack = self._modules(device)[-1]
-        has_evaluator = getattr(stack, "evaluator", None) is not None and autocast is None
-        in_memory = on_cpu and chunk_size is None and has_evaluator
-        if in_memory:
-            chunk_size = _CPU_WIDTH
-        elif chunk_size is None:
-            most, n_bytes = (_CPU_CHUNK, _CPU_BYTES) if on_cpu else (_CUDA_CHUNK, _CUDA_BYTES)
-            row_bytes = rows_first[:1].numel() * rows_first.element_size()
-            # A power of two, which `predict_members` need not fill up.
-            fitting = 1 << (n_bytes // max(1, row_bytes)).bit_length()
-            chunk_size = min(most, max(_CPU_LANES, fitting))
-        chunks = rows_first.split(chunk_size)
-        weights = torch.as_tensor(self.weights, dtype=torch.float32, device=device)
+        plain = autocast is None and chunk_size is None
+        in_memory = on_cpu and plain and hasattr(runtime.stack, "evaluator")
+        size = chunk_size or (CPU_WIDTH if in_memory else chunk_rows(rows, device))
+        chunks = rows.split(size)
 
-        def means(first: int, step: int, stop: threading.Event) -> list[Tensor]:
-            """Predict every so manyth chunk."""
-            with (
-                torch.inference_mode(),
-                torch.autocast(device.type, dtype=autocast, enabled=autocast is not None),
-            ):
-                predict: Callable[[Tensor], Tensor] = partial(self.predict_members, link=link)
-                if in_memory and len(chunks) > 1:
-                    predict = self._evaluator(stack, link) or predict
-                return [
-                    self._mean(rows.to(device), weights, predict, views)
-                    for rows in chunks[first::step]
-                    if not stop.is_set()
-                ]
+        def predictor() -> Callable[[Tensor], Tensor]:
+            if plain and runtime.kernels is not None:
+                return by_kernels(runtime.kernels, self.weights, link, views)
+            outputs: Callable[[Tensor], Tensor] = partial(self.predict_members, link=link)
+            if in_memory and len(chunks) > 1:
+                outputs = by_memory(runtime.stack, len(self), link, outputs)
 
-        n_workers = min(torch.get_num_threads(), len(chunks)) if on_cpu else 1
-        if n_workers == 1:
-            parts = means(0, 1, threading.Event())
-        else:
-            shares = side_by_side([partial(means, w, n_workers) for w in range(n_workers)])
-            parts = [shares[i % n_workers][i // n_workers] for i in range(len(chunks))]
-        result: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
-        return result
+            def mean(chunk: Tensor) -> Tensor:
+                return weighted_mean(map(outputs, seen(chunk.to(device), views)), self.weights)
 
-    def _evaluator(self, stack: Any, link: str) -> Callable[[Tensor], Tensor] | None:
-        """Return what predicts with all members in memory of its own, if the network has such a thing."""
-        firsts = range(0, len(self), _CPU_MEMBERS)
-        evaluators = [stack.evaluator(slice(k, k + _CPU_MEMBERS), _CPU_WIDTH) for k in firsts]
-        if None in evaluators:
-            return None
+            return mean
 
-        def predict(rows: Tensor) -> Tensor:
-            if len(rows) != _CPU_WIDTH:
-                return self.predict_members(rows, link=link)
-            return apply_link(torch.cat([evaluate(rows) for evaluate in evaluators]), link)
-
-        return predict
-
-    def _mean(
-        self,
-        rows: Tensor,
-        weights: Tensor,
-        predict: Callable[[Tensor], Tensor],
-        views: Views | None,
-    ) -> Tensor:
-        """Average members and views for one chunk of rows."""
-        inputs = [rows]
-        if views is not None:
-            inputs = [views.view_tensor(rows, v) for v in range(views.n_views_)]
-        # Term by term in a fixed order: torch's own sums choose theirs by shape.
-        # A member without weight has diverged, and nothing times its NaN would be NaN.
-        used = np.flatnonzero(self.weights)
-        terms = [weights[k] * out[k] for out in (predict(x) for x in inputs) for k in used]
-        total: Tensor = terms[0]
-        for term in terms[1:]:
-            total = total.add_(term)
-        return total / len(inputs)
+        n_views = 1 if views is None else views.n_views_
+        return in_chunks(
+            predictor,
+            chunks,
+            n_workers=torch.get_num_threads() if on_cpu else 1,
+            n_operations=2.0 * self.n_parameters * len(self) * n_views * len(rows),
+            autocast=(device.type, autocast),
+        )

@@ -18,13 +18,19 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from skhep_nn._calo_cnn import CaloCNN
 from skhep_nn._dense_chain import ACTIVATIONS as CHAIN_ACTIVATIONS
 from skhep_nn._dense_chain import dense_chain
-from skhep_nn._dense_forward import FEW_CATEGORIES, DenseForward
+from skhep_nn._dense_forward import DenseForward
+from skhep_nn._member_layers import (
+    MemberDropout,
+    MemberEmbedding,
+    MemberLinear,
+    MemberPReLU,
+)
 
-__all__ = ["CategoricalColumn", "DenseNet", "embedding_size"]
+__all__ = ["CaloCNN", "CategoricalColumn", "DenseNet", "embedding_size"]
 
 Activation = Literal["swish", "relu", "selu", "prelu"]
 
@@ -67,78 +73,6 @@ def embedding_size(n_categories: int) -> int:
     (2, 50)
     """
     return min(50, (n_categories + 1) // 2)
-
-
-class MemberLinear(nn.Module):
-    """A fully connected layer, feature-major, whose weight may carry a leading member axis."""
-
-    def __init__(self, n_inputs: int, n_outputs: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(n_outputs, n_inputs))
-        self.bias = nn.Parameter(torch.zeros(n_outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(..., inputs, batch)`` to ``(..., outputs, batch)``."""
-        multiply_add = torch.addmm if self.weight.ndim == 2 else torch.baddbmm
-        return multiply_add(self.bias.unsqueeze(-1), self.weight, x)
-
-
-class MemberDropout(nn.Module):
-    """Dropout that draws from a generator of its own, where training has lent it one.
-
-    torch's dropout reads global state, which fits side by side would take from each other.
-    """
-
-    generator: torch.Generator | None = None
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Drop features in training."""
-        if not self.training:
-            return x
-        kept = torch.empty_like(x).bernoulli_(1 - self.rate, generator=self.generator)
-        return x * kept / (1 - self.rate)
-
-
-class MemberPReLU(nn.Module):
-    """PReLU with one slope a layer (arXiv:1502.01852), which may carry a leading member axis."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.slope = nn.Parameter(torch.full((1,), 0.25))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Scale negative inputs by the learnt slope."""
-        return torch.where(x > 0, x, self.slope.unsqueeze(-1) * x)
-
-
-class MemberEmbedding(nn.Module):
-    """Entity embedding (arXiv:1604.06737); code -1, a category unseen at fit, maps to the zero vector.
-
-    Zero is the mean of the N(0, 1) the vectors start from: an unseen category says nothing.
-    """
-
-    def __init__(self, n_categories: int, size: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(n_categories, size))
-
-    def forward(self, codes: Tensor) -> Tensor:
-        """Map codes of shape ``(..., batch)`` to vectors ``(..., size, batch)``."""
-        n_categories = self.weight.shape[-2]
-        if n_categories <= FEW_CATEGORIES:
-            categories = torch.arange(n_categories, device=codes.device).unsqueeze(-1)
-            is_category = (codes.unsqueeze(-2) == categories).to(self.weight.dtype)
-            return self.weight.mT @ is_category
-        table = F.pad(self.weight, (0, 0, 1, 0))  # row 0 is the slot of the unseen category
-        rows = codes + 1
-        if table.ndim == 3:
-            n_members, n_rows, _ = table.shape
-            rows = rows + n_rows * torch.arange(n_members, device=rows.device).unsqueeze(-1)
-            table = table.flatten(0, 1)
-        return F.embedding(rows, table).mT
 
 
 class InputStage(nn.Module):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["weighted_moments"]
+from skhep_nn._image_preprocessing import ImageCropper, ImageScaler
+
+__all__ = ["ImageCropper", "ImageScaler", "weighted_moments"]
 
 # Spread relative to the mean under which a column holds nothing but rounding.
 _CONSTANT_FLOAT32, _CONSTANT_FLOAT64 = 1e-7, 1e-12

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -265,7 +265,8 @@ class CosineRestarts(BaseEstimator):  # type: ignore[misc]
         _check_positive(max_lr=self.max_lr)
         if not 0 <= self.final_lr <= self.max_lr:
             raise ValueError(f"final_lr={self.final_lr!r} must lie between 0 and max_lr.")
-        if self.cycle is not None and not (isinstance(self.cycle, Integral) and self.cycle >= 1):
+        cycle: Any = self.cycle
+        if cycle is not None and not (isinstance(cycle, Integral) and int(cycle) >= 1):
             raise ValueError(f"cycle={self.cycle!r} must be an integer of at least 1 or None.")
         if not 1 <= self.growth < np.inf:
             raise ValueError(f"growth={self.growth!r} must be a number of at least 1.")
@@ -362,7 +363,8 @@ class ReduceOnPlateau(BaseEstimator):  # type: ignore[misc]
         _check_positive(lr=self.lr)
         if not 0 < self.factor < 1:
             raise ValueError(f"factor={self.factor!r} must lie between 0 and 1.")
-        if not (isinstance(self.patience, Integral) and self.patience >= 1):
+        patience: Any = self.patience
+        if not (isinstance(patience, Integral) and int(patience) >= 1):
             raise ValueError(f"patience={self.patience!r} must be an integer of at least 1.")
         if not 0 <= self.threshold < np.inf:
             raise ValueError(f"threshold={self.threshold!r} must be a number of at least 0.")

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from skhep_nn import make_higgs_events
+from skhep_nn._calo_cnn import CaloCNN
+from skhep_nn.networks import CategoricalColumn, DenseNet
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 pytestmark = pytest.mark.slow
@@ -64,14 +67,103 @@ def test_higgs_job_under_the_conditions_of_the_challenge(tmp_path):
     assert summary["MMVA"][0] >= summary["MVAC"][0]
 
 
-def test_speed(tmp_path):
-    out = run(
-        "speed.py", "--events", 600, "--epochs", 1, "--repeats", 1, "--reference",
-        "--reference-events", 1000, 1000, "--members", 2, "--output", tmp_path,
+def figures(folder, part):
+    """The tables of a part, after a look at its files."""
+    results = json.loads((folder / "results.json").read_text())
+    assert results["machine"]["versions"]["torch"]
+    tables = results[part]["tables"]
+    for table in tables.values():
+        for row in table.values():
+            numbers = {k: v for k, v in row.items() if k != "wanted"}
+            assert all(v is not None for v in numbers.values()), row  # null stands for NaN
+    page = (folder / "results.md").read_text()
+    assert all(caption in page for caption in tables)
+    assert f"({part}.png)" in page
+    assert (folder / f"{part}.png").stat().st_size > 5000
+    return tables
+
+
+def test_speed_on_tables(tmp_path):
+    run(
+        "speed.py", "--device", "cpu", "--events", 400, "--predict-rows", 200, "--repeats", 1,
+        "--passes", 2, "--output", tmp_path,
     )  # fmt: skip
-    assert "10 members / 1 member" in out
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert results["reference"][0]["members"] == 2
+    train = figures(tmp_path, "train")
+    seconds = {k: v["median (s)"] for k, v in train["seconds a member and pass"].items()}
+    assert min(seconds.values()) > 0
+    ratio = train["ratios"]["skorch / ours, 10 members"]
+    assert ratio["ratio"] == pytest.approx(seconds["skorch"] / seconds["ours, 10 members"])
+    assert ratio["wanted"] == "at least 5"
+    assert "skorch / ours" in figures(tmp_path, "predict")["ratios"]
+    small = figures(tmp_path, "small")
+    assert len(small["fit of few rows, 60 steps"]) == 3
+
+
+def test_speed_of_the_reference_job_and_at_scale(tmp_path):
+    run(
+        "speed.py", "reference", "scale", "--device", "cpu", "--reference-events", 300, 300,
+        "--members", 2, "--passes", 2, "--scale-base", 200, 2, 4, "--scale-rows", 200, 400,
+        "--scale-members", 2, "--scale-features", 4, "--output", tmp_path,
+    )  # fmt: skip
+    reference = figures(tmp_path, "reference")["first of a process"]
+    assert reference["fit (s)"]["2 members"] > 5 * reference["later pass (s)"]["2 members"]
+    scale = figures(tmp_path, "scale")
+    assert list(scale["rows"]) == ["200", "400"]
+    assert scale["rows"]["400"]["data + model (MB)"] > scale["rows"]["200"]["data + model (MB)"]
+
+
+def test_speed_on_images(tmp_path):
+    pytest.importorskip("skhep_nn.calo")
+    run(
+        "speed.py", "images", "--device", "cpu", "--images", 40, "--image-batch", 20,
+        "--repeats", 1, "--passes", 2, "--output", tmp_path,
+    )  # fmt: skip
+    tables = figures(tmp_path, "images")
+    assert len(tables["calorimeter images, training, rows a second"]) >= 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["trains"], "no part is named 'trains'"), (["stream"], "needs --device cuda")],
+)
+def test_speed_refuses_what_it_cannot_do(arguments, message, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "10000")  # so that it is put back
+    import speed
+
+    monkeypatch.setattr(sys, "argv", ["speed.py", *arguments, "--device", "cpu"])
+    with pytest.raises(SystemExit):
+        speed.parse()
+    assert message in capsys.readouterr().err
+
+
+def test_networks_written_by_hand_are_ours(monkeypatch):
+    """What speed is compared on is the same function of the same parameters."""
+    monkeypatch.syspath_prepend(FOLDER)
+    import speed_common
+    import speed_images
+
+    plain = speed_common.PlainDenseNet(30, 4)
+    ours = DenseNet(31, categorical=[CategoricalColumn(30, 4, 3)])
+    values = list(plain.state_dict().values())  # in both: embedding, layers, output
+    with torch.no_grad():
+        for p, value in zip(ours.parameters(), values, strict=True):
+            p.copy_(value)
+    X = torch.randn(50, 31, generator=torch.Generator().manual_seed(0))
+    X[:, 30] = torch.arange(50) % 4
+    torch.testing.assert_close(ours(X)[:, 0], plain(X), rtol=1e-4, atol=1e-5)
+    by_hand = speed_images.challenge_network().eval()
+    network = CaloCNN((32, 32, 2), preset="challenge").eval()
+    with torch.no_grad():
+        for p, q in zip(network.parameters(), by_hand.parameters(), strict=True):
+            q.mul_(2)  # else the output is all bias
+            # The first dense layer reads every cell: channels are last in ours, first by hand.
+            cells = q.view(256, 128, 16).mT.flatten(1) if q.shape == (256, 2048) else q
+            p.copy_(cells)
+    images = torch.randn(3, 32, 32, 2, generator=torch.Generator().manual_seed(0))
+    expected = by_hand(images.movedim(-1, 1))
+    assert expected.std() > 0.01
+    torch.testing.assert_close(network(images)[:, 0], expected, rtol=1e-3, atol=1e-4)
 
 
 def test_simulator(tmp_path):
@@ -79,3 +171,7 @@ def test_simulator(tmp_path):
     write_challenge(path, 3000)
     out = run("higgs_simulator.py", "--data", path, "--events", 3000)
     assert "DER_mass_MMC" in out
+
+
+def test_calo_simulator():
+    assert "AUC" in run("calo_simulator.py", "--images", 3000)

@@ -1,5 +1,6 @@
 """What runs on a GPU, against the CPU: the same figures, within rounding."""
 
+import importlib.util
 import os
 import pickle
 import subprocess
@@ -11,14 +12,19 @@ import pytest
 import torch
 
 from skhep_nn import (
+    CaloCNNClassifier,
     CartesianMomenta,
     Constant,
     DenseNetClassifier,
     DenseNetRegressor,
     EventAugmenter,
+    _base,
+    _cuda,
+    make_calo_showers,
     make_higgs_events,
 )
 from skhep_nn._cuda import FlatAdam
+from skhep_nn._dense_kernels import adam_rates
 
 cuda = pytest.mark.cuda
 
@@ -60,7 +66,7 @@ def test_flat_adam_is_torchs_adam(decoupled, weight_decay):
             b.grad = torch.randn(b.shape, generator=generator)
             a.grad = b.grad.clone()
         optimiser.step()
-        flat.step(torch.tensor(group["lr"]), torch.tensor(beta1))
+        flat.step(torch.from_numpy(adam_rates([group["lr"]], [beta1], 0.999, step))[0])
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
@@ -93,8 +99,8 @@ def test_captured_graph_agrees_with_eager_steps(events, augmentation):
     settings = {"device": "cuda", "augmentation": augmentation}
     captured = model(**settings).fit(X, y, sample_weight=w)
     eager = model(compile=False, **settings).fit(X, y, sample_weight=w)
-    assert captured.net_._graphed is not None
-    assert eager.net_._graphed is None
+    assert captured.net_._runner is not None
+    assert eager.net_._runner is None
     np.testing.assert_allclose(
         captured.history_.train_loss, eager.history_.train_loss, rtol=2e-3, atol=1e-4
     )
@@ -103,15 +109,65 @@ def test_captured_graph_agrees_with_eager_steps(events, augmentation):
 
 
 @cuda
-def test_a_captured_pass_does_not_wait_for_the_device(events):
+@pytest.mark.parametrize("params", [{}, {"activation": "prelu"}])
+def test_fused_and_automatic_steps_are_chosen_by_the_network(events, params):
     X, y, w = events
-    fitted = model(device="cuda").fit(X, y, sample_weight=w)
-    graphed = fitted.net_._graphed
+    runner = model(device="cuda", max_epochs=1, **params).fit(X, y, sample_weight=w).net_._runner
+    fused = "activation" not in params and importlib.util.find_spec("triton") is not None
+    assert type(runner.stepper).__name__ == ("_Fused" if fused else "_Autograd")
+
+
+@cuda
+@pytest.mark.parametrize("n_outputs", [1, 3])
+def test_fused_steps_agree_with_automatic_differentiation(events, monkeypatch, n_outputs):
+    X, y, w = events
+    target = y if n_outputs == 1 else np.digitize(X.to_numpy()[:, 0], [50.0, 100.0])
+    settings = {"device": "cuda", "augmentation": EventAugmenter(), "weight_decay": 1e-3}
+    fused = model(**settings).fit(X, target, sample_weight=w)
+    monkeypatch.setattr(_cuda._Fused, "serves", staticmethod(lambda _: False))
+    simple = model(**settings).fit(X, target, sample_weight=w)
+    for column in ("train_loss", "valid_loss"):
+        np.testing.assert_allclose(fused.history_[column], simple.history_[column], rtol=5e-3)
+    difference = np.abs(fused.predict_proba(X) - simple.predict_proba(X))
+    assert difference.mean() < 5e-3
+
+
+@cuda
+@pytest.mark.parametrize("augmentation", [None, EventAugmenter()])
+def test_rows_that_stay_on_the_host_give_the_same(events, monkeypatch, augmentation):
+    X, y, w = events
+    settings = {"device": "cuda", "augmentation": augmentation}
+    resident = model(**settings).fit(X, y, sample_weight=w)
+    monkeypatch.setattr(_base, "_DEVICE_SHARE", 0.0)
+    streamed = model(**settings).fit(X, y, sample_weight=w)
+    assert streamed.net_._runner._stager is not None
+    assert resident.net_._runner._stager is None
+    assert_same_ensemble(resident, streamed, 0)
+    eager = model(compile=False, **settings).fit(X, y, sample_weight=w)
+    np.testing.assert_allclose(eager.history_.train_loss, resident.history_.train_loss, rtol=5e-3)
+
+
+@cuda
+def test_a_fit_is_repeatable_on_cuda(events):
+    X, y, w = events
+    settings = {"device": "cuda", "augmentation": EventAugmenter()}
+    fits = [model(**settings).fit(X, y, sample_weight=w) for _ in range(2)]
+    assert_same_ensemble(*fits, 0)
+
+
+@cuda
+@pytest.mark.parametrize("params", [{}, {"activation": "prelu"}])
+def test_a_captured_pass_does_not_wait_for_the_device(events, params):
+    X, y, w = events
+    runner = model(device="cuda", **params).fit(X, y, sample_weight=w).net_._runner
+    torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for _ in range(10):
-            graphed.position.zero_()
-            graphed.graph.replay()
+        for first in (0, 0):
+            runner._fetch(first)
+            for graph in runner._step_graphs.values():
+                runner.stepper.position.zero_()
+                graph.replay()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -120,14 +176,38 @@ def test_a_captured_pass_does_not_wait_for_the_device(events):
 def test_dropout_and_augmentation_draw_anew_in_every_replay(events):
     X, y, w = events
     fitted = model(device="cuda", dropout=0.3, schedule=Constant(1e-12)).fit(X, y, sample_weight=w)
-    graphed = fitted.net_._graphed
+    runner = fitted.net_._runner
+    runner._fetch(0)
     losses = []
     for _ in range(3):
-        graphed.position.zero_()
-        graphed.graph.replay()
-        losses.append(graphed.losses[0].clone())
+        runner.stepper.position.zero_()
+        runner._step_graphs[1].replay()
+        losses.append(runner.stepper.losses[0].clone())
     assert not torch.equal(losses[0], losses[1])
     assert not torch.equal(losses[1], losses[2])
+    plain = model(device="cuda", augmentation=EventAugmenter()).fit(X, y, sample_weight=w)
+    drawn = []
+    for _ in range(3):
+        plain.net_._runner._fetch(0)
+        drawn.append(plain.net_._runner.gathered.X.clone())
+    assert not torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[1], drawn[2])
+
+
+@cuda
+@pytest.mark.parametrize("n_members", [1, 4])
+def test_ordinary_modules_train_and_predict_on_cuda(n_members):
+    """Convolutions with batch normalisation, members one after the other in one captured step."""
+    images = make_calo_showers(600, random_state=0)
+    settings = {"preset": "compact", "max_epochs": 3, "batch_size": 64, "random_state": 0}
+    fitted = CaloCNNClassifier(n_members=n_members, device="cuda", **settings)
+    fitted.fit(images.images, images.target)
+    assert type(fitted.net_._runner.stepper).__name__ == "_Autograd"
+    weight = fitted.ensemble_.states["blocks.0.units.0.running_var"]
+    assert np.all(weight != 1)
+    on_gpu = fitted.predict_proba(images.images)
+    on_cpu = fitted.set_params(device="cpu", precision="float32").predict_proba(images.images)
+    np.testing.assert_allclose(on_gpu, on_cpu, atol=0.02)
 
 
 @cuda
@@ -167,7 +247,7 @@ def test_callbacks_and_early_stopping_on_cuda(events):
     scoring = EpochScoring("roc_auc", name="auc", lower_is_better=False)
     fitted = model(device="cuda", early_stopping=2, max_epochs=6, callbacks=[scoring])
     fitted.fit(X, y, sample_weight=w)
-    assert fitted.net_._graphed is None
+    assert fitted.net_._runner is None
     assert fitted.net_.history[-1, "auc"] > 0.6
 
 

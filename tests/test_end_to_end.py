@@ -28,11 +28,15 @@ TOTALS = {"s": 691.9886, "b": 410_999.8473}
 CONFORMANCE = {
     "AugmentedClassifier": "test_augmented",
     "AugmentedRegressor": "test_augmented",
+    "CaloCNNClassifier": "test_calo",
     "CartesianMomenta": "test_kinematics",
     "DenseNetClassifier": "test_dense",
     "DenseNetRegressor": "test_dense",
     "EventAligner": "test_kinematics",
     "EventAugmenter": "test_augmentation",
+    "ImageAugmenter": "test_image_augmentation",
+    "ImageCropper": "test_image_preprocessing",
+    "ImageScaler": "test_image_preprocessing",
 }
 
 

@@ -24,10 +24,10 @@ FLOORS: tuple[frozenset[str], ...] = (
         {
             "_dense_chain",
             "_docs",
-            "_calo_layers",
-            "_dense_kernels",
-            "_dense_triton",
+            "_images",
+            "_member_layers",
             "_params",
+            "_shuffled_chunks",
             "_torch_state",
             "_version",
             "_events",
@@ -35,7 +35,17 @@ FLOORS: tuple[frozenset[str], ...] = (
             "_weights",
         }
     ),
-    frozenset({"_ams", "_calo_cnn", "_dense_forward"}),
+    frozenset(
+        {
+            "_ams",
+            "_calo_layers",
+            "_dense_forward",
+            "_workers",
+            "_image_augmentation",
+            "_image_preprocessing",
+        }
+    ),
+    frozenset({"_calo_cnn"}),
     frozenset(
         {
             "augmentation",
@@ -48,7 +58,10 @@ FLOORS: tuple[frozenset[str], ...] = (
             "schedules",
         }
     ),
-    frozenset({"_losses", "ensemble"}),
+    frozenset({"_dense_layout", "_dense_triton", "_losses"}),
+    frozenset({"_dense_kernels"}),
+    frozenset({"_prediction"}),
+    frozenset({"ensemble"}),
     frozenset({"_batches", "_best", "_callbacks", "_dense_step"}),
     frozenset({"_cuda", "_folds", "_member_groups"}),
     frozenset({"_training"}),

@@ -1,16 +1,19 @@
 """Training and prediction without automatic differentiation, against the simple version."""
 
+import os
+import sys
 import threading
+import time
 
 import numpy as np
 import pytest
 import torch
 
-from skhep_nn import DenseNetClassifier, DenseNetRegressor, EventAugmenter
+from skhep_nn import DenseNetClassifier, DenseNetRegressor, EventAugmenter, _workers
 from skhep_nn._dense_step import DenseStep
 from skhep_nn._losses import LOSSES
 from skhep_nn._member_groups import MemberGroups
-from skhep_nn._torch_state import side_by_side
+from skhep_nn._workers import side_by_side
 from skhep_nn.ensemble import Ensemble, stack_networks
 from skhep_nn.networks import CategoricalColumn, DenseNet
 
@@ -140,6 +143,15 @@ def fitted(events, cls=DenseNetClassifier, **params):
     return cls(**defaults | {"device": "cpu"} | params).fit(X, y, sample_weight=w)
 
 
+@pytest.fixture(params=["threads", "processes"])
+def workers(request, monkeypatch):
+    """Split even the smallest job, in one way and the other."""
+    if request.param == "processes" and sys.platform != "linux":
+        pytest.skip("processes are forked on Linux only")
+    monkeypatch.setattr(_workers, "WORTH_THREADS", 0)
+    monkeypatch.setattr(_workers, "WORTH_PROCESSES", 0 if request.param == "processes" else np.inf)
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "rmsprop"])
 @pytest.mark.parametrize("cls", [DenseNetClassifier, DenseNetRegressor])
 def test_it_trains_like_automatic_differentiation(events, monkeypatch, cls, optimizer):
@@ -155,10 +167,9 @@ def test_it_trains_like_automatic_differentiation(events, monkeypatch, cls, opti
         np.testing.assert_allclose(ours.ensemble_.states[name], value, rtol=2e-3, atol=2e-5)
 
 
-def test_groups_of_members_train_to_the_same_bits(events, monkeypatch):
-    """On one thread, two and three: what a member becomes does not depend on its neighbours."""
+def test_groups_of_members_train_to_the_same_bits(events, monkeypatch, workers):
+    """With one worker, two and three: what a member becomes does not depend on its neighbours."""
     names = ["lep_px", "lep_py", "lep_pz", "jet_px", "jet_py", "jet_pz"]
-    monkeypatch.setattr("skhep_nn._member_groups._WORTH_THREADS", 0)
     models = []
     for n_threads in (1, 2, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda n=n_threads: n)
@@ -178,28 +189,45 @@ def test_small_fits_start_no_threads(events, monkeypatch):
     assert len(fitted(events, n_members=2).net_._runner.groups) == 1
 
 
-# -- threads ------------------------------------------------------------------------------------------
+# -- workers ------------------------------------------------------------------------------------------
 
 
-def test_side_by_side_keeps_order_and_lends_one_thread_each():
+def test_side_by_side_keeps_order_and_lends_one_thread_each(workers):
     before = torch.get_num_threads()
-    seen = side_by_side([lambda _, i=i: (i, torch.get_num_threads()) for i in range(3)])
-    assert seen == [(0, 1), (1, 1), (2, 1)]
+    tasks = [lambda _, i=i: (i, torch.get_num_threads()) for i in range(3)]
+    assert side_by_side(tasks, 1) == [(0, 1), (1, 1), (2, 1)]
     assert torch.get_num_threads() == before
 
 
-def test_an_error_in_one_task_ends_the_others():
-    told = []
-
+@pytest.mark.parametrize("first", [0, 1])
+def test_an_error_in_one_task_ends_the_others(workers, first):
     def fails(_):
-        raise RuntimeError("no")
+        raise KeyError("no")
 
     def waits(stop: threading.Event):
-        told.append(stop.wait(20))
+        stop.wait(30)
 
-    with pytest.raises(RuntimeError, match="no"):
-        side_by_side([fails, waits])
-    assert told == [True]
+    tasks = [fails, waits] if first == 0 else [lambda _: None, fails, waits]
+    start = time.perf_counter()
+    with pytest.raises(KeyError, match="no"):
+        side_by_side(tasks, 1)
+    assert time.perf_counter() - start < 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
+def test_a_process_that_dies_is_an_error(monkeypatch):
+    monkeypatch.setattr(_workers, "WORTH_PROCESSES", 0)
+    with pytest.raises(RuntimeError, match="died before it answered"):
+        side_by_side([lambda _: 1, lambda _: os._exit(3)], 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
+def test_no_process_outlives_its_task(monkeypatch):
+    monkeypatch.setattr(_workers, "WORTH_PROCESSES", 0)
+    own, child = side_by_side([lambda _: os.getpid(), lambda _: os.getpid()], 1)
+    assert own == os.getpid() != child
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
 
 
 # -- prediction ---------------------------------------------------------------------------------------
@@ -209,7 +237,7 @@ def test_an_error_in_one_task_ends_the_others():
 @pytest.mark.parametrize(
     "params", [{}, {"activation": "relu", "dense": False}, {"categorical": []}]
 )
-def test_prediction_in_memory_of_its_own_is_the_networks(n_members, params, monkeypatch):
+def test_prediction_in_memory_of_its_own_is_the_networks(n_members, params, monkeypatch, workers):
     """To the same bits, whichever way rows are cut: also in a process with more threads."""
     network = stack(n_members, 2, **params)
     settings = {"n_features": N_FEATURES, "n_outputs": 2, "categorical": CATEGORICAL} | params

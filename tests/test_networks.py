@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from skhep_nn import networks
+from skhep_nn import _member_layers
 from skhep_nn.ensemble import stack_networks
 from skhep_nn.networks import CategoricalColumn, DenseNet, embedding_size
 
@@ -117,13 +117,13 @@ def test_few_and_many_categories_embed_alike(monkeypatch):
     codes = torch.tensor([[0, 3, -1, 2, 3], [1, -1, 0, 0, 2]])
     results = []
     for few in (64, 0):
-        monkeypatch.setattr(networks, "FEW_CATEGORIES", few)
+        monkeypatch.setattr(_member_layers, "FEW_CATEGORIES", few)
         single = []
         for seed in range(2):
-            embedding = networks.MemberEmbedding(4, 3)
+            embedding = _member_layers.MemberEmbedding(4, 3)
             torch.nn.init.normal_(embedding.weight, generator=torch.Generator().manual_seed(seed))
             single.append(embedding)
-        stack = networks.MemberEmbedding(4, 3)
+        stack = _member_layers.MemberEmbedding(4, 3)
         stack.weight = torch.nn.Parameter(torch.stack([e.weight.detach() for e in single]))
         out = stack(codes)
         assert out.shape == (2, 3, 5)

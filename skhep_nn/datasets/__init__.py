@@ -1,5 +1,7 @@
 """Loaders, downloads and simulators, one module a domain."""
 
+from skhep_nn.datasets.calo_files import CALO_SPLITS, CaloImages, load_calo_hdf5
+from skhep_nn.datasets.calo_showers import make_calo_showers
 from skhep_nn.datasets.higgs_events import derive_features, make_higgs_events
 from skhep_nn.datasets.higgsml import (
     HIGGSML_FEATURES,
@@ -7,12 +9,19 @@ from skhep_nn.datasets.higgsml import (
     fetch_higgsml,
     load_higgsml,
 )
+from skhep_nn.datasets.ion_tracks import ION_SPLITS, make_ion_tracks
 
 __all__ = [
+    "CALO_SPLITS",
     "HIGGSML_FEATURES",
     "HIGGSML_TOTALS",
+    "ION_SPLITS",
+    "CaloImages",
     "derive_features",
     "fetch_higgsml",
+    "load_calo_hdf5",
     "load_higgsml",
+    "make_calo_showers",
     "make_higgs_events",
+    "make_ion_tracks",
 ]

@@ -15,6 +15,7 @@ from skhep_nn import kinematics
 from skhep_nn.datasets._higgs_primary import COMPONENTS, simulate_primary
 from skhep_nn.datasets._higgs_production import BACKGROUND, SIGNAL
 from skhep_nn.datasets._missing_mass import Seen, missing_mass
+from skhep_nn.datasets._random import as_generator
 from skhep_nn.datasets.higgsml import HIGGSML_FEATURES, HIGGSML_TOTALS
 
 __all__ = ["derive_features", "make_higgs_events"]
@@ -229,7 +230,7 @@ def make_higgs_events(
     """
     _check_parameters(n_samples, higgs_mass)
     n = int(n_samples)
-    rng = _as_generator(random_state)
+    rng = as_generator(random_state)
     columns = {name: np.empty(n) for name in HIGGSML_FEATURES}
     part = np.empty(n, dtype=np.intp)
     for start in range(0, n, _CHUNK):
@@ -294,19 +295,3 @@ def _check_parameters(n_samples: object, higgs_mass: object) -> None:
         )
     if not isinstance(higgs_mass, Real) or not 100 <= float(higgs_mass) <= 1000:
         raise ValueError(f"higgs_mass must be from 100 to 1000 GeV, got {higgs_mass!r}.")
-
-
-def _as_generator(random_state: object) -> np.random.Generator:
-    """Turn what scikit-learn calls a random state into a numpy Generator."""
-    if isinstance(random_state, np.random.Generator):
-        return random_state
-    if isinstance(random_state, np.random.RandomState):
-        return np.random.default_rng(random_state.randint(2**32, size=4, dtype=np.uint32))
-    if random_state is None:
-        return np.random.default_rng()
-    if isinstance(random_state, Integral) and int(random_state) >= 0:
-        return np.random.default_rng(int(random_state))
-    raise ValueError(
-        f"random_state must be None, an integer of at least 0, a numpy Generator or a numpy "
-        f"RandomState, got {random_state!r}."
-    )

@@ -1,0 +1,193 @@
+"""Common ground of the transformers of images."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any, NamedTuple, Self, TypeAlias
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import (
+    _check_feature_names_in,
+    check_array,
+    check_is_fitted,
+    validate_data,
+)
+
+__all__ = ["ImageReader", "ImageTransformer", "Images", "chunks", "floating"]
+
+Names: TypeAlias = NDArray[np.object_]
+
+# Values at a time where a step needs memory of its own.
+CHUNK = 2**20
+
+
+class Images(NamedTuple):
+    """Images as all transformers see them, and how they came."""
+
+    values: NDArray[Any]  # (n_samples, H, W, C), a view of the data wherever that is possible
+    n_axes: int
+    labels: pd.Index | None  # of the rows, where they came as a DataFrame
+
+    def restored(self, values: NDArray[Any], names: Names | None = None) -> Any:
+        """Put images of shape (n_samples, h, w, C) into the container these came in."""
+        if self.n_axes == 4:
+            return values
+        if self.n_axes == 3:
+            return values[..., 0]
+        rows = values.reshape(len(values), -1)
+        return rows if self.labels is None else pd.DataFrame(rows, self.labels, names)
+
+
+def floating(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Type for numbers with a fraction: that of the data, or one that holds their whole numbers."""
+    return np.dtype(dtype if dtype.kind == "f" else np.result_type(dtype, np.float32))
+
+
+def chunks(values: NDArray[Any]) -> list[slice]:
+    """Images to go through at a time."""
+    n = max(1, CHUNK // math.prod(values.shape[1:]))
+    return [slice(start, start + n) for start in range(0, len(values), n)]
+
+
+def _has_columns(transformer: Any) -> bool:
+    """Whether rows of pixels come out, which have names, rather than images, which have none."""
+    return getattr(transformer, "_n_axes", 2) == 2
+
+
+class ImageReader(abc.ABC):
+    """What reads images: arrays of images, or rows of pixels with `image_shape`.
+
+    For estimators of scikit-learn that have the parameter `image_shape`.
+    """
+
+    image_shape: Sequence[int] | None
+
+    def read(self, X: Any, *, reset: bool = False) -> Images:
+        """Validate images."""
+        if not reset:
+            check_is_fitted(self)
+        array = X if hasattr(X, "ndim") else np.asarray(X)
+        if array.ndim > 2:
+            values = self._read_images(array, reset=reset)
+        else:
+            values = validate_data(self, X, dtype="numeric", reset=reset)
+            if reset:
+                self.image_shape_ = self._given_shape() or (1, values.shape[1])
+                if math.prod(self.image_shape_) != values.shape[1]:
+                    raise ValueError(
+                        f"Images of shape {self.image_shape_} have {math.prod(self.image_shape_)} "
+                        f"pixels, but X has {values.shape[1]} columns. Check image_shape."
+                    )
+        if reset:
+            self._n_axes = values.ndim
+        height, width, n_channels = self._size
+        labels = X.index if isinstance(X, pd.DataFrame) else None
+        images = values.reshape(len(values), height, width, n_channels)
+        return Images(images, values.ndim, labels)
+
+    def _read_images(self, X: Any, *, reset: bool) -> NDArray[Any]:
+        """Validate an array of images."""
+        values: NDArray[Any] = check_array(X, allow_nd=True, input_name="X", estimator=self)
+        shape = values.shape[1:]
+        if len(shape) > 3:
+            raise ValueError(
+                "X must have the shape (n_samples, H, W), (n_samples, H, W, C) or "
+                f"(n_samples, n_pixels), got {values.shape}."
+            )
+        expected = (self._given_shape() or shape) if reset else self.image_shape_
+        if shape != expected:
+            raise ValueError(
+                f"X has images of shape {shape}, but {type(self).__name__} is expecting images of "
+                f"shape {expected}."
+            )
+        if reset:
+            self.image_shape_ = shape
+            self.n_features_in_ = math.prod(shape)
+            if hasattr(self, "feature_names_in_"):
+                del self.feature_names_in_
+        return values
+
+    def _given_shape(self) -> tuple[int, ...] | None:
+        """Check the parameter `image_shape`."""
+        if self.image_shape is None:
+            return None
+        shape: tuple[Any, ...] = tuple(self.image_shape)
+        whole = all(isinstance(n, Integral) and int(n) >= 1 for n in shape)
+        if len(shape) not in (2, 3) or not whole:
+            raise ValueError(
+                f"image_shape must be (H, W) or (H, W, C), integers of at least 1, got "
+                f"{self.image_shape!r}."
+            )
+        return shape
+
+    @property
+    def _size(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        height, width, n_channels = (*self.image_shape_, 1)[:3]
+        return height, width, n_channels
+
+
+class ImageTransformer(ImageReader, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Transformer of images, as arrays of images or as rows of pixels.
+
+    A subclass has `_prepare`, which looks at what was found.
+    """
+
+    @abc.abstractmethod
+    def _prepare(self, values: NDArray[Any]) -> None:
+        """Check the parameters and learn from images of shape (n_samples, H, W, C)."""
+
+    def fit(self, X: Any, y: Any = None) -> Self:  # noqa: ARG002 - scikit-learn's signature
+        """Look at the images.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, H, W) or (n_samples, H, W, C), or rows of pixels
+            Images. Rows, an array or DataFrame of shape (n_samples, n_pixels), are images of the
+            shape `image_shape`, by default of one row.
+        y : ignored
+            Not used, present by convention.
+
+        Returns
+        -------
+        self
+        """
+        self._prepare(self.read(X, reset=True).values)
+        return self
+
+    @available_if(_has_columns)  # type: ignore[untyped-decorator]
+    def get_feature_names_out(self, input_features: Any = None) -> Names:
+        """Names of the columns that `transform` gives, where X are rows of pixels.
+
+        Parameters
+        ----------
+        input_features : array-like of str, default=None
+            Names of the columns of X, where `fit` saw none.
+
+        Returns
+        -------
+        ndarray of str
+        """
+        check_is_fitted(self)
+        return self._names_out(_check_feature_names_in(self, input_features))
+
+    def _names_out(self, names_in: Names) -> Names:
+        """Names of the columns that `transform` makes of those."""
+        return names_in
+
+    def _restored(self, images: Images, values: NDArray[Any]) -> Any:
+        """Hand images back in the container they came in, with the names of `transform`."""
+        names = None if images.labels is None else self.get_feature_names_out()
+        return images.restored(values, names)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags

@@ -1,0 +1,291 @@
+"""Shuffled batches of data that are too large to shuffle: chunks in random order, read ahead."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from numbers import Integral
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["ArrayChunks", "ChunkSource", "ShuffledChunks", "even_bounds"]
+
+Array = NDArray[Any]
+Rows = NDArray[np.intp]
+
+_BUFFER_BYTES = 64 << 20
+_BUFFER_CHUNKS = 4  # at least: fewer would leave neighbours of the file together
+_BUFFER_BATCHES = 4
+_MOST_THREADS = 8
+_ROWS_PER_CHUNK = 256  # of arrays, which have no chunks of their own
+
+
+@runtime_checkable
+class ChunkSource(Protocol):
+    """Rows that are best read a chunk at a time."""
+
+    @property
+    def chunk_bounds(self) -> Rows:
+        """First row of every chunk, and the number of rows: ascending, from 0."""
+
+    def read(self, start: int, stop: int) -> Array:
+        """Read rows, a new array."""
+
+    def __len__(self) -> int: ...
+
+
+def even_bounds(n_rows: int, chunk_size: int) -> Rows:
+    """Bounds of chunks of one size, of which the last may be smaller.
+
+    Examples
+    --------
+    >>> even_bounds(10, 4)
+    array([ 0,  4,  8, 10])
+    """
+    return np.append(np.arange(0, n_rows, chunk_size), n_rows).astype(np.intp)
+
+
+class ArrayChunks:
+    """An array or memory-map as a source of chunks.
+
+    Parameters
+    ----------
+    array : ndarray of shape (n_rows, ...)
+        In memory or mapped from a file.
+    chunk_size : int, default=256
+        Rows read at once.
+
+    Examples
+    --------
+    >>> ArrayChunks(np.arange(6.0), chunk_size=4).read(2, 4)
+    array([2., 3.])
+    """
+
+    def __init__(self, array: Array, chunk_size: int = _ROWS_PER_CHUNK) -> None:
+        self.array = array
+        self.chunk_size = _positive("chunk_size", chunk_size)
+
+    @property
+    def chunk_bounds(self) -> Rows:
+        """First row of every chunk, and the number of rows."""
+        return even_bounds(len(self.array), self.chunk_size)
+
+    def read(self, start: int, stop: int) -> Array:
+        """Read rows, a new array."""
+        return np.array(self.array[start:stop])
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+
+class ShuffledChunks:
+    """Batches in random order of rows that lie in chunks, each chunk read once an epoch.
+
+    Chunks are dealt out into buffers: chunk ``i`` of ``n`` comes from anywhere in the ``i``-th of
+    as many equal parts of the data as a buffer has chunks, so that data that are sorted, by class
+    say, have much the same mixture in every buffer. Rows of a buffer are shuffled and handed out
+    as batches, while threads read the next buffer. What does not fill a batch stays for the
+    next buffer.
+
+    Iterating is one epoch; each has another order, drawn from `random_state`, which does not
+    depend on how fast chunks are read.
+
+    Parameters
+    ----------
+    source : ChunkSource or ndarray
+        What has ``read(start, stop)``, ``chunk_bounds`` and a length. A numpy array or memory-map
+        is taken in chunks of 256 rows.
+    batch_size : int
+        Rows of a batch. The last of an epoch may be smaller.
+    rows : array-like of int, default=None
+        Numbers of the rows to use, each once, in any order; None means all. Chunks without any of
+        them are not read.
+    buffer_size : int, default=None
+        Rows of a buffer, rounded up to whole chunks; there are two of them in memory. None takes
+        64 MiB, and at least four chunks and four batches.
+    drop_last : bool, default=False
+        Leave out the last batch of an epoch where it is smaller.
+    n_threads : int, default=None
+        Threads that read, of which each takes another chunk: ``source.read`` must bear that unless
+        it is 1. None is one less than there are processors, at most eight.
+    random_state : int, numpy Generator or None, default=None
+        Seed or source of random numbers.
+
+    Raises
+    ------
+    TypeError
+        If `source` is no source of chunks.
+    ValueError
+        If a number is not what it must be, or `rows` are none of the source's or not unique.
+
+    Examples
+    --------
+    >>> batches = ShuffledChunks(np.arange(1_000.0), 300, random_state=0)
+    >>> [len(rows) for values, rows in batches]
+    [300, 300, 300, 100]
+    >>> values, rows = next(iter(batches))
+    >>> bool((values == rows).all())
+    True
+    """
+
+    def __init__(
+        self,
+        source: ChunkSource | Array,
+        batch_size: int,
+        *,
+        rows: ArrayLike | None = None,
+        buffer_size: int | None = None,
+        drop_last: bool = False,
+        n_threads: int | None = None,
+        random_state: int | np.random.Generator | None = None,
+    ) -> None:
+        if isinstance(source, np.ndarray):
+            source = ArrayChunks(source)
+        if not isinstance(source, ChunkSource):
+            raise TypeError(
+                f"source must be a numpy array or have read(start, stop), chunk_bounds and a "
+                f"length, got {type(source).__name__}."
+            )
+        self.source = source
+        self.batch_size = _positive("batch_size", batch_size)
+        self.drop_last = drop_last
+        spare = max(1, min(_MOST_THREADS, (os.cpu_count() or 1) - 1))
+        self.n_threads = spare if n_threads is None else _positive("n_threads", n_threads)
+        self._rng = np.random.default_rng(random_state)
+        self._rows = _assign(source, rows)
+        self.n_rows = sum(map(len, self._rows))
+        self._per_buffer = self._chunks_per_buffer(buffer_size)
+
+    def __len__(self) -> int:
+        whole, rest = divmod(self.n_rows, self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[tuple[Array, Rows]]:
+        # Before anything is yielded, so that epochs do not depend on when batches are taken.
+        rng = self._rng.spawn(1)[0]
+        return self._batches(rng)
+
+    def _batches(self, rng: np.random.Generator) -> Iterator[tuple[Array, Rows]]:
+        """Hand out one epoch."""
+        size, dealt = self.batch_size, self._deal(rng)
+        kept_values, kept_rows = np.empty(0), np.empty(0, np.intp)
+        for number, (values, rows) in enumerate(self._read_ahead(dealt)):
+            # What was left of the buffer before goes into the room at the front.
+            if kept_rows.size:
+                values[: kept_rows.size], rows[: kept_rows.size] = kept_values, kept_rows
+            order = rng.permutation(rows.size)
+            whole = rows.size - rows.size % size
+            is_last = number + 1 == len(dealt)
+            end = rows.size if is_last and not self.drop_last else whole
+            for start in range(0, end, size):
+                chosen = order[start : min(start + size, end)]
+                yield values[chosen], rows[chosen]
+            kept_values, kept_rows = values[order[whole:]], rows[order[whole:]]
+
+    def _read_ahead(self, dealt: list[list[int]]) -> Iterator[tuple[Array, Rows]]:
+        """Read buffers one ahead of what is taken, with room at their front for what is left."""
+        stopped = threading.Event()
+        room, rooms = 0, []
+        for chunks in dealt:
+            rooms.append(room)
+            room = (room + sum(self._rows[chunk].size for chunk in chunks)) % self.batch_size
+        ahead = ThreadPoolExecutor(1, "ShuffledChunks")
+        with ahead, ThreadPoolExecutor(self.n_threads, "ShuffledChunks-read") as readers:
+            waiting: list[Future[tuple[Array, Rows]]] = []
+            try:
+                for chunks, room in zip(dealt, rooms, strict=True):
+                    waiting.append(ahead.submit(self._read, readers, chunks, room, stopped))
+                    if len(waiting) > 1:
+                        yield waiting.pop(0).result()
+                if waiting:
+                    yield waiting.pop().result()
+            finally:
+                stopped.set()
+
+    def _chunks_per_buffer(self, buffer_size: int | None) -> int:
+        """Chunks of a buffer."""
+        mean_rows = self.n_rows / max(len(self._rows), 1)
+        if buffer_size is not None:
+            return max(1, math.ceil(_positive("buffer_size", buffer_size) / max(mean_rows, 1)))
+        if self.n_rows == 0:
+            return 1
+        row_bytes = max(self.source.read(0, 1).nbytes, 1)
+        rows = max(_BUFFER_BYTES // row_bytes, _BUFFER_BATCHES * self.batch_size)
+        return max(_BUFFER_CHUNKS, math.ceil(rows / mean_rows))
+
+    def _deal(self, rng: np.random.Generator) -> list[list[int]]:
+        """Deal the chunks out into buffers, each with chunks from all over the data."""
+        n = len(self._rows)
+        n_buffers = math.ceil(n / self._per_buffer)
+        buffers: list[list[int]] = [[] for _ in range(n_buffers)]
+        for start in range(0, n, max(n_buffers, 1)):
+            part = range(start, min(start + n_buffers, n))
+            for chunk, buffer in zip(part, rng.permutation(n_buffers), strict=False):
+                buffers[buffer].append(chunk)
+        return [buffers[number] for number in rng.permutation(n_buffers)]
+
+    def _read(
+        self, readers: ThreadPoolExecutor, chunks: list[int], room: int, stopped: threading.Event
+    ) -> tuple[Array, Rows]:
+        """Read the rows of some chunks behind some room, unless all stops meanwhile."""
+        parts = [self._rows[chunk] for chunk in chunks]
+        rows = np.concatenate([np.empty(room, np.intp), *parts])
+        ends = room + np.cumsum([part.size for part in parts])
+        first = self._rows_of(parts[0])
+        values = np.empty((rows.size, *first.shape[1:]), first.dtype)
+        values[room : ends[0]] = first
+
+        def fill(part: Rows, end: int) -> None:
+            """Read one chunk to its place."""
+            if not stopped.is_set():
+                values[end - part.size : end] = self._rows_of(part)
+
+        # Going through the results raises what a thread raised.
+        for _ in readers.map(fill, parts[1:], ends[1:]):
+            pass
+        return values, rows
+
+    def _rows_of(self, part: Rows) -> Array:
+        """Read the wanted rows of a chunk."""
+        first = int(part[0])
+        values = self.source.read(first, int(part[-1]) + 1)
+        return values if part.size == len(values) else values[part - first]
+
+
+def _positive(name: str, value: object) -> int:
+    """Refuse what is not a number of rows."""
+    if not isinstance(value, Integral) or int(value) < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
+    return int(value)
+
+
+def _assign(source: ChunkSource, rows: ArrayLike | None) -> list[Rows]:
+    """Rows to use, by chunk, without chunks that have none."""
+    n, bounds = len(source), np.asarray(source.chunk_bounds, dtype=np.intp)
+    if bounds[0] != 0 or bounds[-1] != n or (np.diff(bounds) < 0).any():
+        raise ValueError(
+            f"chunk_bounds must ascend from 0 to the number of rows, {n}, got {bounds!r}."
+        )
+    if rows is None:
+        chosen = np.arange(n)
+    else:
+        chosen = np.asarray(rows)
+        whole = chosen.size == 0 or np.issubdtype(chosen.dtype, np.integer)
+        if chosen.ndim != 1 or not whole:
+            raise ValueError(
+                f"rows must be a list of row numbers, got an array of shape {chosen.shape} and "
+                f"type {chosen.dtype}."
+            )
+        chosen = np.sort(chosen).astype(np.intp)
+        if chosen.size and (chosen[0] < 0 or chosen[-1] >= n or (np.diff(chosen) == 0).any()):
+            raise ValueError(
+                f"rows must be numbers from 0 to {n - 1}, each once, got {chosen.size} of them "
+                f"from {chosen[0]} to {chosen[-1]}, {np.unique(chosen).size} different ones."
+            )
+    parts = np.split(chosen, np.searchsorted(chosen, bounds[1:-1]))
+    return [part for part in parts if part.size]
