@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -24,12 +25,14 @@ __all__ = [
 
 #: Rows of all members together that are validated at once: on a CPU what its cache holds, on a GPU enough
 #: to fill it.
-VALID_CHUNK, CUDA_VALID_CHUNK = 2048, 262_144
+VALID_CHUNK, CUDA_VALID_CHUNK = 2048, 32_768
 # Vector units treat the last few events of a piece of work by other instructions than the rest, with
 # another rounding, and where pieces end depends on the number of threads. Batches filled up to a multiple
 # of this (by rows of weight zero) train to the same bits on one thread and on two.
 _LANES, _FEW_LANES = 64, 32
 
+# Rows of a pass from which on threads draw their order.
+_WORTH_THREADS = 500_000
 # What is gathered in one go: for one member on a CPU what the cache of a core holds, for all members on a
 # GPU what keeps it busy.
 _GATHERED_BYTES = 1 << 18
@@ -123,6 +126,8 @@ class TrainBatches:
         Draws a random copy of every row.
     generators : sequence of torch.Generator, default=()
         Random numbers of the augmenter, one a member; on a GPU the first serves all.
+    n_workers : int, default=1
+        Threads that draw the order of the rows.
 
     Attributes
     ----------
@@ -146,8 +151,10 @@ class TrainBatches:
         *,
         augmenter: Augmenter | None = None,
         generators: Sequence[torch.Generator] = (),
+        n_workers: int = 1,
     ) -> None:
         self.dataset = dataset
+        self.n_workers = n_workers
         # Half the memory: the plan of a pass holds a number for every row of every member.
         self._rows = [r.astype(np.int32 if len(dataset) < 2**31 else np.int64) for r in rows]
         self.rngs = rngs
@@ -193,9 +200,20 @@ class TrainBatches:
         shape = (self.n_steps, len(self._rows), self.width)
         index = np.empty(shape, dtype=self._rows[0].dtype) if out is None else out.numpy()
         lane = np.arange(self.width)
-        for k, (rows, rng) in enumerate(zip(self._rows, self.rngs, strict=True)):
+
+        def draw_for(k: int) -> None:
+            rows = self._rows[k]
             at = self._edges(len(rows))[:-1, None] + lane
-            index[:, k] = np.take(rng.permutation(rows), at, mode="clip")
+            index[:, k] = np.take(self.rngs[k].permutation(rows), at, mode="clip")
+
+        members = range(len(self._rows))
+        if self.n_workers > 1 and index.size > _WORTH_THREADS:
+            # The shuffling itself does not hold the interpreter's lock.
+            with ThreadPoolExecutor(min(self.n_workers, len(members))) as pool:
+                list(pool.map(draw_for, members))
+        else:
+            for k in members:
+                draw_for(k)
         return torch.from_numpy(index)
 
     def shares(self, sizes: Tensor) -> Tensor:

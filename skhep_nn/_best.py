@@ -44,8 +44,10 @@ class BestPasses:
         if better.any():
             if not self._state:
                 self._state = {name: value.detach().clone() for name, value in state.items()}
+            # One transfer a pass, not one for every tensor: a GPU would be waited for each time.
+            device = next(iter(state.values())).device
+            chosen = torch.as_tensor(np.flatnonzero(better), device=device)
             for name, value in state.items():
-                chosen = torch.as_tensor(np.flatnonzero(better), device=value.device)
                 self._state[name][chosen] = value.detach()[chosen]
             self.loss[better], self.epoch[better] = losses[better], epoch
         if self.patience is not None:

@@ -6,7 +6,7 @@ import warnings
 from abc import ABC
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ __all__ = ["TableEstimator", "is_integer"]
 
 # Spread relative to the mean below which float32, with its seven digits, blurs a column.
 _BLURRED = 1e-5
+_TURNED_ROWS = 4096
 
 
 class TableEstimator(BaseNetworkEstimator, ABC):
@@ -133,6 +134,10 @@ class TableEstimator(BaseNetworkEstimator, ABC):
         self, table: pd.DataFrame | NDArray[Any], columns: Sequence[int]
     ) -> NDArray[np.float32]:
         """Return columns of numbers as float32; `columns` are their positions in X, for messages."""
+        if _is_plain(table):
+            plain = np.empty(table.shape, dtype=np.float32)
+            _fill(plain, range(table.shape[1]), table)
+            return plain
         try:
             numbers: NDArray[np.float32] = check_array(
                 table, dtype=np.float32, ensure_all_finite=False, estimator=self
@@ -165,11 +170,19 @@ class TableEstimator(BaseNetworkEstimator, ABC):
         encoded = np.empty(frame.shape, dtype=np.float32)
         if is_number.any():
             columns = np.flatnonzero(is_number).tolist()
-            encoded[:, is_number] = self._numbers(frame.loc[:, is_number], columns)
+            numbers = frame.loc[:, is_number]
+            if _is_plain(numbers):
+                _fill(encoded, columns, numbers)
+            else:
+                encoded[:, is_number] = self._numbers(numbers, columns)
         if reset:
             self.categories_: dict[int, NDArray[Any]] = {}
         for j in self._categorical:
             column = frame.iloc[:, j]
+            known = None if reset else self.categories_[j]
+            if known is not None and known.dtype.kind == "i" and _kind(column) in "iu":
+                encoded[:, j] = _codes_of(np.asarray(column), known)
+                continue
             # An array of Python objects is compared value by value, whatever the column is stored
             # as, and pyarrow's NaN is found, which is not "missing" to pandas.
             values = np.asarray(column, dtype=object)
@@ -245,6 +258,39 @@ class TableEstimator(BaseNetworkEstimator, ABC):
 def is_integer(value: Any) -> bool:
     """Return whether a value is a whole number of any type; True and False are none."""
     return isinstance(value, Integral) and not isinstance(value, bool | np.bool_)
+
+
+def _kind(column: Any) -> str:
+    """Return numpy's letter for the type of a column, "O" for those that are not numpy's."""
+    return str(column.dtype.kind) if isinstance(column.dtype, np.dtype) else "O"
+
+
+def _codes_of(values: NDArray[Any], categories: NDArray[Any]) -> NDArray[np.intp]:
+    """Return the places of whole numbers among sorted categories, -1 where they are none."""
+    places = np.searchsorted(categories, values)
+    found = categories[np.minimum(places, len(categories) - 1)] == values
+    return np.where(found, places, -1)
+
+
+def _is_plain(table: pd.DataFrame | NDArray[Any]) -> TypeGuard[pd.DataFrame]:
+    """Whether all columns of a frame are numpy's numbers, which need no closer look."""
+    return isinstance(table, pd.DataFrame) and all(
+        isinstance(dtype, np.dtype) and dtype.kind in "fiu" for dtype in table.dtypes
+    )
+
+
+def _fill(out: NDArray[np.float32], columns: Sequence[int], table: pd.DataFrame) -> None:
+    """Write the columns of a frame into rows, so many at a time that they stay in a core's cache.
+
+    A frame lies in memory column by column: turned as a whole it takes three times as long.
+    """
+    values = [table.iloc[:, j].to_numpy() for j in range(table.shape[1])]
+    with np.errstate(over="ignore"):  # infinities are reported by name
+        for start in range(0, len(out), _TURNED_ROWS):
+            rows = slice(start, start + _TURNED_ROWS)
+            part = out[rows]
+            for j, column in zip(columns, values, strict=True):
+                part[:, j] = column[rows]
 
 
 def _as_floats(column: Any, dtype: DTypeLike) -> NDArray[Any]:

@@ -97,7 +97,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
     capture : bool, default=False
         On CUDA, capture the training step as a graph.
     n_workers : int, default=1
-        On a CPU, threads that members may be split over.
+        Workers that members may be split over on a CPU; threads that draw the order of the rows.
     task : {"classifier", "regressor"}
         What scikit-learn scorers inside callbacks should take it for.
     **kwargs
@@ -224,6 +224,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
                 self.rngs,
                 augmenter=self.augmenter,
                 generators=self.generators,
+                n_workers=self.n_workers,
             )
         if isinstance(dataset, torch.utils.data.Subset):
             events: Any = dataset.dataset

@@ -29,6 +29,11 @@ from skhep_nn._dense_kernels import adam_rates
 cuda = pytest.mark.cuda
 
 
+@pytest.fixture(autouse=True)
+def small_jobs_are_worth_kernels(monkeypatch):
+    monkeypatch.setattr(_cuda, "_WORTH_COMPILING", 0)
+
+
 @pytest.fixture(scope="module")
 def events():
     events = make_higgs_events(6000, random_state=0)
@@ -124,7 +129,7 @@ def test_fused_steps_agree_with_automatic_differentiation(events, monkeypatch, n
     target = y if n_outputs == 1 else np.digitize(X.to_numpy()[:, 0], [50.0, 100.0])
     settings = {"device": "cuda", "augmentation": EventAugmenter(), "weight_decay": 1e-3}
     fused = model(**settings).fit(X, target, sample_weight=w)
-    monkeypatch.setattr(_cuda._Fused, "serves", staticmethod(lambda _: False))
+    monkeypatch.setattr(_cuda, "_WORTH_COMPILING", np.inf)
     simple = model(**settings).fit(X, target, sample_weight=w)
     for column in ("train_loss", "valid_loss"):
         np.testing.assert_allclose(fused.history_[column], simple.history_[column], rtol=5e-3)

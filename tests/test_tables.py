@@ -324,3 +324,29 @@ def test_fitted_attributes_are_documented(estimator):
     attributes = estimator.__doc__.split("Attributes\n")[1].split("See Also")[0]
     for name in ("augmenter_", "categories_", "ensemble_", "history_", "net_"):
         assert f"\n    {name} : " in attributes
+
+
+def test_plain_columns_are_read_as_they_are_in_any_other_way():
+    """Columns of numpy's numbers are turned into rows piece by piece: with more rows than a piece."""
+    rng = np.random.default_rng(0)
+    n = 9000
+    frame = pd.DataFrame(
+        {
+            "a": rng.normal(size=n),
+            "b": rng.integers(-5, 5, n),
+            "jets": rng.integers(0, 4, n),
+            "c": rng.normal(size=n).astype(np.float32),
+        }
+    )
+    y = np.arange(n) % 2
+    expected = np.column_stack([np.asarray(frame[c], dtype=np.float32) for c in frame])
+    plain = DenseNetClassifier(max_epochs=1, random_state=0).fit(frame, y)
+    np.testing.assert_array_equal(plain._encode_X(frame, reset=False), expected)
+    model = DenseNetClassifier(max_epochs=1, categorical_features="jets", random_state=0)
+    model.fit(frame, y)
+    np.testing.assert_array_equal(model._encode_X(frame, reset=False), expected)
+    others = frame.assign(jets=np.where(np.arange(n) % 3 == 0, 9, np.where(frame.jets == 1, -7, 2)))
+    codes = model._encode_X(others, reset=False)[:, 2]
+    as_text = model._encode_X(others.astype({"jets": object}), reset=False)[:, 2]
+    np.testing.assert_array_equal(codes, as_text)
+    assert set(codes) == {-1.0, 2.0}

@@ -105,6 +105,19 @@ def test_batches_use_every_row_once_and_are_of_equal_size():
             assert seen[k] != rows[k].tolist()
 
 
+def test_threads_draw_the_same_orders(monkeypatch):
+    monkeypatch.setattr("skhep_nn._batches._WORTH_THREADS", 0)
+    data = EventDataset(torch.zeros(500, 1), torch.zeros(500), torch.ones(500))
+    rows = [np.arange(k, 400 + k) for k in range(5)]
+    plans = [
+        TrainBatches(
+            data, rows, 64, [np.random.default_rng(k) for k in range(5)], n_workers=n
+        ).draw()
+        for n in (1, 3)
+    ]
+    assert torch.equal(*plans)
+
+
 def test_validation_loss_is_the_weighted_mean(events):
     X, y, w = events
     model = classifier(n_members=3, class_weight="balanced").fit(X, y, sample_weight=w)
