@@ -431,8 +431,20 @@ class BaseNetworkRegressor(RegressorMixin, BaseNetworkEstimator):  # type: ignor
         return tags
 
 
-def _placed(encoded: NDArray[Any], device: torch.device) -> Tensor:
+def shares(probability: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return a column for every class, in double precision; two classes come as that of the second."""
+    out = probability.astype(np.float64)
+    if out.shape[1] == 1:
+        return np.hstack([1 - out, out])
+    # In float32 they sum to one only within 1e-7, of which scikit-learn's metrics complain.
+    normalised: NDArray[np.float64] = out / out.sum(axis=1, keepdims=True)
+    return normalised
+
+
+def _placed(encoded: Any, device: torch.device) -> Any:
     """Return the rows, one after the other in memory, on the device if they fit there."""
+    if not isinstance(encoded, np.ndarray):
+        return encoded  # read from its file batch by batch
     rows = tensor_of(encoded)
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)

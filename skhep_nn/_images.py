@@ -20,7 +20,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-__all__ = ["ImageReader", "ImageTransformer", "Images", "chunks", "floating"]
+__all__ = ["ImageReader", "ImageTransformer", "Images", "LazyImages", "chunks", "floating"]
 
 Names: TypeAlias = NDArray[np.object_]
 
@@ -56,6 +56,57 @@ def chunks(values: NDArray[Any]) -> list[slice]:
     return [slice(start, start + n) for start in range(0, len(values), n)]
 
 
+class LazyImages:
+    """Images that stay in their file until they are needed, as if they were an array (n, H, W, C).
+
+    Parameters
+    ----------
+    source : ChunkSource
+        Has ``shape``, ``dtype``, ``read(start, stop)`` and ``chunk_bounds``.
+    dtype : numpy dtype, optional
+        Type that images are turned into when they are read.
+    """
+
+    def __init__(self, source: Any, dtype: Any = None) -> None:
+        self.source = source
+        self.dtype = np.dtype(source.dtype if dtype is None else dtype)
+        height, width, n_channels = (*source.shape[1:], 1)[:3]
+        self.shape = (len(source), height, width, n_channels)
+        self.ndim = 4
+
+    @staticmethod
+    def serves(X: Any) -> bool:
+        """Whether X is a source of chunks rather than an array."""
+        return hasattr(X, "read") and hasattr(X, "chunk_bounds") and hasattr(X, "shape")
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def chunk_bounds(self) -> NDArray[np.intp]:
+        """First row of every chunk, and the number of rows."""
+        bounds: NDArray[np.intp] = self.source.chunk_bounds
+        return bounds
+
+    def astype(self, dtype: Any, *, copy: bool = False) -> LazyImages:
+        """Return the same images of another type."""
+        del copy
+        return LazyImages(self.source, dtype)
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Read some images."""
+        values: NDArray[Any] = np.asarray(self.source.read(start, stop)).astype(
+            self.dtype, copy=False
+        )
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise ValueError(f"Input X contains NaN or infinity in images {start} to {stop}.")
+        return values.reshape(-1, *self.shape[1:])
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        start, stop, _ = rows.indices(len(self))
+        return self.read(start, stop)
+
+
 def _has_columns(transformer: Any) -> bool:
     """Whether rows of pixels come out, which have names, rather than images, which have none."""
     return getattr(transformer, "_n_axes", 2) == 2
@@ -73,6 +124,12 @@ class ImageReader(abc.ABC):
         """Validate images."""
         if not reset:
             check_is_fitted(self)
+        if LazyImages.serves(X):
+            self._check_images(X.shape, reset=reset)
+            if reset:
+                self._n_axes = len(X.shape)
+            lazy: Any = X if isinstance(X, LazyImages) else LazyImages(X)
+            return Images(lazy, len(X.shape), None)
         array = X if hasattr(X, "ndim") else np.asarray(X)
         if array.ndim > 2:
             values = self._read_images(array, reset=reset)
@@ -95,11 +152,16 @@ class ImageReader(abc.ABC):
     def _read_images(self, X: Any, *, reset: bool) -> NDArray[Any]:
         """Validate an array of images."""
         values: NDArray[Any] = check_array(X, allow_nd=True, input_name="X", estimator=self)
-        shape = values.shape[1:]
-        if len(shape) > 3:
+        self._check_images(values.shape, reset=reset)
+        return values
+
+    def _check_images(self, of: tuple[int, ...], *, reset: bool) -> None:
+        """Check the shape of an array of images against what is expected."""
+        shape = of[1:]
+        if len(shape) not in (2, 3):
             raise ValueError(
                 "X must have the shape (n_samples, H, W), (n_samples, H, W, C) or "
-                f"(n_samples, n_pixels), got {values.shape}."
+                f"(n_samples, n_pixels), got {of}."
             )
         expected = (self._given_shape() or shape) if reset else self.image_shape_
         if shape != expected:
@@ -112,7 +174,6 @@ class ImageReader(abc.ABC):
             self.n_features_in_ = math.prod(shape)
             if hasattr(self, "feature_names_in_"):
                 del self.feature_names_in_
-        return values
 
     def _given_shape(self) -> tuple[int, ...] | None:
         """Check the parameter `image_shape`."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skhep_nn._dense_kernels import DenseKernels
+from skhep_nn._torch_state import tensor_of
 from skhep_nn._workers import n_groups, side_by_side
 
 __all__ = [
@@ -23,7 +25,9 @@ __all__ = [
     "by_kernels",
     "by_memory",
     "chunk_rows",
+    "cut",
     "in_chunks",
+    "rows_of",
     "seen",
     "weighted_mean",
 ]
@@ -57,8 +61,8 @@ def apply_link(output: Tensor, link: str) -> Tensor:
     ----------
     output : Tensor of shape (..., n_outputs)
         Raw outputs.
-    link : {"identity", "sigmoid", "softmax"}
-        Link function.
+    link : {"identity", "sigmoid", "softmax"} or str such as "2+sigmoid"
+        Link function; a number and another one where so many outputs come before those that it is for.
 
     Returns
     -------
@@ -70,6 +74,10 @@ def apply_link(output: Tensor, link: str) -> Tensor:
         return output.sigmoid()
     if link == "softmax":
         return output.softmax(-1)
+    n_before, plus, rest = link.partition("+")
+    if plus and n_before.isdecimal():
+        first, last = output.tensor_split([int(n_before)], dim=-1)
+        return torch.cat([first, apply_link(last, rest)], dim=-1)
     raise ValueError(f"link={link!r} must be 'identity', 'sigmoid' or 'softmax'.")
 
 
@@ -106,13 +114,38 @@ def weighted_mean(outputs: Iterable[Tensor], weights: NDArray[np.float64]) -> Te
     return total / n_views
 
 
-def chunk_rows(rows: Tensor, device: torch.device) -> int:
+class _LazyChunk(NamedTuple):
+    """Rows that are read when they are put on a device."""
+
+    source: Any
+    start: int
+    stop: int
+
+    def to(self, device: torch.device) -> Tensor:
+        """Read the rows."""
+        return tensor_of(self.source.read(self.start, self.stop)).to(device)
+
+
+def rows_of(X: Any) -> Any:
+    """Return rows as a tensor; a source of rows that are read when needed stays one."""
+    return X if isinstance(X, Tensor) or hasattr(X, "read") else tensor_of(X)
+
+
+def cut(rows: Any, size: int) -> Sequence[Any]:
+    """Cut rows into chunks, which have a method `to`."""
+    if isinstance(rows, Tensor):
+        return list(rows.split(size))
+    n = len(rows)
+    return [_LazyChunk(rows, start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def chunk_rows(rows: Any, device: torch.device) -> int:
     """Return how many rows to predict at a time."""
     most, n_bytes = (_CPU_CHUNK, _CPU_BYTES) if device.type == "cpu" else (_CUDA_CHUNK, _CUDA_BYTES)
-    row_bytes = rows[:1].numel() * rows.element_size()
+    row_bytes = math.prod(rows.shape[1:]) * rows.dtype.itemsize
     # A power of two, which `Ensemble.predict_members` need not fill up.
     fitting = 1 << (n_bytes // max(1, row_bytes)).bit_length()
-    return min(most, max(CPU_LANES, fitting))
+    return int(min(most, max(CPU_LANES, fitting)))
 
 
 def in_chunks(

@@ -33,6 +33,7 @@ from skhep_nn._cuda import GraphedPass
 from skhep_nn._losses import Loss, RowLoss
 from skhep_nn._member_groups import MemberGroups
 from skhep_nn._member_layers import MemberDropout
+from skhep_nn._streams import StreamTrainBatches, StreamValidBatches
 from skhep_nn.ensemble import apply_link, separate_members, stacked_state
 from skhep_nn.schedules import Rates
 
@@ -215,8 +216,20 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
 
     def get_iterator(self, dataset: Any, training: bool = False) -> Any:
         """Return batches that are gathered by index on the device."""
+        if isinstance(dataset, torch.utils.data.Subset):
+            dataset = dataset.dataset
+        streams = isinstance(dataset, EventDataset) and not isinstance(dataset.X, Tensor)
+        rows = [fold.train for fold in self.folds]
+        if training and streams:
+            return StreamTrainBatches(
+                dataset,
+                rows,
+                self.batch_size,
+                self.rngs[0],
+                augmenter=self.augmenter,
+                generators=self.generators,
+            )
         if training:
-            rows = [fold.train for fold in self.folds]
             return TrainBatches(
                 dataset,
                 rows,
@@ -226,9 +239,10 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
                 generators=self.generators,
                 n_workers=self.n_workers,
             )
-        if isinstance(dataset, torch.utils.data.Subset):
-            events: Any = dataset.dataset
-            return ValidBatches(events, [fold.valid for fold in self.folds])
+        if streams:
+            return StreamValidBatches(dataset, self.folds)
+        if isinstance(dataset, EventDataset):
+            return ValidBatches(dataset, [fold.valid for fold in self.folds])
         X = torch.as_tensor(np.asarray(dataset.X), dtype=torch.float32)
         return [(rows, None) for rows in X.split(VALID_CHUNK)]
 
@@ -299,7 +313,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
                 rates,
                 lambda batch: self._notified(batch, lambda b: step_fn(b, **params), training=True),
             )
-        if self._runner is None:
+        if self._runner is None and isinstance(iterator, TrainBatches):
             runner = next((r for r in (GraphedPass, MemberGroups) if r.serves(self)), None)
             self._runner = runner and runner(self, iterator)
         if self._runner is not None:

@@ -21,11 +21,12 @@ from skhep_nn._prediction import (
     by_kernels,
     by_memory,
     chunk_rows,
+    cut,
     in_chunks,
+    rows_of,
     seen,
     weighted_mean,
 )
-from skhep_nn._torch_state import tensor_of
 
 __all__ = [
     "Ensemble",
@@ -339,13 +340,13 @@ class Ensemble:
         ndarray of shape (samples, outputs)
         """
         device = torch.device(device)
-        rows = X if isinstance(X, Tensor) else tensor_of(X)
+        rows = rows_of(X)
         runtime = self._ready(device)
         on_cpu = device.type == "cpu"
         plain = autocast is None and chunk_size is None
         in_memory = on_cpu and plain and hasattr(runtime.stack, "evaluator")
         size = chunk_size or (CPU_WIDTH if in_memory else chunk_rows(rows, device))
-        chunks = rows.split(size)
+        chunks = cut(rows, size)
 
         def predictor() -> Callable[[Tensor], Tensor]:
             if plain and runtime.kernels is not None:

@@ -38,6 +38,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset(
         {
             "_ams",
+            "_binned",
             "_calo_layers",
             "_dense_forward",
             "_workers",
@@ -63,13 +64,23 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"_prediction"}),
     frozenset({"ensemble"}),
     frozenset({"_batches", "_best", "_callbacks", "_dense_step"}),
-    frozenset({"_cuda", "_folds", "_member_groups"}),
+    frozenset({"_cuda", "_folds", "_member_groups", "_streams"}),
     frozenset({"_training"}),
     frozenset({"_base"}),
     frozenset({"_tables"}),
     frozenset({"calo", "dense", "waveform"}),
-    frozenset({"_drawing"}),
-    frozenset({"_ams_display", "_history_display", "_score_display"}),
+    frozenset({"_drawing", "_feature_maps"}),
+    frozenset({"_image_drawing"}),
+    frozenset(
+        {
+            "_ams_display",
+            "_binned_display",
+            "_history_display",
+            "_image_display",
+            "_prediction_display",
+            "_score_display",
+        }
+    ),
     frozenset({"augmented", "export", "inspection", "persistence", "plotting", "stacking"}),
 )
 AGREED_EXCEPTIONS = {("datasets", "kinematics")}

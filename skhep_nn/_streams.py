@@ -1,0 +1,125 @@
+"""Training and validation on rows that are read from a file while they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skhep_nn._batches import VALID_CHUNK, Augmenter, Batch, EventDataset, Fold, n_steps
+from skhep_nn._shuffled_chunks import ShuffledChunks
+
+__all__ = ["StreamTrainBatches", "StreamValidBatches"]
+
+
+def _belongs(rows: Sequence[NDArray[np.int64]], n_rows: int) -> NDArray[np.bool_]:
+    """Return whether each row is one of each member's, (members, rows)."""
+    belongs = np.zeros((len(rows), n_rows), dtype=np.bool_)
+    for k, own in enumerate(rows):
+        belongs[k, own] = True
+    return belongs
+
+
+def _own_first(own: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return where each member's rows are, in one width for all, and which of them count."""
+    counts = own.sum(axis=1)
+    width = int(counts.max())
+    at = np.argsort(~own, axis=1, kind="stable")[:, :width]
+    return at, np.arange(width) < counts[:, None]
+
+
+class StreamTrainBatches:
+    """Batches of rows that are read from a file, in random order, each once a pass.
+
+    Rows are read once for all members: a batch holds the same rows for each, but for those that it is
+    validated on.
+
+    Parameters
+    ----------
+    dataset : EventDataset
+        Its rows are a source of chunks.
+    rows : sequence of ndarray
+        Row numbers of each member.
+    batch_size : int
+        Largest number of rows in one step.
+    rng : numpy.random.Generator
+        Order of chunks and rows.
+    augmenter : object with `transform_tensor`, optional
+        Draws a random copy of every row, another one for each member.
+    generators : sequence of torch.Generator
+        Random numbers of the augmenter, one a member.
+    """
+
+    def __init__(
+        self,
+        dataset: EventDataset,
+        rows: Sequence[NDArray[np.int64]],
+        batch_size: int,
+        rng: np.random.Generator,
+        *,
+        augmenter: Augmenter | None,
+        generators: Sequence[torch.Generator],
+    ) -> None:
+        self.dataset = dataset
+        self.augmenter = augmenter
+        self.generators = generators
+        self.device = dataset.y.device
+        belongs = _belongs(rows, len(dataset))
+        used = np.flatnonzero(belongs.any(axis=0))
+        self.n_steps = n_steps([used], batch_size)
+        self._belongs = belongs
+        # Batches of equal size, but for the last, which lacks less than a row a step.
+        width = -(-len(used) // self.n_steps)
+        self._chunks = ShuffledChunks(dataset.X, width, rows=used, random_state=rng)
+
+    def __len__(self) -> int:
+        return self.n_steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        for values, rows in self._chunks:
+            at, used = _own_first(self._belongs[:, rows])
+            index = torch.as_tensor(rows[at], device=self.device)
+            share = torch.as_tensor(used / used.sum(axis=1, keepdims=True).clip(min=1))
+            X = torch.from_numpy(values).to(self.device)
+            own = [X[torch.as_tensor(places, device=self.device)] for places in at]
+            if self.augmenter is not None:
+                pairs = zip(own, self.generators, strict=False)
+                own = [self.augmenter.transform_tensor(some, g) for some, g in pairs]
+            share = share.to(self.device, torch.float32)
+            yield self.dataset.gather(index, share, torch.stack(own))
+
+
+class StreamValidBatches:
+    """The rows that each member is validated on, read once in the order of the file."""
+
+    def __init__(self, dataset: EventDataset, folds: Sequence[Fold]) -> None:
+        self.dataset = dataset
+        self.device = dataset.y.device
+        self._belongs = _belongs([fold.valid for fold in folds], len(dataset))
+        weight = dataset.weight.double().cpu().numpy()
+        totals = np.array([weight[fold.valid].sum() for fold in folds])
+        if not (totals > 0).all():
+            k = int(np.argmin(totals))
+            msg = (
+                f"the {len(folds[k].valid)} rows that member {k} is validated on have a total weight "
+                f"of {totals[k]:g}; use fewer members or folds with enough positive weights."
+            )
+            raise ValueError(msg)
+        self._share = torch.as_tensor(1 / totals, dtype=torch.float32, device=self.device)
+
+    def __iter__(self) -> Iterator[tuple[Batch, Tensor]]:
+        for start in range(0, len(self.dataset), VALID_CHUNK):
+            own = self._belongs[:, start : start + VALID_CHUNK]
+            if not own.any():
+                continue
+            wanted = np.flatnonzero(own.any(axis=0))
+            first, last = start + int(wanted[0]), start + int(wanted[-1]) + 1
+            values = torch.from_numpy(self.dataset.X.read(first, last)).to(self.device)
+            places, counts = _own_first(self._belongs[:, first:last])
+            at = torch.as_tensor(places, device=self.device)
+            used = torch.as_tensor(counts, device=self.device)
+            share = used * self._share[:, None]
+            yield self.dataset.gather(first + at, share, values[at]), used
