@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from skhep_nn import make_higgs_events
+from skhep_nn import make_calo_showers, make_higgs_events, make_ion_tracks
 from skhep_nn._calo_cnn import CaloCNN
 from skhep_nn.networks import CategoricalColumn, DenseNet
 
@@ -173,5 +173,66 @@ def test_simulator(tmp_path):
     assert "DER_mass_MMC" in out
 
 
+def test_ion_energies(tmp_path):
+    """The real part runs on a file of the same form."""
+    pytest.importorskip("matplotlib")
+    tracks = make_ion_tracks(48, image_shape=(20, 20), random_state=0)
+    path = tmp_path / "tracks.npz"
+    np.savez(path, X=tracks.images, energy_keV=tracks.target, is_electron=tracks.is_electron)
+    out = run(
+        "ion_energy.py", "--data", path, "--images", 60, "--epochs", 1, "--folds", 2, "--cv", 2,
+        "--crop", 8, "--output", tmp_path,
+    )  # fmt: skip
+    assert "pseudo-labels" in out
+    assert "wanted is at most 0.36" in out
+    for part in ("simulated", "reversed", "real"):
+        tables = figures(tmp_path, part)
+        assert len(tables["MAE by kind (keV)"]["network"]) == 6
+        rows = tables["errors"]
+        assert {"network", "network and forest", "forest on the sum of pixels"} < set(rows)
+        for name, row in rows.items():
+            by_kind = tables["MAE by kind (keV)"][name].values()
+            assert row["MAE (keV)"] == pytest.approx(np.mean(list(by_kind)), rel=0.3)
+
+
+def test_electron_or_photon(tmp_path):
+    """On simulated images, and on few real ones, here images of a file of the same form."""
+    h5py = pytest.importorskip("h5py")
+    showers = make_calo_showers(30, random_state=0)
+    for label, name in enumerate(("Photon", "Electron")):
+        with h5py.File(tmp_path / f"Single{name}Pt50_few.hdf5", "w") as file:
+            file["X"] = showers.images[showers.target == label]
+            file["y"] = showers.target[showers.target == label]
+    out = run(
+        "electron_photon.py", "--data", tmp_path, "--images", 200, "--test-images", 100,
+        "--epochs", 1, "--draws", 10, "--bins", 2, "--device", "cpu", "--output", tmp_path,
+    )  # fmt: skip
+    assert "200 simulated, without times images to train on" in out
+    results = json.loads((tmp_path / "results.json").read_text())
+    tables = results["electron_photon"]["tables"]
+    models = tables["test set"]
+    assert len(models) == 5
+    for row in models.values():
+        assert float(row["AUC, 30 real images"]) > 0
+    peer = "boosted trees, shower shapes"
+    ours, theirs = (float(models[n]["AUC"].split()[0]) for n in ("skhep_nn, compact", peer))
+    difference = tables["paired difference"][f"skhep_nn, compact - {peer}"]
+    assert float(difference["AUC"].split()[0]) == pytest.approx(ours - theirs, abs=2e-4)
+    assert difference["wanted"] == "more than 2"
+    binned = tables["skhep_nn, compact: against the deposited energy"]
+    assert [row["n"] for row in binned.values()] == [50, 50]
+    assert {"roc.png", "energy.png", "feature_maps.png"} < {p.name for p in tmp_path.glob("*.png")}
+
+
 def test_calo_simulator():
     assert "AUC" in run("calo_simulator.py", "--images", 3000)
+
+
+def test_images_speed(tmp_path):
+    run(
+        "images_speed.py", "--device", "cpu", "--images", 256, "--passes", 2, "--repeats", 1,
+        "--auc-images", 200, "--auc-passes", 1, "--memory-gb", 0.02, "--output", tmp_path,
+    )  # fmt: skip
+    results = (tmp_path / "results.md").read_text()
+    for text in ("HDF5", "memory map", "float32 / ours, bfloat16", "AUC"):
+        assert text in results
