@@ -3,7 +3,7 @@
 from skhep_nn._version import __version__
 from skhep_nn.augmentation import EventAugmenter, ImageAugmenter
 from skhep_nn.augmented import AugmentedClassifier, AugmentedRegressor
-from skhep_nn.calo import CaloCNNClassifier
+from skhep_nn.calo import CaloCNNClassifier, CaloCNNRegressor
 from skhep_nn.datasets import (
     fetch_higgsml,
     load_calo_hdf5,
@@ -18,11 +18,13 @@ from skhep_nn.kinematics import CartesianMomenta, EventAligner
 from skhep_nn.metrics import ams_curve, ams_score, ams_scorer, best_cut, make_ams_scorer
 from skhep_nn.preprocessing import ImageCropper, ImageScaler
 from skhep_nn.schedules import Constant, CosineRestarts, OneCycle, ReduceOnPlateau
+from skhep_nn.stacking import StackedPostRegressor
 
 __all__ = [
     "AugmentedClassifier",
     "AugmentedRegressor",
     "CaloCNNClassifier",
+    "CaloCNNRegressor",
     "CartesianMomenta",
     "Constant",
     "CosineRestarts",
@@ -36,6 +38,7 @@ __all__ = [
     "ImageScaler",
     "OneCycle",
     "ReduceOnPlateau",
+    "StackedPostRegressor",
     "__version__",
     "ams_curve",
     "ams_score",

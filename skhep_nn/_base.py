@@ -5,13 +5,20 @@ from __future__ import annotations
 import copy
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    RegressorMixin,
+    clone,
+    is_classifier,
+)
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
@@ -21,7 +28,7 @@ from torch import Tensor, nn
 from skhep_nn._batches import Fold, n_steps
 from skhep_nn._callbacks import CallbackSupportMixin, SklearnCallbacks, with_callbacks
 from skhep_nn._folds import make_folds
-from skhep_nn._losses import LOSSES
+from skhep_nn._losses import LOSSES, Loss
 from skhep_nn._params import OPTIMIZERS, check_params, is_flag
 from skhep_nn._torch_state import half_precision, recording_gradients, tensor_of, threads_for
 from skhep_nn._training import MemberNet
@@ -30,7 +37,7 @@ from skhep_nn.metrics import class_balanced_weights
 from skhep_nn.preprocessing import weighted_moments
 from skhep_nn.schedules import OneCycle
 
-__all__ = ["BaseNetworkClassifier", "BaseNetworkEstimator", "BaseNetworkRegressor"]
+__all__ = ["BaseNetworkClassifier", "BaseNetworkEstimator", "BaseNetworkRegressor", "shares"]
 
 # The study's number of passes, and what it takes to fit anything at all when a pass is a step or two.
 _FEWEST_EPOCHS, _FEWEST_STEPS = 15, 200
@@ -48,7 +55,7 @@ class Target(NamedTuple):
 
     values: NDArray[Any]
     strata: NDArray[Any] | None
-    loss: str
+    loss: Loss
     link: str
     n_outputs: int
 
@@ -113,6 +120,16 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
         ValueError
             If inputs, targets, weights or parameters are not what they should be.
         """
+        return self._fit(X, y, sample_weight)
+
+    def _fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        extend: Callable[[Target], Target] = lambda target: target,
+    ) -> Self:
+        """Train all members; `extend` may add to the encoded targets."""
         self._check_params()
         self._forget()
         if y is None:
@@ -121,7 +138,7 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
         encoded = self._encode_X(X, reset=True)
         check_consistent_length(encoded, y)
         weight = _check_sample_weight(sample_weight, encoded, dtype=np.float64)
-        target = self._encode_y(y, weight)
+        target = extend(self._encode_y(y, weight))
         weight = self._training_weight(target, weight)
         device = self._device(fitting=True)
 
@@ -199,7 +216,7 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
         stack = stack_networks(networks)
         return MemberNet(
             stack,
-            criterion=LOSSES[target.loss],
+            criterion=target.loss,
             link=target.link,
             n_outputs=target.n_outputs,
             folds=folds,
@@ -212,7 +229,7 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
             autocast=self._autocast(device, fitting=True),
             capture=isinstance(self.compile, str),
             n_workers=torch.get_num_threads(),
-            task="classifier" if target.link != "identity" else "regressor",
+            task="classifier" if is_classifier(self) else "regressor",
             optimizer=optimizer,
             **decay,
             batch_size=self.batch_size,
@@ -329,8 +346,9 @@ class BaseNetworkClassifier(ClassifierMixin, BaseNetworkEstimator):  # type: ign
             )
             raise ValueError(msg)
         if n_classes == 2:
-            return Target(codes.astype(np.float32), codes, "binary_cross_entropy", "sigmoid", 1)
-        return Target(codes, codes, "cross_entropy", "softmax", n_classes)
+            loss = LOSSES["binary_cross_entropy"]
+            return Target(codes.astype(np.float32), codes, loss, "sigmoid", 1)
+        return Target(codes, codes, LOSSES["cross_entropy"], "softmax", n_classes)
 
     def _balance(self, target: Target, weight: NDArray[np.float64]) -> NDArray[np.float64]:
         if self.class_weight is None:
@@ -366,12 +384,7 @@ class BaseNetworkClassifier(ClassifierMixin, BaseNetworkEstimator):  # type: ign
             In the order of `classes_`; the weighted mean over members, averaged over the test-time
             views if `augmentation` is set and `tta` is true.
         """
-        out = self._predict_outputs(X).astype(np.float64)
-        if out.shape[1] == 1:
-            return np.hstack([1 - out, out])
-        # In float32 they sum to one only within 1e-7, of which scikit-learn's metrics complain.
-        shares: NDArray[np.float64] = out / out.sum(axis=1, keepdims=True)
-        return shares
+        return shares(self._predict_outputs(X))
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return the most probable class.
@@ -400,7 +413,7 @@ class BaseNetworkRegressor(RegressorMixin, BaseNetworkEstimator):  # type: ignor
         values = y[:, None] if self._one_target else y
         self._target_mean, self._target_scale = weighted_moments(values, weight)
         scaled = ((values - self._target_mean) / self._target_scale).astype(np.float32)
-        return Target(scaled, None, self.loss, "identity", values.shape[1])
+        return Target(scaled, None, LOSSES[self.loss], "identity", values.shape[1])
 
     def _check_params(self) -> None:
         super()._check_params()
@@ -421,7 +434,9 @@ class BaseNetworkRegressor(RegressorMixin, BaseNetworkEstimator):  # type: ignor
         ndarray of shape (n_samples,) or (n_samples, n_targets)
             In the units of `y`.
         """
-        out = self._predict_outputs(X) * self._target_scale + self._target_mean
+        # Outputs of an auxiliary task may follow those of the targets.
+        scaled = self._predict_outputs(X)[:, : len(self._target_mean)]
+        out = scaled * self._target_scale + self._target_mean
         result: NDArray[np.float64] = out[:, 0] if self._one_target else out
         return result
 

@@ -103,6 +103,10 @@ PRESETS: dict[str, Architecture] = {
         residual=True,
     ),
     "attention": _COMPACT._replace(attention=True),
+    # Dropout scatters what is counted, which a class survives and an energy does not. Measured on 200 real
+    # ion tracks, after 20 passes over 800: a mean error of 1.19 keV with both, of 0.70 with that in
+    # the last block alone, of 0.58 with none.
+    "regression": _COMPACT._replace(dropout=0.0, dense_dropout=0.0),
 }
 
 
@@ -207,6 +211,7 @@ class CaloCNN(nn.Module):
       with a kernel of 7, three pairs of 32 and four of 64, after which the mean of each channel
       goes straight to the output.
     - ``"attention"``, 451,969: the compact one with squeeze-and-excitation in every block.
+    - ``"regression"``, 440,449: the compact one without dropout, for energies.
 
     Every field of `Architecture` can be given instead of the preset's.
 
@@ -217,7 +222,7 @@ class CaloCNN(nn.Module):
     n_outputs : int, default=1
         Number of outputs: one logit for two classes, one a class for more, one a target; outputs
         of an auxiliary task are further ones.
-    preset : {"compact", "challenge", "resnet15", "attention"}, default="compact"
+    preset : {"compact", "challenge", "resnet15", "attention", "regression"}, default="compact"
         Where fields that are not given come from.
     channels, kernels, convolutions, pooling, dropout, residual, attention, norm, head, dense, \
 dense_dropout, initial

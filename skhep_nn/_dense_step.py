@@ -73,11 +73,15 @@ class DenseStep:
         self._grad_inputs = forward.empty(forward.features.shape[1], width)
         self._grad_last = forward.empty(forward.last.shape[1], width)
         buffers = Buffers.of(self._grad_inputs, self._grad_last, forward.layout)
-        # Of the inputs, only the embedded ones have anything to learn.
-        embedded = forward.embedded
-        first = forward.weights[0][:, :, embedded].mT if forward.embeddings else None
-        self._weights_t = [first, *(w.mT for w in forward.weights[1:])]
-        reads = [self._grad_inputs[:, embedded], *buffers.reads[1:]]
+        # Of the inputs, which come first, only the embedded ones have anything to learn.
+        skipped = forward.embedded.start if forward.embeddings else forward.embedded.stop
+        self._weights_t: list[Tensor | None] = []
+        reads = []
+        for weight, rows in zip(forward.weights, forward.layout.reads, strict=True):
+            start = max(rows.start, skipped)
+            wanted = weight[:, :, start - rows.start :]
+            self._weights_t.append(wanted.mT if wanted.shape[-1] else None)
+            reads.append(self._grad_inputs[:, start : rows.stop])
         self._grad_buffers = Buffers(reads, buffers.writes)
 
     @staticmethod

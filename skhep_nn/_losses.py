@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["LOSSES", "Loss", "RowLoss"]
+__all__ = ["LOSSES", "Loss", "RowLoss", "with_classes"]
 
 
 class Loss(NamedTuple):
@@ -67,6 +67,44 @@ _ALL = (
     _over_targets("huber", F.huber_loss, lambda difference: difference.clamp(-1, 1)),
 )
 LOSSES = {loss.name: loss for loss in _ALL}
+
+
+def with_classes(
+    loss: Loss, n_targets: int, n_classes: int, target_weight: float, class_weight: float
+) -> Loss:
+    """Return a loss of targets and of a class beside them.
+
+    Parameters
+    ----------
+    loss : Loss
+        Of the targets.
+    n_targets : int
+        Number of targets, which come first in outputs and targets. One column of targets follows,
+        the code of the class, as all have to be of one type.
+    n_classes : int
+        Number of classes, at least two: one output follows for two classes, else one a class.
+    target_weight, class_weight : float
+        Factors of `loss` and of the cross-entropy in the sum.
+    """
+    of_class = LOSSES["binary_cross_entropy" if n_classes == 2 else "cross_entropy"]
+
+    def parts(output: Tensor, target: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+        code = target[..., n_targets]
+        return (
+            (output[..., :n_targets], target[..., :n_targets]),
+            (output[..., n_targets:], code if n_classes == 2 else code.long()),
+        )
+
+    def value(output: Tensor, target: Tensor) -> Tensor:
+        first, second = parts(output, target)
+        return target_weight * loss.value(*first) + class_weight * of_class.value(*second)
+
+    def slope(output: Tensor, target: Tensor) -> Tensor:
+        first, second = parts(output, target)
+        slopes = target_weight * loss.slope(*first), class_weight * of_class.slope(*second)
+        return torch.cat(slopes, dim=-1)
+
+    return Loss(f"{loss.name} and {of_class.name}", value, slope)
 
 
 class RowLoss(nn.Module):

@@ -18,6 +18,7 @@ N_PARAMETERS = {
     "challenge": 868_993,
     "resnet15": 338_625,
     "attention": 451_969,
+    "regression": 440_449,
 }
 # Small, with every kind of layer in it, and two ways through.
 SMALL = {

@@ -29,6 +29,7 @@ CONFORMANCE = {
     "AugmentedClassifier": "test_augmented",
     "AugmentedRegressor": "test_augmented",
     "CaloCNNClassifier": "test_calo",
+    "CaloCNNRegressor": "test_calo",
     "CartesianMomenta": "test_kinematics",
     "DenseNetClassifier": "test_dense",
     "DenseNetRegressor": "test_dense",
@@ -37,6 +38,7 @@ CONFORMANCE = {
     "ImageAugmenter": "test_image_augmentation",
     "ImageCropper": "test_image_preprocessing",
     "ImageScaler": "test_image_preprocessing",
+    "StackedPostRegressor": "test_stacking",
 }
 
 
