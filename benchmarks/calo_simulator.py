@@ -25,6 +25,7 @@ import pandas as pd
 import sklearn
 from numpy.typing import NDArray
 from scipy.stats import ks_2samp
+from shower_shapes import shower_shapes
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import accuracy_score, roc_auc_score
 
@@ -44,47 +45,6 @@ LAYOUTS: dict[str, dict[str, Any]] = {
         "compression_opts": 9,
     },
 }
-
-
-def spread(weights: Array) -> tuple[Array, Array]:
-    """Mean and standard deviation of a place, from the energy at each."""
-    place = np.arange(weights.shape[1])
-    total = weights.sum(axis=1)
-    mean = (weights * place).sum(axis=1) / total
-    return mean, np.sqrt(np.maximum((weights * place**2).sum(axis=1) / total - mean**2, 0))
-
-
-def shower_shapes(images: Array) -> pd.DataFrame:
-    """Compute common shower shapes of energy images with the shower in the middle."""
-    energy = images.astype(np.float64)
-    row, column = (side // 2 for side in energy.shape[1:])
-
-    def square(half: int) -> Array:
-        return energy[
-            :, row - half : row + half + 1, column - half : column + half + 1
-        ]  # fmt: skip
-
-    total, inner = energy.sum(axis=(1, 2)), square(2)
-    band = energy[:, row - 2 : row + 3]
-    ordered = np.sort(inner.reshape(len(inner), -1), axis=1)
-    return pd.DataFrame(
-        {
-            "energy sum": total,
-            "highest crystal / sum": energy.max(axis=(1, 2)) / total,
-            "second / sum": ordered[:, -2] / total,
-            "third / sum": ordered[:, -3] / total,
-            "3x3 / sum": square(1).sum(axis=(1, 2)) / total,
-            "5x5 / sum": inner.sum(axis=(1, 2)) / total,
-            "3x3 / 5x5": square(1).sum(axis=(1, 2)) / inner.sum(axis=(1, 2)),
-            "width in eta, 5x5": spread(inner.sum(axis=2))[1],
-            "width in phi, 5x5": spread(inner.sum(axis=1))[1],
-            "width in phi, 5x32": spread(band.sum(axis=1))[1],
-            "highest crystal off the middle": energy.reshape(len(energy), -1).argmax(axis=1)
-            != row * energy.shape[2] + column,
-            "hits": (energy > 0).sum(axis=(1, 2)),
-            "hits in the five rows": (band > 0).sum(axis=(1, 2)),
-        }
-    )
 
 
 def track_shapes(images: Array) -> pd.DataFrame:

@@ -157,5 +157,6 @@ class MemberGroups:
     def validate(self, batches: ValidBatches) -> NDArray[np.float64]:
         """Return the validation loss of every member."""
         tasks = [partial(group.validate, batches) for group in self.groups]
-        n_operations = self.n_operations / 3 * batches.width / max(1, len(batches.dataset))
-        return np.concatenate(side_by_side(tasks, n_operations))
+        # Forward only, and a row is validated by one member: a member trains on the rows of the others.
+        n_others = max(1, len(self.net.folds) - 1)
+        return np.concatenate(side_by_side(tasks, self.n_operations / 3 / n_others))

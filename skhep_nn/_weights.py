@@ -160,7 +160,7 @@ def check_weight(sample_weight: npt.ArrayLike | None, n: int) -> FloatArray:
     """Event weights as a finite vector of the right length."""
     if sample_weight is None:
         return np.ones(n)
-    return _check_vector(sample_weight, n, "sample_weight")
+    return check_vector(sample_weight, n, "sample_weight")
 
 
 def check_score(score: npt.ArrayLike, n: int) -> FloatArray:
@@ -168,10 +168,10 @@ def check_score(score: npt.ArrayLike, n: int) -> FloatArray:
     shape = np.shape(score)
     if len(shape) == 2 and shape[1] == 2:
         raise ValueError(f"score has shape {shape}: pass the column of the signal class only")
-    return _check_vector(score, n, "score")
+    return check_vector(score, n, "score")
 
 
-def _check_vector(values: npt.ArrayLike, n: int, name: str) -> FloatArray:
+def check_vector(values: npt.ArrayLike, n: int, name: str) -> FloatArray:
     """Return a finite float64 vector of the right length."""
     vector = np.asarray(values, dtype=np.float64)
     if vector.shape != (n,):

@@ -1,4 +1,4 @@
-"""Significance of a selection, the choice of the cut, and the event weights both need.
+"""Significance of a selection, the choice of the cut, event weights, and scores of a classifier.
 
 The Approximate Median Significance (AMS) and the rule that chooses the cut follow section 2.1.2
 of the HiggsML study (arXiv:2002.01427), the scores of the challenge its section 2.5. Everything is
@@ -14,6 +14,7 @@ from sklearn.metrics import make_scorer
 from sklearn.model_selection import StratifiedKFold
 
 from skhep_nn._ams import AMSCurve, BestCut, ams_curve, ams_score, best_cut, check_b_reg
+from skhep_nn._binned import ClassificationSummary, binned_scores, classification_summary
 from skhep_nn._weights import (
     BoolArray,
     FloatArray,
@@ -30,13 +31,16 @@ __all__ = [
     "AMSCurve",
     "BestCut",
     "ChallengeScores",
+    "ClassificationSummary",
     "SplitAMS",
     "ams_curve",
     "ams_score",
     "ams_scorer",
     "best_cut",
+    "binned_scores",
     "challenge_scores",
     "class_balanced_weights",
+    "classification_summary",
     "make_ams_scorer",
     "mean_split_ams",
     "rescale_weights",

@@ -1,14 +1,27 @@
 """Displays: what a fit or a set of scores looks like, in scikit-learn's manner.
 
 A display is made by `from_estimator` or `from_predictions`, keeps the computed values as
-attributes, and draws them with `plot`, as often as wanted. The ROC curve is scikit-learn's own:
+attributes, and draws them with `plot`, as often as wanted; those of raw images are made by
+`from_images`. The ROC curve is scikit-learn's own:
 :class:`sklearn.metrics.RocCurveDisplay` takes our estimators and event weights as they are.
 
 Drawing needs matplotlib: ``pip install 'skhep_nn[plot]'``.
 """
 
 from skhep_nn._ams_display import AMSCurveDisplay
+from skhep_nn._binned_display import BinnedScoresDisplay
 from skhep_nn._history_display import HistoryDisplay
+from skhep_nn._image_display import ImageSamplesDisplay, MeanImagesDisplay
+from skhep_nn._prediction_display import FeatureMapsDisplay, PredictionSamplesDisplay
 from skhep_nn._score_display import ScoreDistributionDisplay
 
-__all__ = ["AMSCurveDisplay", "HistoryDisplay", "ScoreDistributionDisplay"]
+__all__ = [
+    "AMSCurveDisplay",
+    "BinnedScoresDisplay",
+    "FeatureMapsDisplay",
+    "HistoryDisplay",
+    "ImageSamplesDisplay",
+    "MeanImagesDisplay",
+    "PredictionSamplesDisplay",
+    "ScoreDistributionDisplay",
+]
