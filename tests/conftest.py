@@ -10,8 +10,11 @@ for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import importlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -57,3 +60,14 @@ def higgsml_excerpt(data_dir: Path) -> Iterator[pd.DataFrame]:
     shared = frame.copy()
     yield shared
     pd.testing.assert_frame_equal(shared, frame)
+
+
+@pytest.fixture(scope="session")
+def calo_simulator() -> Iterator[ModuleType]:
+    """The benchmark's own module: its shapes and distances are the ones that the docs print."""
+    folder = str(PROJECT_ROOT / "benchmarks")
+    sys.path.insert(0, folder)  # where the scripts find each other
+    try:
+        yield importlib.import_module("calo_simulator")
+    finally:
+        sys.path.remove(folder)

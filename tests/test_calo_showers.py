@@ -1,8 +1,5 @@
 """Simulated electrons and photons: form, physics, and their likeness to real ones."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier
@@ -17,16 +14,6 @@ from skhep_nn.datasets.calo_showers import make_calo_showers
 @pytest.fixture(scope="module")
 def showers():
     return make_calo_showers(4_000, random_state=0)
-
-
-@pytest.fixture(scope="module")
-def script():
-    """The benchmark's own module: its shapes and distances are the ones that the docs print."""
-    path = Path(__file__).resolve().parents[1] / "benchmarks" / "calo_simulator.py"
-    spec = importlib.util.spec_from_file_location("calo_simulator", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_form(showers):
@@ -267,18 +254,18 @@ def test_times_are_sharper_for_larger_hits(showers):
     assert spreads[2] < 0.4
 
 
-def test_classes_differ_as_much_as_the_real_ones(script, showers):
-    shapes = script.shower_shapes(showers.images[..., 0])
+def test_classes_differ_as_much_as_the_real_ones(calo_simulator, showers):
+    shapes = calo_simulator.shower_shapes(showers.images[..., 0])
     model = HistGradientBoostingClassifier(learning_rate=0.06, max_iter=80, random_state=0)
     model.fit(shapes[:3_000], showers.target[:3_000])
     auc = roc_auc_score(showers.target[3_000:], model.predict_proba(shapes[3_000:])[:, 1])
     assert 0.66 < auc < 0.80
 
 
-def test_images_are_like_real_ones(script, data_dir):
+def test_images_are_like_real_ones(calo_simulator, data_dir):
     if not (data_dir / "SinglePhotonPt50_excerpt.hdf5").is_file():
         pytest.skip("no excerpt of the electron and photon images")
-    table = script.compare_showers(data_dir, 6_000)
+    table = calo_simulator.compare_showers(data_dir, 6_000)
     distances = table[["electron: KS", "photon: KS"]]
     assert (distances.median() < 0.13).all()
     assert (distances.max() < 0.23).all()

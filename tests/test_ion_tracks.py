@@ -1,8 +1,5 @@
 """Simulated electrons and helium ions in a gas: form, physics, and their likeness to real ones."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -12,16 +9,6 @@ from skhep_nn.datasets.ion_tracks import ION_SPLITS, make_ion_tracks
 @pytest.fixture(scope="module")
 def tracks():
     return make_ion_tracks(3_000, random_state=0)
-
-
-@pytest.fixture(scope="module")
-def script():
-    """The benchmark's own module: its shapes and distances are the ones that the docs print."""
-    path = Path(__file__).resolve().parents[1] / "benchmarks" / "calo_simulator.py"
-    spec = importlib.util.spec_from_file_location("calo_simulator", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def light_of(images):
@@ -63,8 +50,8 @@ def test_light_grows_with_energy_and_ions_give_less():
     assert (np.diff(shares) > 0).all()
 
 
-def test_electrons_have_tracks_and_ions_are_points(script, tracks):
-    shapes = script.track_shapes(tracks.images)
+def test_electrons_have_tracks_and_ions_are_points(calo_simulator, tracks):
+    shapes = calo_simulator.track_shapes(tracks.images)
     length = {
         energy: shapes["length"][tracks.target == energy].median() for energy in (6, 10, 20, 30)
     }
@@ -120,10 +107,10 @@ def test_parameters_that_cannot_be(parameters, message):
         make_ion_tracks(**{"n_samples": 5} | parameters)
 
 
-def test_images_are_like_real_ones(script, data_dir):
+def test_images_are_like_real_ones(calo_simulator, data_dir):
     path = data_dir / "ion_tracks_idao.npz"
     if not path.is_file():
         pytest.skip("no real ion images")
-    table = script.compare_tracks(path, 4_000)
+    table = calo_simulator.compare_tracks(path, 4_000)
     assert (table.median() < 0.13).all()
     assert table.drop(index="width").to_numpy().max() < 0.26
