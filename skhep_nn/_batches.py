@@ -21,6 +21,7 @@ __all__ = [
     "TrainBatches",
     "ValidBatches",
     "n_steps",
+    "validation_totals",
 ]
 
 #: Rows of all members together that are validated at once: on a CPU what its cache holds, on a GPU enough
@@ -273,6 +274,20 @@ class TrainBatches:
         return self.batches(self.draw())
 
 
+def validation_totals(weight: Tensor, rows: Sequence[IntArray]) -> NDArray[np.float64]:
+    """Return the summed weights of the rows that each member is validated on, which must be positive."""
+    weights = weight.double().cpu().numpy()
+    totals = np.array([weights[r].sum() for r in rows])
+    for k, r in enumerate(rows):
+        if not totals[k] > 0:
+            msg = (
+                f"the {len(r)} rows that member {k} is validated on have a total weight of "
+                f"{totals[k]:g}; use fewer members or folds with enough positive weights."
+            )
+            raise ValueError(msg)
+    return totals
+
+
 class ValidBatches:
     """The rows that each member is validated on, in order; short members are filled with weight 0."""
 
@@ -282,15 +297,8 @@ class ValidBatches:
         index = np.zeros(
             (len(rows), self.width), dtype=np.int32 if len(dataset) < 2**31 else np.int64
         )
-        weight = dataset.weight.double().cpu().numpy()
-        totals = np.array([weight[r].sum() for r in rows])
+        totals = validation_totals(dataset.weight, rows)
         for k, r in enumerate(rows):
-            if not totals[k] > 0:
-                msg = (
-                    f"the {len(r)} rows that member {k} is validated on have a total weight of "
-                    f"{totals[k]:g}; use fewer members or folds with enough positive weights."
-                )
-                raise ValueError(msg)
             index[k, : len(r)] = r
         device = dataset.y.device
         self._index = torch.as_tensor(index, device=device)

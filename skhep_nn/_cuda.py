@@ -134,7 +134,7 @@ class _Fused:
     def step(self, gathered: Batch) -> None:
         """Take the step at `position` and go on to the next."""
         adam = self.adam
-        self.kernels.forward_backward(*(part.contiguous() for part in gathered))
+        self.kernels.forward_backward(*gathered)
         self.kernels.reduce_adam(
             adam.mean,
             adam.square,

@@ -13,12 +13,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def figure_and_axes(ax: Axes | None) -> tuple[Figure, Axes]:
-    """Return the given axes with their figure, or new ones."""
+def import_matplotlib() -> None:
+    """Say what is missing where matplotlib is."""
     try:
-        import matplotlib.pyplot as plt
+        import matplotlib  # noqa: ICN001, F401
     except ImportError as error:
         raise ImportError("matplotlib is needed for this: pip install 'skhep_nn[plot]'") from error
+
+
+def figure_and_axes(ax: Axes | None) -> tuple[Figure, Axes]:
+    """Return the given axes with their figure, or new ones."""
+    import_matplotlib()
+    import matplotlib.pyplot as plt
+
     if ax is None:
         # Constrained layout keeps legends and second axes inside the saved page.
         return plt.subplots(layout="constrained")

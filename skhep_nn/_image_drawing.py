@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from sklearn.utils import column_or_1d
 
-from skhep_nn._drawing import figure_and_axes
+from skhep_nn._drawing import figure_and_axes, import_matplotlib
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,14 +63,6 @@ def grid_of_axes(
         place = (column * width, 1 - (row + 1) * tall, (1 - gap) * width, 0.8 * tall)
         axes[row, column] = ax.inset_axes(place)
     return Grid(figure, ax, axes)
-
-
-def import_matplotlib() -> None:
-    """Say what is missing where matplotlib is."""
-    try:
-        import matplotlib  # noqa: ICN001, F401
-    except ImportError as error:
-        raise ImportError("matplotlib is needed for this: pip install 'skhep_nn[plot]'") from error
 
 
 def colours_for(values: NDArray[Any], scale: str) -> Colours:

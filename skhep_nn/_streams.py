@@ -9,7 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skhep_nn._batches import VALID_CHUNK, Augmenter, Batch, EventDataset, Fold, n_steps
+from skhep_nn._batches import (
+    VALID_CHUNK,
+    Augmenter,
+    Batch,
+    EventDataset,
+    Fold,
+    n_steps,
+    validation_totals,
+)
 from skhep_nn._shuffled_chunks import ShuffledChunks
 
 __all__ = ["StreamTrainBatches", "StreamValidBatches"]
@@ -98,16 +106,9 @@ class StreamValidBatches:
     def __init__(self, dataset: EventDataset, folds: Sequence[Fold]) -> None:
         self.dataset = dataset
         self.device = dataset.y.device
-        self._belongs = _belongs([fold.valid for fold in folds], len(dataset))
-        weight = dataset.weight.double().cpu().numpy()
-        totals = np.array([weight[fold.valid].sum() for fold in folds])
-        if not (totals > 0).all():
-            k = int(np.argmin(totals))
-            msg = (
-                f"the {len(folds[k].valid)} rows that member {k} is validated on have a total weight "
-                f"of {totals[k]:g}; use fewer members or folds with enough positive weights."
-            )
-            raise ValueError(msg)
+        rows = [fold.valid for fold in folds]
+        self._belongs = _belongs(rows, len(dataset))
+        totals = validation_totals(dataset.weight, rows)
         self._share = torch.as_tensor(1 / totals, dtype=torch.float32, device=self.device)
 
     def __iter__(self) -> Iterator[tuple[Batch, Tensor]]:
