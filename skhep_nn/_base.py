@@ -226,6 +226,7 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
             generators=[torch.Generator(device) for _ in seeds],
             rngs=[np.random.default_rng(seed) for seed in seeds],
             patience=self._patience(),
+            monitor=getattr(self, "monitor", "loss"),
             autocast=self._autocast(device, fitting=True),
             capture=isinstance(self.compile, str),
             n_workers=torch.get_num_threads(),
@@ -504,6 +505,8 @@ def _history_frame(net: MemberNet) -> pd.DataFrame:
         row = {"member": np.arange(n_members), "epoch": np.array([epoch])}
         for name in ("train_loss", "valid_loss", "lr", "momentum", "seconds"):
             row[name] = record.get(name, np.array([np.nan]))
+        if "valid_accuracy" in record:
+            row["valid_accuracy"] = record["valid_accuracy"]
         for name, value in row.items():
             columns.setdefault(name, []).append(np.broadcast_to(value, n_members))
     return pd.DataFrame({name: np.concatenate(values) for name, values in columns.items()})

@@ -18,13 +18,13 @@ class BestPasses:
     n_members : int
         Number of members.
     patience : int, optional
-        Passes without a better validation loss after which a member stops; never if left out. What a
+        Passes without a better one after which a member stops; never if left out. What a
         stopped member reaches later does not count.
 
     Attributes
     ----------
     loss : ndarray of shape (n_members,)
-        Best validation losses, infinite before the first.
+        Validation losses of the best passes, infinite before the first.
     epoch : ndarray of shape (n_members,)
         Their passes, -1 before the first.
     stopped : ndarray of shape (n_members,)
@@ -36,11 +36,22 @@ class BestPasses:
         self.loss = np.full(n_members, np.inf)
         self.epoch = np.full(n_members, -1)
         self.stopped = np.zeros(n_members, dtype=bool)
+        self._least = np.full(n_members, np.inf)
         self._state: dict[str, Tensor] = {}
 
-    def update(self, losses: NDArray[np.float64], epoch: int, state: dict[str, Tensor]) -> None:
-        """Take note of the validation losses of a pass and the stacked state after it."""
-        better = (losses < self.loss) & ~self.stopped
+    def update(
+        self,
+        losses: NDArray[np.float64],
+        epoch: int,
+        state: dict[str, Tensor],
+        ranked_by: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Take note of the validation losses of a pass and the stacked state after it.
+
+        The lower the better; so is what passes are ranked by instead of the loss.
+        """
+        ranked_by = losses if ranked_by is None else ranked_by
+        better = (ranked_by < self._least) & ~self.stopped
         if better.any():
             if not self._state:
                 self._state = {name: value.detach().clone() for name, value in state.items()}
@@ -49,6 +60,7 @@ class BestPasses:
             chosen = torch.as_tensor(np.flatnonzero(better), device=device)
             for name, value in state.items():
                 self._state[name][chosen] = value.detach()[chosen]
+            self._least[better] = ranked_by[better]
             self.loss[better], self.epoch[better] = losses[better], epoch
         if self.patience is not None:
             self.stopped |= epoch - self.epoch >= self.patience

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skhep_nn._batches import Batch, EventDataset, TrainBatches
+from skhep_nn._batches import Batch, TrainBatches
+from skhep_nn._cuda_rows import rows_for
 from skhep_nn._dense_kernels import DenseKernels, adam_rates, available, supports
+from skhep_nn._streams import StreamTrainBatches
 
 __all__ = ["FlatAdam", "GraphedPass"]
 
@@ -27,6 +28,9 @@ _WARM_UP = 3
 # Steps of a fit from which on the fused kernels pay: on an H100 they save a quarter of a millisecond each,
 # and take a second to load, three where Triton has not compiled and kept them yet.
 _WORTH_COMPILING = 5000
+# cuDNN and cuBLAS read several numbers at a time and fail where parameters do not begin at a multiple of
+# that; torch's own tensors begin at multiples of 512 bytes.
+_ALIGNED = 64
 
 
 def _as_it_lies(tensor: Tensor, like: Tensor) -> Tensor:
@@ -51,29 +55,40 @@ class FlatAdam:
         A parameter group of `torch.optim.Adam` or `AdamW`: betas, eps and weight_decay are read.
     decoupled : bool
         Whether weight decay is AdamW's.
+    aligned : bool
+        Whether parameters begin where the device's libraries ask for it, with zeros in between.
     """
 
     def __init__(
-        self, parameters: list[nn.Parameter], group: dict[str, Any], *, decoupled: bool
+        self,
+        parameters: list[nn.Parameter],
+        group: dict[str, Any],
+        *,
+        decoupled: bool,
+        aligned: bool,
     ) -> None:
         self.parameters = parameters
-        self.flat = torch.cat([_as_it_lies(p.detach(), p) for p in parameters])
-        parts = self.flat.split([p.numel() for p in parameters])
-        for p, part in zip(parameters, parts, strict=True):
+        step = _ALIGNED if aligned else 1
+        self._gaps = [p.new_zeros(-p.numel() % step) for p in parameters]
+        self.flat = self._joined([p.detach() for p in parameters])
+        sizes = [p.numel() + len(gap) for p, gap in zip(parameters, self._gaps, strict=True)]
+        for p, part in zip(parameters, self.flat.split(sizes), strict=True):
             p.data = part.as_strided(p.shape, p.stride())
         self.mean = torch.zeros_like(self.flat)
         self.square = torch.zeros_like(self.flat)
         self.beta2, self.eps = group["betas"][1], group["eps"]
         self.weight_decay, self.decoupled = group["weight_decay"], decoupled
 
+    def _joined(self, tensors: list[Tensor]) -> Tensor:
+        """Lay tensors of the parameters' shapes out as the parameters are."""
+        laid = zip(tensors, self.parameters, self._gaps, strict=True)
+        return torch.cat([part for t, p, gap in laid for part in (_as_it_lies(t, p), gap)])
+
     def step(self, rates: Tensor) -> None:
         """Update the parameters by their gradients, with rates from `adam_rates`."""
         size, share, correction, lr = rates
-        grad = torch.cat(
-            [
-                _as_it_lies(torch.zeros_like(p) if p.grad is None else p.grad, p)
-                for p in self.parameters
-            ]
+        grad = self._joined(
+            [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
         )
         if self.weight_decay and self.decoupled:
             self.flat.mul_(1 - lr * self.weight_decay)
@@ -147,41 +162,6 @@ class _Fused:
         )
 
 
-class _Stager:
-    """Brings rows from the host while the device is busy with those before.
-
-    Two buffers on the host take turns: one is filled while the other is on its way.
-    """
-
-    def __init__(self, dataset: EventDataset, shape: torch.Size) -> None:
-        self.dataset = dataset
-        row = dataset.X.shape[1:]
-        device = dataset.y.device
-        self.rows = torch.zeros(*shape, *row, dtype=dataset.X.dtype, device=device)
-        self._arrived = torch.empty_like(self.rows)
-        self._stream = torch.cuda.Stream()
-        buffers = [
-            torch.empty(self.rows.shape, dtype=self.rows.dtype, pin_memory=True) for _ in range(2)
-        ]
-        self._buffers = cycle(zip(buffers, (torch.cuda.Event(), torch.cuda.Event()), strict=True))
-        self._taken = torch.cuda.Event()
-
-    def stage(self, index: Tensor) -> None:
-        """Bring rows; work enqueued on the device from now on finds them in `rows`."""
-        buffer, left = next(self._buffers)
-        left.synchronize()
-        filled = buffer.flatten(0, 2)[: index.numel()]
-        torch.index_select(self.dataset.X, 0, index.flatten(), out=filled)
-        main = torch.cuda.current_stream()
-        with torch.cuda.stream(self._stream):
-            self._stream.wait_event(self._taken)
-            self._arrived.copy_(buffer, non_blocking=True)
-            left.record()
-        main.wait_stream(self._stream)
-        self.rows.copy_(self._arrived)
-        self._taken.record(main)
-
-
 class GraphedPass:
     """Captures the work of a net on a GPU and replays it.
 
@@ -195,28 +175,22 @@ class GraphedPass:
         Where the rows of a pass come from.
     """
 
-    def __init__(self, net: Any, batches: TrainBatches) -> None:
+    def __init__(self, net: Any, batches: TrainBatches | StreamTrainBatches) -> None:
         self.net = net
-        self.batches = batches
-        device = batches.device
+        self.rows = rows_for(batches)
         parameters = [p for p in net.module_.parameters() if p.requires_grad]
         group = net.optimizer_.param_groups[0]
+        n_steps = batches.n_steps * net.max_epochs
+        fused = _Fused.serves(net, n_steps) and isinstance(batches, TrainBatches)
+        stepper = _Fused if fused else _Autograd
         self.adam = FlatAdam(
-            parameters, group, decoupled=isinstance(net.optimizer_, torch.optim.AdamW)
+            parameters,
+            group,
+            decoupled=isinstance(net.optimizer_, torch.optim.AdamW),
+            aligned=stepper is _Autograd,
         )
         self.n_done = 0
-        self.at_once = batches.n_gathered
-        # One plan is drawn while the other is still being read.
-        plan = batches.draw()
-        self._plans = cycle([plan.pin_memory(), torch.empty_like(plan, pin_memory=True)])
-        self._plan = next(self._plans)
-        self.index = torch.zeros_like(plan[: self.at_once], device=device)
-        self.sizes = torch.zeros_like(batches.sizes[: self.at_once])
-        stage = batches.dataset.streams
-        self._stager = _Stager(batches.dataset, self.index.shape) if stage else None
-        n_steps = batches.n_steps * net.max_epochs
-        stepper = _Fused if _Fused.serves(net, n_steps) else _Autograd
-        self.stepper = stepper(net, self.adam, self.at_once)
+        self.stepper = stepper(net, self.adam, self.rows.at_once)
         self._gather_graph, self._step_graphs = self._capture()
 
     @staticmethod
@@ -234,9 +208,7 @@ class GraphedPass:
 
     def _gather(self) -> None:
         """Gather the rows of a block of steps."""
-        rows = None if self._stager is None else self._stager.rows
-        gathered = self.batches.gather(self.index, self.sizes, rows=rows)
-        self.gathered = Batch(*(part.contiguous() for part in gathered))
+        self.gathered = Batch(*(part.contiguous() for part in self.rows.gather()))
 
     def _capture(self) -> tuple[torch.cuda.CUDAGraph, dict[int, torch.cuda.CUDAGraph]]:
         """Warm up aside, as capture asks for, put everything back, then capture."""
@@ -275,33 +247,30 @@ class GraphedPass:
 
     def _fetch(self, first: int) -> None:
         """Gather the rows of the block that starts with a step."""
-        index = self._plan[first : first + self.at_once]
-        self.index[: len(index)].copy_(index, non_blocking=True)
-        self.sizes[: len(index)].copy_(self.batches.sizes[first : first + self.at_once])
-        if self._stager is not None:
-            self._stager.stage(index)
+        self.rows.stage(first)
         self._gather_graph.replay()
         self.stepper.position.zero_()
 
     def run(self, applied: list[tuple[float, float | None]]) -> NDArray[np.float64]:
         """Run one pass; return the mean loss of every member."""
-        n_steps, stepper = len(applied), self.stepper
+        n_steps, stepper, block = len(applied), self.stepper, self.rows.at_once
+        device = self.adam.flat.device
         lr, beta1 = np.array(applied, dtype=float).T
         table = adam_rates(lr, beta1, self.adam.beta2, self.n_done)
-        rates = torch.as_tensor(table, device=self.index.device)
-        losses = torch.empty(n_steps, stepper.losses.shape[1], device=self.index.device)
+        rates = torch.as_tensor(table, device=device)
+        losses = torch.empty(n_steps, stepper.losses.shape[1], device=device)
         stepper.refresh()
-        for first in range(0, n_steps, self.at_once):
-            n = min(self.at_once, n_steps - first)
+        for first in range(0, n_steps, block):
+            n = min(block, n_steps - first)
             stepper.rates[:n].copy_(rates[first : first + n])
             self._fetch(first)
             # The last block may have fewer steps than its graph.
-            at_once = stepper.n_captured if n == self.at_once else 1
+            at_once = stepper.n_captured if n == block else 1
             for _ in range(n // at_once):
                 self._step_graphs[at_once].replay()
             losses[first : first + n].copy_(stepper.losses[:n])
         self.n_done += n_steps
-        # While the device is busy with this pass, the host makes the plan of the next.
-        self._plan = self.batches.draw(next(self._plans))
+        # While the device is busy with this pass, the host prepares the next.
+        self.rows.turn()
         means: NDArray[np.float64] = losses.mean(0).double().cpu().numpy()
         return means

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["LOSSES", "Loss", "RowLoss", "with_classes"]
+__all__ = ["LOSSES", "Loss", "RowLoss", "is_right", "through_sigmoid", "with_classes"]
 
 
 class Loss(NamedTuple):
@@ -69,6 +69,13 @@ _ALL = (
 LOSSES = {loss.name: loss for loss in _ALL}
 
 
+def is_right(output: Tensor, code: Tensor) -> Tensor:
+    """Return whether the most probable class is that of the code; one output is that of the second."""
+    if output.shape[-1] == 1:
+        return (output.squeeze(-1) > 0) == (code > 0.5)
+    return output.argmax(-1) == code
+
+
 def with_classes(
     loss: Loss, n_targets: int, n_classes: int, target_weight: float, class_weight: float
 ) -> Loss:
@@ -105,6 +112,25 @@ def with_classes(
         return torch.cat(slopes, dim=-1)
 
     return Loss(f"{loss.name} and {of_class.name}", value, slope)
+
+
+def through_sigmoid(loss: Loss) -> Loss:
+    """Return a loss of outputs that pass a sigmoid first.
+
+    Parameters
+    ----------
+    loss : Loss
+        Of targets between 0 and 1.
+    """
+
+    def value(output: Tensor, target: Tensor) -> Tensor:
+        return loss.value(output.sigmoid(), target)
+
+    def slope(output: Tensor, target: Tensor) -> Tensor:
+        share = output.sigmoid()
+        return loss.slope(share, target) * share * (1 - share)
+
+    return Loss(f"{loss.name} through a sigmoid", value, slope)
 
 
 class RowLoss(nn.Module):

@@ -60,6 +60,7 @@ _CONSTRAINTS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: is_flag(v) or (isinstance(v, Integral) and int(v) >= 0),
         "must be a boolean or a number of passes",
     ),
+    "monitor": (lambda v: v in ("loss", "accuracy"), "must be 'loss' or 'accuracy'"),
     "optimizer": (
         lambda v: v in OPTIMIZERS if isinstance(v, str) else callable(v),
         _ANY_OF.format(sorted(OPTIMIZERS)),

@@ -20,7 +20,7 @@ from skhep_nn._batches import (
 )
 from skhep_nn._shuffled_chunks import ShuffledChunks
 
-__all__ = ["StreamTrainBatches", "StreamValidBatches"]
+__all__ = ["StreamTrainBatches", "StreamValidBatches", "own_first"]
 
 
 def _belongs(rows: Sequence[NDArray[np.int64]], n_rows: int) -> NDArray[np.bool_]:
@@ -31,10 +31,12 @@ def _belongs(rows: Sequence[NDArray[np.int64]], n_rows: int) -> NDArray[np.bool_
     return belongs
 
 
-def _own_first(own: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def own_first(
+    own: NDArray[np.bool_], width: int | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return where each member's rows are, in one width for all, and which of them count."""
     counts = own.sum(axis=1)
-    width = int(counts.max())
+    width = int(counts.max()) if width is None else width
     at = np.argsort(~own, axis=1, kind="stable")[:, :width]
     return at, np.arange(width) < counts[:, None]
 
@@ -59,6 +61,17 @@ class StreamTrainBatches:
         Draws a random copy of every row, another one for each member.
     generators : sequence of torch.Generator
         Random numbers of the augmenter, one a member.
+
+    Attributes
+    ----------
+    n_steps : int
+        Steps of a pass.
+    width : int
+        Rows of a batch.
+    belongs : ndarray of shape (members, rows)
+        Whether each row is one of each member's.
+    chunks : ShuffledChunks
+        Iterating over it is one pass.
     """
 
     def __init__(
@@ -75,29 +88,46 @@ class StreamTrainBatches:
         self.augmenter = augmenter
         self.generators = generators
         self.device = dataset.y.device
-        belongs = _belongs(rows, len(dataset))
-        used = np.flatnonzero(belongs.any(axis=0))
+        self.belongs = _belongs(rows, len(dataset))
+        used = np.flatnonzero(self.belongs.any(axis=0))
         self.n_steps = n_steps([used], batch_size)
-        self._belongs = belongs
         # Batches of equal size, but for the last, which lacks less than a row a step.
-        width = -(-len(used) // self.n_steps)
-        self._chunks = ShuffledChunks(dataset.X, width, rows=used, random_state=rng)
+        self.width = -(-len(used) // self.n_steps)
+        self.chunks = ShuffledChunks(dataset.X, self.width, rows=used, random_state=rng)
 
     def __len__(self) -> int:
         return self.n_steps
 
+    def gather(self, values: Tensor, places: Tensor, index: Tensor, share: Tensor) -> Batch:
+        """Return the augmented rows of a step.
+
+        Parameters
+        ----------
+        values : Tensor of shape (rows, ...)
+            Rows of all members.
+        places : Tensor of shape (members, width)
+            Which of them each member has.
+        index : Tensor of shape (members, width)
+            Their numbers in the file.
+        share : Tensor of shape (members, width)
+            One over the number of rows of a member for those that count, else zero.
+        """
+        own = [values[some] for some in places]
+        if self.augmenter is not None:
+            pairs = zip(own, self.generators, strict=False)
+            own = [self.augmenter.transform_tensor(some, g) for some, g in pairs]
+        return self.dataset.gather(index, share, torch.stack(own))
+
     def __iter__(self) -> Iterator[Batch]:
-        for values, rows in self._chunks:
-            at, used = _own_first(self._belongs[:, rows])
-            index = torch.as_tensor(rows[at], device=self.device)
-            share = torch.as_tensor(used / used.sum(axis=1, keepdims=True).clip(min=1))
-            X = torch.from_numpy(values).to(self.device)
-            own = [X[torch.as_tensor(places, device=self.device)] for places in at]
-            if self.augmenter is not None:
-                pairs = zip(own, self.generators, strict=False)
-                own = [self.augmenter.transform_tensor(some, g) for some, g in pairs]
-            share = share.to(self.device, torch.float32)
-            yield self.dataset.gather(index, share, torch.stack(own))
+        for values, rows in self.chunks:
+            places, used = own_first(self.belongs[:, rows])
+            share = used / used.sum(axis=1, keepdims=True).clip(min=1)
+            yield self.gather(
+                torch.from_numpy(values).to(self.device),
+                torch.as_tensor(places, device=self.device),
+                torch.as_tensor(rows[places], device=self.device),
+                torch.as_tensor(share, dtype=torch.float32, device=self.device),
+            )
 
 
 class StreamValidBatches:
@@ -119,7 +149,7 @@ class StreamValidBatches:
             wanted = np.flatnonzero(own.any(axis=0))
             first, last = start + int(wanted[0]), start + int(wanted[-1]) + 1
             values = torch.from_numpy(self.dataset.X.read(first, last)).to(self.device)
-            places, counts = _own_first(self._belongs[:, first:last])
+            places, counts = own_first(self._belongs[:, first:last])
             at = torch.as_tensor(places, device=self.device)
             used = torch.as_tensor(counts, device=self.device)
             share = used * self._share[:, None]

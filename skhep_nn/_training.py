@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from skhep_nn._batches import (
 from skhep_nn._best import BestPasses
 from skhep_nn._callbacks import SklearnCallbacks
 from skhep_nn._cuda import GraphedPass
-from skhep_nn._losses import Loss, RowLoss
+from skhep_nn._losses import Loss, RowLoss, is_right
 from skhep_nn._member_groups import MemberGroups
 from skhep_nn._member_layers import MemberDropout
 from skhep_nn._streams import StreamTrainBatches, StreamValidBatches
@@ -42,6 +42,7 @@ __all__ = ["MemberNet"]
 _BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 
 IntArray = NDArray[np.int64]
+AnyTrainBatches: TypeAlias = TrainBatches | StreamTrainBatches
 
 
 class Schedule(Protocol):
@@ -92,7 +93,9 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
     rngs : sequence of numpy.random.Generator
         Order of the rows of each member.
     patience : int, optional
-        Early stopping: passes without a better validation loss after which a member stops.
+        Early stopping: passes without a better one after which a member stops.
+    monitor : {"loss", "accuracy"}, default="loss"
+        What the best pass of a member is told by, on its validation rows.
     autocast : torch.dtype, optional
         Lower precision for the forward pass.
     capture : bool, default=False
@@ -119,6 +122,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         generators: Sequence[torch.Generator],
         rngs: Sequence[np.random.Generator],
         patience: int | None = None,
+        monitor: str = "loss",
         autocast: torch.dtype | None = None,
         capture: bool = False,
         n_workers: int = 1,
@@ -135,6 +139,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         self.generators = generators
         self.rngs = rngs
         self.patience = patience
+        self.monitor = monitor
         self.autocast = autocast
         self.capture = capture
         self.n_workers = n_workers
@@ -302,7 +307,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         self._epoch_start = time.perf_counter()
 
     def _train_pass(
-        self, iterator: TrainBatches, step_fn: Callable[..., dict[str, Tensor]], **params: Any
+        self, iterator: AnyTrainBatches, step_fn: Callable[..., dict[str, Tensor]], **params: Any
     ) -> NDArray[np.float64]:
         rates = self._rates(len(self.records_) - 1, len(iterator))
         self._set_training(True)
@@ -313,9 +318,8 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
                 rates,
                 lambda batch: self._notified(batch, lambda b: step_fn(b, **params), training=True),
             )
-        if self._runner is None and isinstance(iterator, TrainBatches):
-            runner = next((r for r in (GraphedPass, MemberGroups) if r.serves(self)), None)
-            self._runner = runner and runner(self, iterator)
+        if self._runner is None:
+            self._runner = self._runner_for(iterator)
         if self._runner is not None:
             losses = self._runner.run(self._applied(rates))
         else:
@@ -326,8 +330,16 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         self.history.record_batch("train_batch_size", sum(len(f.train) for f in self.folds))
         return losses
 
+    def _runner_for(self, iterator: AnyTrainBatches) -> GraphedPass | MemberGroups | None:
+        """Return what takes the steps of a pass together, where that can be done."""
+        if GraphedPass.serves(self):
+            return GraphedPass(self, iterator)
+        if isinstance(iterator, TrainBatches) and MemberGroups.serves(self):
+            return MemberGroups(self, iterator)
+        return None
+
     def _steps(
-        self, iterator: TrainBatches, rates: Rates, take: Callable[[Batch], dict[str, Tensor]]
+        self, iterator: AnyTrainBatches, rates: Rates, take: Callable[[Batch], dict[str, Tensor]]
     ) -> NDArray[np.float64]:
         """Take the steps of a pass one by one; return the mean loss of every member."""
         losses = torch.empty(len(iterator), len(self.folds), device=iterator.dataset.y.device)
@@ -338,16 +350,23 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         return means
 
     def _valid_pass(self, iterator: ValidBatches) -> NDArray[np.float64]:
-        if isinstance(self._runner, MemberGroups):
+        losses: NDArray[np.float64]
+        ranked_by = None
+        if self.monitor == "accuracy":
+            losses, accuracy = self._valid_steps(iterator)
+            self.records_[-1]["valid_accuracy"] = accuracy
+            ranked_by = -accuracy
+        elif isinstance(self._runner, MemberGroups):
             losses = self._runner.validate(iterator)
         else:
-            losses = self._valid_steps(iterator)
-        self.best_.update(losses, len(self.records_) - 1, stacked_state(self.module_))
+            (losses,) = self._valid_steps(iterator)
+        self.best_.update(losses, len(self.records_) - 1, stacked_state(self.module_), ranked_by)
         return losses
 
     def _valid_steps(self, iterator: ValidBatches) -> NDArray[np.float64]:
-        """Validate chunk by chunk; return the loss of every member."""
-        total = torch.zeros(len(self.folds), device=iterator.dataset.y.device)
+        """Validate chunk by chunk; return the loss of every member, and the accuracy if that counts."""
+        figures = ["member_losses", "member_accuracy"][: 1 + (self.monitor == "accuracy")]
+        total = torch.zeros(len(figures), len(self.folds), device=iterator.dataset.y.device)
         self._set_training(False)
         count = 0
         for batch, used in iterator:
@@ -355,11 +374,11 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
                 result = self._notified(batch, self.validation_step, training=False, used=used)
             else:
                 result = self.validation_step(batch)
-            total += result["member_losses"]
+            total += torch.stack([result[name] for name in figures])
             count += 1
         self.history.record("valid_batch_count", count)
-        losses: NDArray[np.float64] = total.double().cpu().numpy()
-        return losses
+        totals: NDArray[np.float64] = total.double().cpu().numpy()
+        return totals
 
     def _notified(
         self,
@@ -420,7 +439,10 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         with torch.no_grad():
             y_pred = self._forward(batch.X)
             losses = self.get_loss(y_pred, (batch.y, batch.weight))
-        return {"loss": losses.sum(), "y_pred": y_pred, "member_losses": losses}
+        step = {"loss": losses.sum(), "y_pred": y_pred, "member_losses": losses}
+        if self.monitor == "accuracy":
+            step["member_accuracy"] = (is_right(y_pred, batch.y) * batch.weight).sum(-1)
+        return step
 
     def evaluation_step(self, batch: Any, training: bool = False) -> Tensor:
         """Predict rows of no member in particular: the mean over members."""

@@ -54,7 +54,8 @@ def model(**params):
 
 @pytest.mark.parametrize("decoupled", [False, True])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_flat_adam_is_torchs_adam(decoupled, weight_decay):
+@pytest.mark.parametrize("aligned", [False, True])
+def test_flat_adam_is_torchs_adam(decoupled, weight_decay, aligned):
     """On any device: the flat form is plain tensor arithmetic."""
     kind = torch.optim.AdamW if decoupled else torch.optim.Adam
     shapes = [(3, 4, 5), (3, 4), (7,)]
@@ -63,7 +64,9 @@ def test_flat_adam_is_torchs_adam(decoupled, weight_decay):
     theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
     optimiser = kind(theirs, weight_decay=weight_decay)
     group = optimiser.param_groups[0]
-    flat = FlatAdam(ours, group, decoupled=decoupled)
+    flat = FlatAdam(ours, group, decoupled=decoupled, aligned=aligned)
+    places = np.diff([p.data_ptr() for p in ours])
+    assert (places % 256 == 0).all() == aligned
     for step in range(20):
         group["lr"], beta1 = 0.01 * (1 + step), 0.95 - 0.005 * step
         group["betas"] = (beta1, 0.999)

@@ -156,6 +156,23 @@ def test_a_fit_from_the_file_is_as_good_as_from_memory(files, params):
         )
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("params", [{}, {"n_members": 3}, {"batch_size": 47}])
+def test_captured_steps_from_a_file_agree_with_eager_ones(files, params):
+    lazy = load_calo_hdf5(files, lazy=True)
+    settings = {"device": "cuda", "network_params": SMALL | {"norm": False}} | params
+    captured = small(**settings).fit(lazy.images, lazy.target)
+    eager = small(**settings, compile=False).fit(lazy.images, lazy.target)
+    assert captured.net_._runner is not None
+    assert eager.net_._runner is None
+    np.testing.assert_allclose(
+        captured.history_.train_loss, eager.history_.train_loss, rtol=1e-3, atol=1e-4
+    )
+    np.testing.assert_allclose(
+        captured.predict_proba(lazy.images), eager.predict_proba(lazy.images), atol=1e-2
+    )
+
+
 def test_wrong_images_in_a_file_are_refused(files, tmp_path):
     lazy = load_calo_hdf5(files, lazy=True)
     model = small(max_epochs=1).fit(lazy.images, lazy.target)
