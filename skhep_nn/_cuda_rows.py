@@ -119,7 +119,7 @@ class _Arriving:
     def bring(self, values: NDArray[np.generic]) -> None:
         """Fill the first rows; whoever calls sees to it that the buffer has left."""
         buffer = next(self._buffers)[: len(values)]
-        buffer.copy_(torch.from_numpy(values))
+        buffer.numpy()[...] = values
         self.tensor[: len(values)].copy_(buffer, non_blocking=True)
 
 

@@ -11,7 +11,6 @@ from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["ArrayChunks", "ChunkSource", "ShuffledChunks", "even_bounds"]
@@ -185,7 +184,7 @@ class ShuffledChunks:
             end = rows.size if is_last and not self.drop_last else whole
             for start in range(0, end, size):
                 chosen = order[start : min(start + size, end)]
-                yield _taken(values, chosen), rows[chosen]
+                yield values[chosen], rows[chosen]
             kept_values, kept_rows = values[order[whole:]], rows[order[whole:]]
 
     def _read_ahead(self, dealt: list[list[int]]) -> Iterator[tuple[Array, Rows]]:
@@ -256,13 +255,6 @@ class ShuffledChunks:
         first = int(part[0])
         values = self.source.read(first, int(part[-1]) + 1)
         return values if part.size == len(values) else values[part - first]
-
-
-def _taken(values: Array, chosen: Rows) -> Array:
-    """Return some rows, by all threads that torch has; as bytes, since it does not know every type."""
-    rows = torch.from_numpy(values.reshape(len(values), -1).view(np.uint8))
-    taken: Array = rows.index_select(0, torch.from_numpy(chosen)).numpy()
-    return taken.view(values.dtype).reshape(-1, *values.shape[1:])
 
 
 def _positive(name: str, value: object) -> int:
