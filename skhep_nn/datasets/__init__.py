@@ -10,6 +10,8 @@ from skhep_nn.datasets.higgsml import (
     load_higgsml,
 )
 from skhep_nn.datasets.ion_tracks import ION_SPLITS, make_ion_tracks
+from skhep_nn.datasets.waveform_files import load_waveforms
+from skhep_nn.datasets.waveforms import XenonChamber, make_waveforms
 
 __all__ = [
     "CALO_SPLITS",
@@ -17,11 +19,14 @@ __all__ = [
     "HIGGSML_TOTALS",
     "ION_SPLITS",
     "CaloImages",
+    "XenonChamber",
     "derive_features",
     "fetch_higgsml",
     "load_calo_hdf5",
     "load_higgsml",
+    "load_waveforms",
     "make_calo_showers",
     "make_higgs_events",
     "make_ion_tracks",
+    "make_waveforms",
 ]

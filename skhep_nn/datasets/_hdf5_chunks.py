@@ -14,6 +14,15 @@ Array = NDArray[Any]
 _DEFLATE, _SHUFFLE = 1, 2  # numbers of filters in the HDF5 standard
 
 
+def import_h5py() -> Any:
+    """Import h5py."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise ImportError("h5py is needed for this: pip install 'skhep_nn[hdf5]'") from error
+    return h5py
+
+
 def read_rows(dataset: Any, start: int, stop: int, out: Array) -> None:
     """Read rows of a dataset into an array.
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from sklearn.utils import Bunch
 
-from skhep_nn.datasets._hdf5_chunks import read_rows
+from skhep_nn.datasets._hdf5_chunks import import_h5py, read_rows
 
 __all__ = ["CALO_SPLITS", "CaloImages", "load_calo_hdf5"]
 
@@ -38,15 +38,6 @@ class _Part(NamedTuple):
     start: int
     stop: int
     chunk_size: int  # 0 where the file is not chunked
-
-
-def _h5py() -> Any:
-    """Import h5py."""
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError("h5py is needed for this: pip install 'skhep_nn[hdf5]'") from error
-    return h5py
 
 
 class CaloImages:
@@ -197,7 +188,7 @@ class CaloImages:
             if self._process != os.getpid():
                 self._files, self._process = {}, os.getpid()
             if number not in self._files:
-                self._files[number] = _h5py().File(self._parts[number].path, "r")["X"]
+                self._files[number] = import_h5py().File(self._parts[number].path, "r")["X"]
         return self._files[number]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -312,7 +303,7 @@ def _inspect(
     path: Path, start: int | None, stop: int | None
 ) -> tuple[_Part, Array, tuple[tuple[int, ...], np.dtype[Any]]]:
     """Check one file: the part of it to take, its labels, and shape and type of its images."""
-    h5py = _h5py()
+    h5py = import_h5py()
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     if not h5py.is_hdf5(path):

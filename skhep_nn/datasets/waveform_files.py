@@ -1,0 +1,335 @@
+"""Files of digitised detector signals, mapped into memory where their format allows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skhep_nn.datasets._waveform_readers import StoredArray, list_arrays, read_table
+
+__all__ = ["Waveforms", "load_waveforms"]
+
+Array = NDArray[Any]
+Rows = NDArray[np.intp]
+_PathLike = str | os.PathLike[str]
+
+_TRACES = ("traces", "waveforms", "waveform", "X", "x", "array")
+_TARGETS = ("target", "targets", "y", "labels", "label", "separation", "d")
+_BLOCK = 1 << 22  # values: searched for infinities at a time
+_NAMED = 10  # rows that a message lists
+
+
+class Waveforms(NamedTuple):
+    """Traces of :func:`load_waveforms`.
+
+    Parameters
+    ----------
+    traces : ndarray of shape (n_traces, n_points) or (n_traces, n_points, n_channels)
+        In the type of the file, float32 from text. A read-only :class:`numpy.memmap` where the
+        format allows.
+    target : ndarray of shape (n_traces,) or (n_traces, n_targets), or None
+        In the type of the file; a single column loses its second axis.
+    dropped : ndarray of int
+        Rows, in the order of the files and from 0 on, that were left out for values that are not
+        finite.
+    """
+
+    traces: Array
+    target: Array | None
+    dropped: Rows
+
+
+def load_waveforms(
+    path: _PathLike | Sequence[_PathLike],
+    *,
+    traces_key: str | None = "auto",
+    target_key: str | int | None = "auto",
+    non_finite: str = "error",
+    memory_map: bool = True,
+) -> Waveforms:
+    """Read detector traces, and a target, from npz, npy, HDF5 or csv.
+
+    The format is told by the content, not by the name. Traces of npy files, of npz files that are
+    not compressed (:func:`numpy.savez`) and of HDF5 files that are not chunked are mapped into
+    memory, so that only what is used is read; others are read.
+
+    Parameters
+    ----------
+    path : path or list of paths
+        A file, or several of one form, whose traces are joined in memory one behind the other.
+    traces_key : str, default="auto"
+        Name of the array of the traces, in HDF5 with the groups (``"run1/traces"``). ``"auto"``
+        takes the one of two or three axes (one column is none), or of several the first of "traces", "waveforms",
+        "waveform", "X" and "x" that there is. npy and csv files have one array, which needs no
+        name.
+    target_key : str, int or None, default="auto"
+        Name of the array of the target, of csv files the name or number of its column. ``"auto"``
+        takes the first of "target", "targets", "y", "labels", "label", "separation" and "d" that
+        there is, or the only array with one value a trace, or, if there is none, no target. None is
+        without a target.
+    non_finite : {"error", "drop", "keep"}, default="error"
+        What to do with NaN and infinity in traces or target, which digitisers write where they
+        overflow: raise an error that names the rows, leave the rows out (``dropped`` names them;
+        of a memory map the rest is then read), or do not look, which reads nothing in advance.
+    memory_map : bool, default=True
+        Whether to map traces into memory where the format allows, rather than to read them.
+
+    Returns
+    -------
+    Waveforms
+        Named tuple of ``traces``, ``target`` and ``dropped``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ImportError
+        If the file is HDF5 and h5py is not installed.
+    ValueError
+        If a file is damaged or cut off, has no array of that name or several to choose from, traces
+        of different lengths, values that are no numbers or not finite, another number of targets
+        than traces, or another form than the first of several files. The message names the file,
+        and the row or the arrays.
+
+    See Also
+    --------
+    skhep_nn.datasets.waveforms.make_waveforms : Simulate traces.
+
+    Notes
+    -----
+    In csv files a row is a trace, of all columns but that of the target. A first line that is not
+    numbers has the names of the columns, as has one that counts from 0 on; a first column without a
+    name, as pandas writes its row numbers, is left out. Columns are separated by comma, semicolon,
+    tabulator or spaces, and the file may be compressed by gzip.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np
+    >>> from skhep_nn.datasets.waveform_files import load_waveforms
+    >>> rng = np.random.default_rng(0)
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "pulses.npz"
+    ...     np.savez(path, traces=rng.integers(0, 500, (6, 80)), d=rng.random(6))
+    ...     waveforms = load_waveforms(path, memory_map=False)
+    >>> waveforms.traces.shape, waveforms.target.shape, waveforms.dropped.size
+    ((6, 80), (6,), 0)
+    """
+    if non_finite not in {"error", "drop", "keep"}:
+        raise ValueError(f"non_finite must be 'error', 'drop' or 'keep', got {non_finite!r}.")
+    paths = [path] if isinstance(path, str | os.PathLike) else list(path)
+    if not paths:
+        raise ValueError("path must name at least one file, got none.")
+    parts: list[Waveforms] = []
+    offset = 0
+    for name in paths:
+        file = Path(name).expanduser()
+        # Several are copied into one array in any case.
+        traces, target = _load(file, traces_key, target_key, memory_map or len(paths) > 1)
+        kept = _sift(file, traces, target, non_finite)
+        parts.append(kept._replace(dropped=kept.dropped + offset))
+        _check_like(file, parts[-1], paths[0], parts[0])
+        offset += len(traces)
+    if len(parts) == 1:
+        return parts[0]
+    targets = [part.target for part in parts if part.target is not None]
+    return Waveforms(
+        np.concatenate([part.traces for part in parts]),
+        np.concatenate(targets) if targets else None,
+        np.concatenate([part.dropped for part in parts]),
+    )
+
+
+def _load(
+    path: Path, traces_key: str | None, target_key: str | int | None, memory_map: bool
+) -> tuple[Array, Array | None]:
+    """Read traces and target of one file, and check their shapes."""
+    arrays = list_arrays(path)
+    if arrays is None:
+        traces, target = _load_table(path, traces_key, target_key)
+    else:
+        name = _choose_traces(path, arrays, traces_key)
+        traces = _numbers(path, name, arrays[name], memory_map)
+        if traces.ndim not in {2, 3} or 0 in traces.shape:
+            raise ValueError(
+                f"{path}: traces {name!r} must have the shape (n_traces, n_points) or (n_traces, "
+                f"n_points, n_channels), and not be empty; got {traces.shape}. {_list(arrays)}"
+            )
+        key = _choose_target(path, arrays, name, len(traces), target_key)
+        target = None if key is None else _numbers(path, key, arrays[key], memory_map=False)
+        if target is not None and (target.ndim not in {1, 2} or len(target) != len(traces)):
+            raise ValueError(
+                f"{path}: target {key!r} has the shape {target.shape}, which must be one value, "
+                f"or one row, for each of the {len(traces)} traces {name!r}. {_list(arrays)}"
+            )
+    if target is not None and target.ndim == 2 and target.shape[1] == 1:
+        target = target[:, 0]
+    return traces, target
+
+
+def _choose_traces(path: Path, arrays: Mapping[str, StoredArray], key: str | None) -> str:
+    """Name the array of the traces."""
+    if key in arrays:
+        return str(key)
+    if key != "auto":
+        raise ValueError(f"{path}: no array {key!r} for traces_key. {_list(arrays)}")
+    found = [
+        name
+        for name, array in arrays.items()
+        if len(array.shape) in {2, 3} and array.shape[1:] != (1,)
+    ]
+    found = [name for name in _TRACES if name in found] or found
+    found = found or [name for name, array in arrays.items() if array.dtype.hasobject]
+    if not found or (len(found) > 1 and found[0] not in _TRACES):
+        raise ValueError(
+            f"{path}: {'no' if not found else 'more than one'} array can be the traces: name it "
+            f"with traces_key. {_list(arrays)}"
+        )
+    return found[0]
+
+
+def _choose_target(
+    path: Path, arrays: Mapping[str, StoredArray], traces: str, n: int, key: str | int | None
+) -> str | None:
+    """Name the array of the target, if there is one."""
+    if key is None or (isinstance(key, str) and key in arrays):
+        return key
+    if key != "auto":
+        raise ValueError(f"{path}: no array {key!r} for target_key. {_list(arrays)}")
+    found = [
+        name
+        for name, array in arrays.items()
+        if name != traces and array.shape in {(n,), (n, 1)} and array.dtype.kind in "biuf"
+    ]
+    named = [name for name in _TARGETS if name in arrays and name != traces]
+    if len(found) > 1 and not named:
+        raise ValueError(
+            f"{path}: more than one array can be the target: name it with target_key, or give "
+            f"None. {_list(arrays)}"
+        )
+    return next(iter(named or found), None)
+
+
+def _list(arrays: Mapping[str, StoredArray]) -> str:
+    """Say what a file holds."""
+    held = [f"{name!r} {array.shape} {array.dtype}" for name, array in arrays.items()]
+    return f"The file holds {', '.join(held) or 'no arrays'}."
+
+
+def _numbers(path: Path, name: str, array: StoredArray, memory_map: bool) -> Array:
+    """Read an array of numbers, and refuse others."""
+    if array.dtype.kind == "O" and array.shape:
+        values = array.read(memory_map)
+        lengths = [np.shape(row) for row in values]
+        other = next((i for i, length in enumerate(lengths) if length != lengths[0]), None)
+        detail = "" if other is None else f" (row {other} has {lengths[other]}, row 0 {lengths[0]})"
+        raise ValueError(
+            f"{path}: array {name!r} holds objects, not numbers: traces of different lengths"
+            f"{detail}? Cut or pad them to one length."
+        )
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{path}: array {name!r} of type {array.dtype} is not made of numbers")
+    return array.read(memory_map)
+
+
+def _load_table(
+    path: Path, traces_key: str | None, target_key: str | int | None
+) -> tuple[Array, Array | None]:
+    """Read traces, and a column of the target, from text."""
+    if traces_key != "auto":
+        raise ValueError(
+            f"{path} is text, whose columns are the points of the traces: traces_key must stay "
+            f"'auto', got {traces_key!r}"
+        )
+    names, blocks = read_table(path)
+    column: int | None = None
+    traces: list[Array] = []
+    targets: list[Array] = []
+    for block in blocks:
+        if not traces:
+            column = _target_column(path, names, block.shape[1], target_key)
+        left_out = [] if column is None else [column]
+        if names and not names[0]:
+            left_out.append(0)
+        traces.append(np.delete(block, left_out, axis=1).astype(np.float32))
+        if column is not None:
+            targets.append(block[:, column])
+    if not traces or not traces[0].shape[1]:
+        raise ValueError(f"{path} holds no traces")
+    if column is None:
+        return np.concatenate(traces), None
+    target = np.concatenate(targets)
+    whole = np.array_equal(target, np.rint(target))
+    return np.concatenate(traces), target.astype(np.int64) if whole else target
+
+
+def _target_column(
+    path: Path, names: list[str], n_columns: int, key: str | int | None
+) -> int | None:
+    """Find the number of the column of the target, from 0 on, if there is one."""
+    if key is None:
+        return None
+    if isinstance(key, int) and -n_columns <= key < n_columns:
+        return key % n_columns
+    if key in names:
+        return names.index(str(key))
+    if key == "auto":
+        return next((names.index(name) for name in _TARGETS if name in names), None)
+    shown = ", ".join(map(repr, names[:_NAMED])) + (", ..." if len(names) > _NAMED else "")
+    raise ValueError(
+        f"{path}: no column {key!r} for target_key; the file has {n_columns} columns, "
+        f"{shown or 'without names'}"
+    )
+
+
+def _sift(path: Path, traces: Array, target: Array | None, non_finite: str) -> Waveforms:
+    """Find rows with values that are not finite, and do with them what was asked for."""
+    none = np.zeros(0, np.intp)
+    if non_finite == "keep":
+        return Waveforms(traces, target, none)
+    finite = _finite_rows(traces)
+    if target is not None:
+        finite &= _finite_rows(target)
+    bad = np.flatnonzero(~finite)
+    if bad.size == 0:
+        return Waveforms(traces, target, none)
+    rows = ", ".join(map(str, bad[:_NAMED])) + (", ..." if bad.size > _NAMED else "")
+    if non_finite == "error" or bad.size == len(traces):
+        raise ValueError(
+            f"{path}: {bad.size} of {len(traces)} traces, or their targets, hold NaN or infinity: "
+            f"rows {rows}. Give non_finite='drop' to leave them out, 'keep' to take them as they "
+            f"are."
+        )
+    return Waveforms(traces[finite], None if target is None else target[finite], bad)
+
+
+def _finite_rows(values: Array) -> NDArray[np.bool_]:
+    """Tell of every row whether all its values are finite, reading some rows at a time."""
+    finite = np.ones(len(values), np.bool_)
+    if values.dtype.kind != "f":
+        return finite
+    step = max(1, _BLOCK // max(1, values[0].size))
+    for start in range(0, len(values), step):
+        rows = np.asarray(values[start : start + step])
+        finite[start : start + step] = np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)
+    return finite
+
+
+def _check_like(path: Path, part: Waveforms, first_path: _PathLike, first: Waveforms) -> None:
+    """Refuse a file of another form than the first."""
+    forms = []
+    for waveforms in (part, first):
+        target = waveforms.target
+        form = f"traces of {waveforms.traces.shape[1:]} {waveforms.traces.dtype}, "
+        forms.append(form + ("no target" if target is None else f"targets {target.shape[1:]}"))
+    if forms[0] != forms[1]:
+        raise ValueError(
+            f"{path} holds {forms[0]}; {first_path} {forms[1]}. Load them on their own, or convert "
+            f"them."
+        )
