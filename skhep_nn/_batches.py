@@ -250,11 +250,16 @@ class TrainBatches:
         # is drawn for a member does not depend on which others it is trained beside.
         steps, n_members, width = index.shape
         shape = self.dataset.X.shape[1:]
-        X = self.dataset.X.new_empty(n_members, steps * width, *shape)
-        for j, k in enumerate(range(len(self._rows))[members]):
-            torch.index_select(self.dataset.X, 0, index[:, j].flatten(), out=X[j])
-            if self.augmenter is not None:
-                X[j] = self._augmented(X[j], k)
+        numbers = [index[:, j].flatten() for j in range(n_members)]
+        if self.augmenter is None:
+            X = self.dataset.X.new_empty(n_members, steps * width, *shape)
+            for own, into in zip(numbers, X, strict=True):
+                torch.index_select(self.dataset.X, 0, own, out=into)
+        else:
+            # Of the type that comes out: bytes may have become numbers with a fraction.
+            own_rows = (self.dataset.X.index_select(0, own) for own in numbers)
+            ks = range(len(self._rows))[members]
+            X = torch.stack([self._augmented(r, k) for r, k in zip(own_rows, ks, strict=True)])
         X = X.view(n_members, steps, width, *shape).transpose(0, 1)
         return self.dataset.gather(index, share, X)
 

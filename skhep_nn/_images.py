@@ -6,23 +6,24 @@ import abc
 import math
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Any, NamedTuple, Self, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import (
-    _check_feature_names_in,
-    check_array,
-    check_is_fitted,
-    validate_data,
-)
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
-__all__ = ["ImageReader", "ImageTransformer", "Images", "LazyImages", "chunks", "floating"]
+from skhep_nn._grids import GridTransformer, Names
 
-Names: TypeAlias = NDArray[np.object_]
+__all__ = [
+    "ImageReader",
+    "ImageTransformer",
+    "Images",
+    "LazyImages",
+    "Names",
+    "chunks",
+    "floating",
+]
 
 # Values at a time where a step needs memory of its own.
 CHUNK = 2**20
@@ -105,11 +106,6 @@ class LazyImages:
     def __getitem__(self, rows: slice) -> NDArray[Any]:
         start, stop, _ = rows.indices(len(self))
         return self.read(start, stop)
-
-
-def _has_columns(transformer: Any) -> bool:
-    """Whether rows of pixels come out, which have names, rather than images, which have none."""
-    return getattr(transformer, "_n_axes", 2) == 2
 
 
 class ImageReader(abc.ABC):
@@ -195,60 +191,8 @@ class ImageReader(abc.ABC):
         return height, width, n_channels
 
 
-class ImageTransformer(ImageReader, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class ImageTransformer(ImageReader, GridTransformer):
     """Transformer of images, as arrays of images or as rows of pixels.
 
-    A subclass has `_prepare`, which looks at what was found.
+    A subclass has `_prepare`, which checks the parameters and learns from images (n_samples, H, W, C).
     """
-
-    @abc.abstractmethod
-    def _prepare(self, values: NDArray[Any]) -> None:
-        """Check the parameters and learn from images of shape (n_samples, H, W, C)."""
-
-    def fit(self, X: Any, y: Any = None) -> Self:  # noqa: ARG002 - scikit-learn's signature
-        """Look at the images.
-
-        Parameters
-        ----------
-        X : array of shape (n_samples, H, W) or (n_samples, H, W, C), or rows of pixels
-            Images. Rows, an array or DataFrame of shape (n_samples, n_pixels), are images of the
-            shape `image_shape`, by default of one row.
-        y : ignored
-            Not used, present by convention.
-
-        Returns
-        -------
-        self
-        """
-        self._prepare(self.read(X, reset=True).values)
-        return self
-
-    @available_if(_has_columns)  # type: ignore[untyped-decorator]
-    def get_feature_names_out(self, input_features: Any = None) -> Names:
-        """Names of the columns that `transform` gives, where X are rows of pixels.
-
-        Parameters
-        ----------
-        input_features : array-like of str, default=None
-            Names of the columns of X, where `fit` saw none.
-
-        Returns
-        -------
-        ndarray of str
-        """
-        check_is_fitted(self)
-        return self._names_out(_check_feature_names_in(self, input_features))
-
-    def _names_out(self, names_in: Names) -> Names:
-        """Names of the columns that `transform` makes of those."""
-        return names_in
-
-    def _restored(self, images: Images, values: NDArray[Any]) -> Any:
-        """Hand images back in the container they came in, with the names of `transform`."""
-        names = None if images.labels is None else self.get_feature_names_out()
-        return images.restored(values, names)
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags

@@ -19,8 +19,9 @@ from skhep_nn._momenta import (
     Turn,
     find_complete,
 )
+from skhep_nn._waveform_augmentation import WaveformAugmenter
 
-__all__ = ["EventAugmenter", "ImageAugmenter"]
+__all__ = ["EventAugmenter", "ImageAugmenter", "WaveformAugmenter"]
 
 
 class EventAugmenter(EventTransformer):

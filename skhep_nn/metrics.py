@@ -1,8 +1,8 @@
-"""Significance of a selection, the choice of the cut, event weights, and scores of a classifier.
+"""Significance of a selection, the choice of the cut, event weights, and scores of predictions.
 
 The Approximate Median Significance (AMS) and the rule that chooses the cut follow section 2.1.2
 of the HiggsML study (arXiv:2002.01427), the scores of the challenge its section 2.5. Everything is
-a pure function of labels, scores and event weights.
+a pure function of labels or true values, scores or predictions, and event weights.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,11 @@ from sklearn.model_selection import StratifiedKFold
 
 from skhep_nn._ams import AMSCurve, BestCut, ams_curve, ams_score, best_cut, check_b_reg
 from skhep_nn._binned import ClassificationSummary, binned_scores, classification_summary
+from skhep_nn._tolerance import (
+    make_within_tolerance_scorer,
+    within_tolerance_score,
+    within_tolerance_scorer,
+)
 from skhep_nn._weights import (
     BoolArray,
     FloatArray,
@@ -42,8 +47,11 @@ __all__ = [
     "class_balanced_weights",
     "classification_summary",
     "make_ams_scorer",
+    "make_within_tolerance_scorer",
     "mean_split_ams",
     "rescale_weights",
+    "within_tolerance_score",
+    "within_tolerance_scorer",
 ]
 
 RandomState = int | np.random.RandomState | None

@@ -1,4 +1,4 @@
-"""Weighted moments of columns."""
+"""Scales of images and traces, weighted moments of columns."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skhep_nn._image_preprocessing import ImageCropper, ImageScaler
+from skhep_nn._waveform_preprocessing import WaveformScaler
 
-__all__ = ["ImageCropper", "ImageScaler", "weighted_moments"]
+__all__ = ["ImageCropper", "ImageScaler", "WaveformScaler", "weighted_moments"]
 
 # Spread relative to the mean under which a column holds nothing but rounding.
 _CONSTANT_FLOAT32, _CONSTANT_FLOAT64 = 1e-7, 1e-12

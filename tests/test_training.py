@@ -86,6 +86,25 @@ def test_stacked_members_equal_members_trained_one_by_one(events, monkeypatch):
             )
 
 
+class _Doubled:
+    """Augmenter that makes numbers of what may have been bytes."""
+
+    def transform_tensor(self, X, generator):
+        return 2.0 * X.float()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float32])
+def test_augmented_whole_numbers_do_not_wrap_around(dtype):
+    X = torch.full((600, 2), 200).to(dtype)
+    data = EventDataset(X, torch.arange(600), torch.ones(600))
+    rows, rngs = [np.arange(600)] * 2, [np.random.default_rng(k) for k in range(2)]
+    generators = [torch.Generator() for _ in range(2)]
+    for batch in TrainBatches(data, rows, 64, rngs, augmenter=_Doubled(), generators=generators):
+        assert (batch.X == 400).all()
+    for batch in TrainBatches(data, rows, 64, rngs):
+        assert batch.X.dtype == dtype
+
+
 def test_batches_use_every_row_once_and_are_of_equal_size():
     n = 1003
     data = EventDataset(torch.arange(n).float()[:, None], torch.arange(n), torch.ones(n))

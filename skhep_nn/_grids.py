@@ -1,0 +1,101 @@
+"""What transformers of images and of traces share."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, Protocol, Self, TypeAlias
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
+
+__all__ = ["GridTransformer", "Names"]
+
+Names: TypeAlias = NDArray[np.object_]
+
+
+class _Container(Protocol):
+    """Validated data, and how they came."""
+
+    @property
+    def values(self) -> NDArray[Any]:
+        """All axes of the data, channels last."""
+
+    @property
+    def labels(self) -> pd.Index | None:
+        """Labels of the rows, where they came as a DataFrame."""
+
+    def restored(self, values: NDArray[Any], names: Names | None = None) -> Any:
+        """Put values into the container that the data came in."""
+
+
+def _has_columns(transformer: Any) -> bool:
+    """Whether rows of numbers come out, which have names, rather than more axes, which have none."""
+    return getattr(transformer, "_n_axes", 2) == 2
+
+
+class GridTransformer(TransformerMixin, BaseEstimator, abc.ABC):  # type: ignore[misc]
+    """Transformer of images or traces, as arrays of several axes or as rows of numbers.
+
+    A subclass has `read`, which validates, and `_prepare`, which looks at what was found.
+    """
+
+    @abc.abstractmethod
+    def read(self, X: Any, *, reset: bool = False) -> Any:
+        """Validate data; the answer has `values`, `labels` and `restored`."""
+
+    @abc.abstractmethod
+    def _prepare(self, values: NDArray[Any]) -> None:
+        """Check the parameters and learn from the values, channels last."""
+
+    def fit(self, X: Any, y: Any = None) -> Self:  # noqa: ARG002 - scikit-learn's signature
+        """Look at the data.
+
+        Parameters
+        ----------
+        X : array or DataFrame
+            Images of shape (n_samples, H, W) or (n_samples, H, W, C), or traces of shape
+            (n_samples, T, C), whichever this class is for; or rows of numbers: an array or DataFrame
+            of shape (n_samples, n_pixels) or (n_samples, T).
+        y : ignored
+            Not used, present by convention.
+
+        Returns
+        -------
+        self
+        """
+        self._prepare(self.read(X, reset=True).values)
+        return self
+
+    @available_if(_has_columns)  # type: ignore[untyped-decorator]
+    def get_feature_names_out(self, input_features: Any = None) -> Names:
+        """Names of the columns that `transform` gives, where X are rows of numbers.
+
+        Parameters
+        ----------
+        input_features : array-like of str, default=None
+            Names of the columns of X, where `fit` saw none.
+
+        Returns
+        -------
+        ndarray of str
+        """
+        check_is_fitted(self)
+        return self._names_out(_check_feature_names_in(self, input_features))
+
+    def _names_out(self, names_in: Names) -> Names:
+        """Names of the columns that `transform` makes of those."""
+        return names_in
+
+    def _restored(self, data: _Container, values: NDArray[Any]) -> Any:
+        """Hand values back in the container the data came in, with the names of `transform`."""
+        names = None if data.labels is None else self.get_feature_names_out()
+        return data.restored(values, names)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
