@@ -14,16 +14,24 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-class HistoryDisplay:
-    """Losses of all members and the learning rate against the epoch.
+# Shares of the height that a panel below the losses takes, and that is left empty above it.
+_PANEL, _GAP = 0.19, 0.035
+_LABELS = {"train_loss": "training", "valid_loss": "validation"}
 
-    Make one with :meth:`from_estimator`, or from a history table of your own.
+
+class HistoryDisplay:
+    """Losses of all members, the learning rate and the momentum against the epoch.
+
+    Figures 6 and 8 of arXiv:2002.01427. Make one with :meth:`from_estimator`, or from a history
+    table of your own.
 
     Parameters
     ----------
     history : DataFrame
         Tidy table as in `history_` of a fitted estimator: columns `member`, `epoch`,
-        `train_loss`, `valid_loss` (NaN without validation) and `lr`.
+        `train_loss`, `valid_loss` (NaN without validation) and `lr`, for panels also `momentum`.
+        Further columns whose names end in ``_loss``, such as that of an average of weights, are
+        drawn like these two.
     name : str, default=None
         Title. None: no title.
 
@@ -33,8 +41,15 @@ class HistoryDisplay:
         Axes of the losses in the last plot.
     lr_ax_ : matplotlib Axes or None
         Axes of the learning rate in the last plot.
+    momentum_ax_ : matplotlib Axes or None
+        Axes of the momentum in the last plot.
     figure_ : matplotlib Figure
         Figure of the last plot.
+
+    See Also
+    --------
+    ScheduleDisplay : Learning rate and momentum of every step; the history has those of the last
+        step of each pass.
 
     Examples
     --------
@@ -105,6 +120,7 @@ class HistoryDisplay:
         ax: Axes | None = None,
         *,
         show_lr: bool = True,
+        panels: bool = False,
         log_y: bool = False,
         **kwargs: Any,
     ) -> Self:
@@ -115,7 +131,9 @@ class HistoryDisplay:
         ax : matplotlib Axes, default=None
             Axes to draw into. None: new ones.
         show_lr : bool, default=True
-            Whether to draw the learning rate on a second axis.
+            Whether to draw the learning rate, without `panels` on a second axis.
+        panels : bool, default=False
+            Whether to draw learning rate and momentum in panels of their own, below the losses.
         log_y : bool, default=False
             Whether the loss axis is logarithmic.
         **kwargs : dict
@@ -124,33 +142,66 @@ class HistoryDisplay:
         Returns
         -------
         self : HistoryDisplay
-            The display, with `ax_`, `lr_ax_` and `figure_`.
+            The display, with `ax_`, `lr_ax_`, `momentum_ax_` and `figure_`.
 
         Raises
         ------
         ValueError
             If the history lacks a column.
         """
-        columns = {"member", "epoch", "train_loss", "valid_loss", "lr"}
-        missing = sorted(columns - set(self.history.columns))
+        needed = {"member", "epoch", "train_loss", "valid_loss", "lr"}
+        missing = sorted((needed | {"momentum"} if panels else needed) - set(self.history.columns))
         if missing:
             raise ValueError(
                 f"the history lacks the columns {missing}: pass `history_` of a fitted estimator"
             )
         self.figure_, self.ax_ = figure_and_axes(ax)
         self.lr_ax_: Axes | None = None
-        handles = [
-            *self._plot_loss("train_loss", {"color": "C0", "label": "training", **kwargs}),
-            *self._plot_loss("valid_loss", {"color": "C1", "label": "validation", **kwargs}),
-        ]
-        self.ax_.set(xlabel="Epoch", ylabel="Loss", yscale="log" if log_y else "linear")
+        self.momentum_ax_: Axes | None = None
+        lowest = self._plot_panels(show_lr=show_lr, is_new=ax is None) if panels else None
+        handles = []
+        names = [str(name) for name in self.history.columns]
+        others = [name for name in names if name.endswith("_loss") and name not in _LABELS]
+        for index, column in enumerate([*_LABELS, *others]):
+            label = _LABELS.get(column, column.removesuffix("_loss").replace("_", " "))
+            handles += self._plot_loss(column, {"color": f"C{index}", "label": label, **kwargs})
+        self.ax_.set(ylabel="Loss", yscale="log" if log_y else "linear")
+        (self.ax_ if lowest is None else lowest).set_xlabel("Epoch")
         self.ax_.locator_params(axis="x", integer=True)
-        if show_lr:
+        if show_lr and not panels:
             handles += self._plot_learning_rate()
         if self.name is not None:
             self.figure_.suptitle(self.name)
         legend_above(self.ax_, handles, columns=len(handles))
         return self
+
+    def _plot_panels(self, *, show_lr: bool, is_new: bool) -> Axes:
+        """Divide the axes into panels, the uppermost for the losses; draw and return the lowest."""
+        frame = self.ax_
+        frame.set_axis_off()
+        wanted = {"lr": "Learning rate"} if show_lr else {}
+        wanted["momentum"] = "Momentum"
+        if is_new:
+            self.figure_.set_size_inches(6.4, 3.8 + 1.4 * len(wanted))
+        step = _PANEL + _GAP
+        height = 1 - step * len(wanted)
+        self.ax_ = frame.inset_axes((0.0, 1 - height, 1.0, height))
+        self.ax_.tick_params(labelbottom=False)
+        panel = self.ax_
+        for place, (column, label) in enumerate(wanted.items()):
+            bottom = step * (len(wanted) - 1 - place)
+            panel = frame.inset_axes((0.0, bottom, 1.0, _PANEL), sharex=self.ax_)
+            rate = self._rate(column)
+            panel.plot(rate.index, rate, color="0.3", linewidth=1.5)
+            panel.set_ylabel(label)
+            panel.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3), useOffset=False)
+            panel.tick_params(labelbottom=bottom == 0)
+            setattr(self, f"{column}_ax_", panel)
+        return panel
+
+    def _rate(self, column: str) -> pd.Series[Any]:
+        """Learning rate or momentum of each pass, of which members that stopped have no more."""
+        return self.history.groupby("epoch")[column].mean().dropna()
 
     def _plot_loss(self, column: str, options: dict[str, Any]) -> list[Any]:
         """Draw one kind of loss; return the handle of its mean, if there was anything to draw."""
@@ -171,7 +222,7 @@ class HistoryDisplay:
 
     def _plot_learning_rate(self) -> list[Any]:
         """Draw the learning rate on a second axis behind the losses."""
-        rate = self.history.groupby("epoch")["lr"].mean().dropna()
+        rate = self._rate("lr")
         if rate.empty:
             return []
         lr_ax = self.lr_ax_ = self.ax_.twinx()
