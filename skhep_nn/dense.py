@@ -14,7 +14,13 @@ from torch import nn
 from skhep_nn._base import BaseNetworkClassifier, BaseNetworkRegressor
 from skhep_nn._docs import with_common_parameters
 from skhep_nn._tables import TableEstimator, is_integer
-from skhep_nn.networks import CategoricalColumn, DenseNet, embedding_size
+from skhep_nn.networks import (
+    CategoricalColumn,
+    DenseNet,
+    FeatureBlock,
+    SplitDenseNet,
+    embedding_size,
+)
 from skhep_nn.preprocessing import weighted_moments
 
 __all__ = ["DenseNetClassifier", "DenseNetRegressor"]
@@ -58,7 +64,39 @@ class _DenseNetEstimator(TableEstimator, ABC):
         }
         for name in ("depth", "width", "growth_rate", "dense", "activation", "dropout"):
             params[name] = getattr(self, name)
-        return DenseNet, params
+        if self.blocks is None:
+            if self.bottleneck:
+                msg = f"bottleneck={self.bottleneck!r} connects blocks: name them in blocks=."
+                raise ValueError(msg)
+            return DenseNet, params
+        return SplitDenseNet, params | {
+            "blocks": self._feature_blocks(),
+            "bottleneck": self.bottleneck,
+        }
+
+    def _feature_blocks(self) -> dict[str, FeatureBlock]:
+        """Return the groups of columns, by number."""
+        if not isinstance(self.blocks, Mapping):
+            msg = f"blocks={self.blocks!r} must be a mapping from names to columns or FeatureBlock."
+            raise TypeError(msg)
+        if not is_integer(self.bottleneck):
+            raise ValueError(f"bottleneck={self.bottleneck!r} must be an integer of at least 0.")
+        everything = range(self.n_features_in_)
+        blocks = {}
+        for name, given in self.blocks.items():
+            block = given if isinstance(given, FeatureBlock) else FeatureBlock(given)
+            own: Any = everything
+            if block.columns is not None:
+                own = self._positions(block.columns, f"block {name!r}")
+            blocks[str(name)] = block._replace(columns=list(own))
+        left = set(everything).difference(*(block.columns or () for block in blocks.values()))
+        if left:
+            msg = (
+                f"columns {self._names(sorted(left))} of X are in no block; add them to one of blocks= "
+                "or leave them out of X."
+            )
+            raise ValueError(msg)
+        return blocks
 
     def _input_state(self, X: NDArray[np.float32], weight: NDArray[np.float64]) -> dict[str, Any]:
         is_number = ~np.isin(np.arange(X.shape[1]), self._categorical)
@@ -102,6 +140,13 @@ class DenseNetClassifier(_DenseNetEstimator, BaseNetworkClassifier):
     stratify_by : str or int, default=None
         Column that refines the strata of the folds: the study stratifies by class within the number
         of jets.
+    blocks : dict of str to columns or FeatureBlock, default=None
+        Groups of columns that go through layers of their own, joined by the output layer: a
+        `SplitDenseNet`. Columns by name or number, a boolean mask, or None for all; a
+        `~skhep_nn.networks.FeatureBlock` has a depth and width of its own besides. None: all columns go
+        through the same layers.
+    bottleneck : int, default=0
+        With `blocks`: neurons that each group of columns is compressed to for the other blocks.
 
     Attributes
     ----------
@@ -182,6 +227,8 @@ class DenseNetClassifier(_DenseNetEstimator, BaseNetworkClassifier):
         categorical_features: Sequence[str | int | bool] | str | int | None = None,
         embedding_sizes: int | Literal["auto"] | Mapping[str | int, int] = "auto",
         stratify_by: str | int | None = None,
+        blocks: Mapping[str, Any] | None = None,
+        bottleneck: int = 0,
     ) -> None:
         self.n_members = n_members
         self.augmentation = augmentation
@@ -209,6 +256,8 @@ class DenseNetClassifier(_DenseNetEstimator, BaseNetworkClassifier):
         self.categorical_features = categorical_features
         self.embedding_sizes = embedding_sizes
         self.stratify_by = stratify_by
+        self.blocks = blocks
+        self.bottleneck = bottleneck
 
 
 @with_common_parameters
@@ -237,6 +286,10 @@ class DenseNetRegressor(_DenseNetEstimator, BaseNetworkRegressor):
         Length of the embeddings, for all or by column; "auto" is ``min(50, (n + 1) // 2)``.
     stratify_by : str or int, default=None
         Column whose values the folds share out evenly.
+    blocks : dict of str to columns or FeatureBlock, default=None
+        Groups of columns that go through layers of their own, as in `DenseNetClassifier`.
+    bottleneck : int, default=0
+        With `blocks`: neurons that each group of columns is compressed to for the other blocks.
     loss : {"squared_error", "absolute_error", "huber"}, default="squared_error"
         Loss on the scaled targets.
 
@@ -304,6 +357,8 @@ class DenseNetRegressor(_DenseNetEstimator, BaseNetworkRegressor):
         categorical_features: Sequence[str | int | bool] | str | int | None = None,
         embedding_sizes: int | Literal["auto"] | Mapping[str | int, int] = "auto",
         stratify_by: str | int | None = None,
+        blocks: Mapping[str, Any] | None = None,
+        bottleneck: int = 0,
         loss: str = "squared_error",
     ) -> None:
         self.n_members = n_members
@@ -331,4 +386,6 @@ class DenseNetRegressor(_DenseNetEstimator, BaseNetworkRegressor):
         self.categorical_features = categorical_features
         self.embedding_sizes = embedding_sizes
         self.stratify_by = stratify_by
+        self.blocks = blocks
+        self.bottleneck = bottleneck
         self.loss = loss

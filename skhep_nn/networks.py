@@ -12,9 +12,8 @@ sits in a lane of its own, so that its prediction does not depend on its place i
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,122 +22,33 @@ from skhep_nn._calo_cnn import CaloCNN
 from skhep_nn._dense_chain import ACTIVATIONS as CHAIN_ACTIVATIONS
 from skhep_nn._dense_chain import dense_chain
 from skhep_nn._dense_forward import DenseForward
-from skhep_nn._member_layers import (
-    MemberDropout,
-    MemberEmbedding,
-    MemberLinear,
-    MemberPReLU,
+from skhep_nn._dense_layers import (
+    CategoricalColumn,
+    InputStage,
+    Width,
+    check_hidden,
+    dropout_layer,
+    embedding_size,
+    hidden_layers,
+    hidden_widths,
+    reset_embeddings,
+    reset_hidden,
+    reset_output,
+    run_hidden,
 )
+from skhep_nn._member_layers import MemberDropout, MemberLinear
+from skhep_nn._split_dense_net import FeatureBlock, SplitDenseNet
 
-__all__ = ["CaloCNN", "CategoricalColumn", "DenseNet", "embedding_size"]
+__all__ = [
+    "CaloCNN",
+    "CategoricalColumn",
+    "DenseNet",
+    "FeatureBlock",
+    "SplitDenseNet",
+    "embedding_size",
+]
 
 Activation = Literal["swish", "relu", "selu", "prelu"]
-
-
-class CategoricalColumn(NamedTuple):
-    """A column of category codes and the embedding it gets.
-
-    Parameters
-    ----------
-    column : int
-        Position of the column in the input.
-    n_categories : int
-        Number of categories seen at fit; codes run from 0 to ``n_categories - 1``, and -1 stands for
-        a category that was not seen.
-    size : int
-        Length of the embedding vector.
-    """
-
-    column: int
-    n_categories: int
-    size: int
-
-
-def embedding_size(n_categories: int) -> int:
-    """Return the rule-of-thumb length of an embedding, ``min(50, (n + 1) // 2)``.
-
-    Parameters
-    ----------
-    n_categories : int
-        Number of categories.
-
-    Returns
-    -------
-    int
-        Length of the embedding vector (arXiv:2002.01427, section 3.3).
-
-    Examples
-    --------
-    >>> embedding_size(4), embedding_size(1000)
-    (2, 50)
-    """
-    return min(50, (n_categories + 1) // 2)
-
-
-class InputStage(nn.Module):
-    """Standardise the continuous columns and embed the categorical ones.
-
-    The moments are buffers, found on the training data: standardisation is part of the network, so
-    that whatever acts on physical units (augmentation) comes before it.
-    """
-
-    mean: Tensor
-    scale: Tensor
-    continuous: Tensor
-
-    def __init__(self, n_features: int, categorical: Sequence[CategoricalColumn]) -> None:
-        super().__init__()
-        self.columns = tuple(c.column for c in categorical)
-        continuous = [i for i in range(n_features) if i not in self.columns]
-        # Not a part of the state: it is the same for all members and never changes.
-        self.register_buffer(
-            "continuous", torch.tensor(continuous, dtype=torch.long), persistent=False
-        )
-        self.register_buffer("mean", torch.zeros(len(continuous)))
-        self.register_buffer("scale", torch.ones(len(continuous)))
-        self.embeddings = nn.ModuleList(
-            MemberEmbedding(c.n_categories, c.size) for c in categorical
-        )
-        self.width = len(continuous) + sum(c.size for c in categorical)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map raw rows ``(..., batch, n_features)`` to network inputs ``(..., width, batch)``."""
-        values = x.mT.index_select(-2, self.continuous) if self.columns else x.mT.contiguous()
-        values = (values - self.mean.unsqueeze(-1)) / self.scale.unsqueeze(-1)
-        if not self.columns:
-            return values
-        embedded = [
-            embedding(x[..., column].long())
-            for column, embedding in zip(self.columns, self.embeddings, strict=True)
-        ]
-        return torch.cat([values, *embedded], dim=-2)
-
-
-def _he_normal(weight: Tensor, generator: torch.Generator | None) -> None:
-    nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
-
-
-def _lecun_normal(weight: Tensor, generator: torch.Generator | None) -> None:
-    nn.init.kaiming_normal_(weight, nonlinearity="linear", generator=generator)
-
-
-def _he_normal_prelu(weight: Tensor, generator: torch.Generator | None) -> None:
-    nn.init.kaiming_normal_(weight, a=0.25, nonlinearity="leaky_relu", generator=generator)
-
-
-class _ActivationSpec(NamedTuple):
-    """What an activation is made of and the initialisation that keeps its signals near unit size."""
-
-    build: Callable[[], nn.Module]
-    initialise: Callable[[Tensor, torch.Generator | None], None]
-
-
-_ACTIVATIONS: dict[str, _ActivationSpec] = {
-    "swish": _ActivationSpec(nn.SiLU, _he_normal),
-    "relu": _ActivationSpec(nn.ReLU, _he_normal),
-    "selu": _ActivationSpec(nn.SELU, _lecun_normal),
-    "prelu": _ActivationSpec(MemberPReLU, _he_normal_prelu),
-}
 
 
 class DenseNet(nn.Module):
@@ -194,48 +104,24 @@ class DenseNet(nn.Module):
         *,
         categorical: Sequence[CategoricalColumn] = (),
         depth: int = 6,
-        width: int | Literal["auto"] = "auto",
+        width: Width = "auto",
         growth_rate: float = 0.0,
         dense: bool = True,
         activation: str = "swish",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if activation not in _ACTIVATIONS:
-            msg = f"activation={activation!r} is not known; choose one of {sorted(_ACTIVATIONS)}."
-            raise ValueError(msg)
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout!r} must lie in [0, 1).")
-        if depth < 1:
-            raise ValueError(f"depth={depth!r} must be at least 1.")
+        check_hidden(activation, dropout, depth)
         self.dense = dense
         self.activation = activation
         self.input_stage = InputStage(n_features, [CategoricalColumn(*c) for c in categorical])
-        widths = self._hidden_widths(depth, width, growth_rate)
-
         n_inputs = self.input_stage.width
-        self.hidden = nn.ModuleList()
-        for n_neurons in widths:
-            self.hidden.append(MemberLinear(n_inputs, n_neurons))
-            n_inputs = n_inputs + n_neurons if dense else n_neurons
-        self.activations = nn.ModuleList(_ACTIVATIONS[activation].build() for _ in widths)
-        self.dropout = MemberDropout(dropout) if dropout else nn.Identity()
+        widths = hidden_widths(n_inputs, depth, width, growth_rate)
+        self.hidden, self.activations = hidden_layers(
+            n_inputs, widths, dense=dense, activation=activation
+        )
+        self.dropout = dropout_layer(dropout)
         self.output = MemberLinear(widths[-1], n_outputs)
-
-    def _hidden_widths(
-        self, depth: int, width: int | Literal["auto"], growth_rate: float
-    ) -> list[int]:
-        """Return the neurons of every hidden layer."""
-        first = self.input_stage.width if width == "auto" else width
-        # The tiny term keeps int() from falling to the next lower integer by rounding alone.
-        widths = [math.floor(first * (1 + d * growth_rate) + 1e-9) for d in range(depth)]
-        if min(widths) < 1:
-            msg = (
-                f"width={width!r}, depth={depth} and growth_rate={growth_rate} give hidden layers of "
-                f"{widths} neurons; each needs at least one."
-            )
-            raise ValueError(msg)
-        return widths
 
     @property
     def n_parameters(self) -> int:
@@ -250,14 +136,9 @@ class DenseNet(nn.Module):
         generator : torch.Generator, optional
             Source of random numbers; the global one if left out.
         """
-        initialise = _ACTIVATIONS[self.activation].initialise
-        for embedding in self.input_stage.embeddings:
-            nn.init.normal_(embedding.get_parameter("weight"), generator=generator)
-        for layer in self.hidden:
-            initialise(layer.get_parameter("weight"), generator)
-            nn.init.zeros_(layer.get_parameter("bias"))
-        nn.init.xavier_normal_(self.output.weight, generator=generator)
-        nn.init.zeros_(self.output.bias)
+        reset_embeddings(self.input_stage, generator)
+        reset_hidden(self.hidden, self.activation, generator)
+        reset_output(self.output, generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the outputs before any link function.
@@ -275,11 +156,8 @@ class DenseNet(nn.Module):
         if self._chains(x):
             out: Tensor = self.output(self._chain(x))
             return out.mT
-        last = len(self.hidden) - 1
-        for i, (layer, activation) in enumerate(zip(self.hidden, self.activations, strict=True)):
-            h = self.dropout(activation(layer(x)))
-            x = torch.cat([x, h], dim=-2) if self.dense and i < last else h
-        out = self.output(x)
+        h = run_hidden(x, self.hidden, self.activations, self.dropout, dense=self.dense)
+        out = self.output(h)
         return out.mT
 
     def _chains(self, x: Tensor) -> bool:
