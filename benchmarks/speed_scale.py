@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from reporting import Part, bars
+from scipy.optimize import nnls
 from speed_common import (
     in_fresh_process,
     in_turn,
@@ -114,16 +115,13 @@ def scale(args: argparse.Namespace) -> Part:
         for figure in (SECONDS, MEMORY)
         if figure in tables[name]
     }
-    slopes = {
-        f"{figure} against {name}": {
-            "slope, all": slope(*curve),
-            "slope, upper half": slope(*(part[len(part) // 2 - 1 :] for part in curve)),
-        }
+    lines = {
+        f"{figure} against {name}": dict(zip(LINE_COLUMNS, line(*curve), strict=True))
         for (name, figure), curve in curves.items()
         if len(curve[0]) > 1
     }
-    if slopes:
-        tables["straight lines through the logarithms; 1 is in proportion"] = pd.DataFrame(slopes).T
+    if lines:
+        tables["straight lines, a fixed part and one in proportion"] = pd.DataFrame(lines).T
     where = "of the device" if args.device == "cuda" else "of the process, less what it had before"
     notes.insert(
         0,
@@ -134,12 +132,26 @@ def scale(args: argparse.Namespace) -> Part:
     return Part("Scale", tables, tuple(notes), None, partial(draw, curves))
 
 
-def slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    """Return the slope of a straight line through the logarithms."""
+LINE_COLUMNS = ["fixed", "for each", "furthest point, relative"]
+
+
+class Line(NamedTuple):
+    """A straight line through a curve, and by how much of its value it misses a point at most."""
+
+    fixed: float
+    per_unit: float
+    worst: float
+
+
+def line(x: NDArray[np.float64], y: NDArray[np.float64]) -> Line:
+    """Fit a fixed part and a slope, neither below zero, to the curve: all points count alike."""
     used = np.isfinite(y) & (y > 0)
     if len(set(x[used])) < 2:
-        return np.nan
-    return float(np.polyfit(np.log(x[used]), np.log(y[used]), 1)[0])
+        return Line(np.nan, np.nan, np.nan)
+    columns = np.column_stack([np.ones(used.sum()), x[used]]) / y[used, None]
+    (fixed, per_unit), _ = nnls(columns, np.ones(used.sum()))
+    worst = np.abs(columns @ [fixed, per_unit] - 1).max()
+    return Line(float(fixed), float(per_unit), float(worst))
 
 
 def draw(curves: dict[tuple[str, str], Any], path: Path) -> None:
@@ -150,11 +162,11 @@ def draw(curves: dict[tuple[str, str], Any], path: Path) -> None:
     panels = figure.subplots(2, 3, squeeze=False)
     for axes, ((name, quantity), (x, y)) in zip(panels.T.flat, curves.items(), strict=False):
         axes.loglog(x, y, "o")
-        k = slope(x, y)
-        if np.isfinite(k):
-            used = np.isfinite(y) & (y > 0)
-            middle = np.exp(np.mean(np.log(y[used])) - k * np.mean(np.log(x[used])))
-            axes.loglog(x, middle * x**k, "-", color="tab:grey", label=f"slope {k:.2f}")
+        fixed, per_unit, _ = line(x, y)
+        if np.isfinite(fixed):
+            shown = np.geomspace(x.min(), x.max(), 100)
+            label = f"{fixed:.2g} + {per_unit:.2g} x"
+            axes.loglog(shown, fixed + per_unit * shown, "-", color="tab:grey", label=label)
             axes.legend()
         axes.set_xlabel(name)
         axes.set_ylabel(quantity)
