@@ -23,16 +23,18 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, assert_all_finite, check_is_fitted
-from torch import Tensor, nn
+from torch import nn
 
+from skhep_nn._averaging_runs import Kept
 from skhep_nn._batches import Fold, n_steps
 from skhep_nn._callbacks import CallbackSupportMixin, SklearnCallbacks, with_callbacks
 from skhep_nn._folds import make_folds
 from skhep_nn._losses import LOSSES, Loss
+from skhep_nn._member_settings import MemberSettings
 from skhep_nn._params import OPTIMIZERS, check_params, is_flag
 from skhep_nn._torch_state import half_precision, recording_gradients, tensor_of, threads_for
 from skhep_nn._training import MemberNet
-from skhep_nn.ensemble import Ensemble, stack_networks
+from skhep_nn.ensemble import Ensemble, operations_of, separate_members, stack_networks
 from skhep_nn.metrics import class_balanced_weights
 from skhep_nn.preprocessing import weighted_moments
 from skhep_nn.schedules import OneCycle
@@ -44,6 +46,8 @@ _FEWEST_EPOCHS, _FEWEST_STEPS = 15, 200
 # Of the free memory of a GPU that rows may take; more of them stay on the host and are brought batch by
 # batch. The rest is for networks, batches and their gradients.
 _DEVICE_SHARE = 0.7
+# Of the history, where they are found.
+_OPTIONAL_COLUMNS = ("valid_accuracy", "averaged_valid_loss", "averaged_valid_accuracy")
 
 
 class Target(NamedTuple):
@@ -58,6 +62,24 @@ class Target(NamedTuple):
     loss: Loss
     link: str
     n_outputs: int
+
+
+class Job(NamedTuple):
+    """What is trained: rows with their targets and weights, and every member's share of them.
+
+    For each member, `folds`, `seeds` (of starting values and of the order of rows), `lent` (seed of
+    its augmentation and dropout) and `input_states` (moments of its inputs) hold one value.
+    `settings` are what members of several estimators differ in.
+    """
+
+    rows: Any
+    weight: NDArray[np.float64]
+    target: Target
+    folds: list[Fold]
+    seeds: list[np.random.SeedSequence]
+    lent: list[int]
+    input_states: list[dict[str, Any]]
+    settings: MemberSettings | None = None
 
 
 class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
@@ -130,6 +152,19 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
         extend: Callable[[Target], Target] = lambda target: target,
     ) -> Self:
         """Train all members; `extend` may add to the encoded targets."""
+        job = self._prepare(X, y, sample_weight, extend)
+        net = self._trained(job, self._callbacks(X, y, sample_weight))
+        self._keep(self._fitted_attributes(net))
+        return self
+
+    def _prepare(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        extend: Callable[[Target], Target] = lambda target: target,
+    ) -> Job:
+        """Validate, encode and share out the rows, and set what predict needs of all that."""
         self._check_params()
         self._forget()
         if y is None:
@@ -140,7 +175,6 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
         weight = _check_sample_weight(sample_weight, encoded, dtype=np.float64)
         target = extend(self._encode_y(y, weight))
         weight = self._training_weight(target, weight)
-        device = self._device(fitting=True)
 
         # None is a seed of its own: scikit-learn's reading of it would draw from numpy's global state.
         seed = None
@@ -161,49 +195,64 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
             held_back=self.validation_fraction if self.early_stopping else None,
             seed=int(split.generate_state(1)[0]),
         )
-        net = self._build_net(encoded, weight, target, folds, members, device)
-        for generator, state in zip(
-            net.generators, lent.generate_state(self.n_members), strict=True
-        ):
-            generator.manual_seed(int(state))
-        net.set_params(callbacks=self._callbacks(X, y, sample_weight))
-        rows = _placed(encoded, device)
-        n_operations = 6 * sum(p.numel() for p in net.stack.parameters()) * self.batch_size
-        with threads_for(n_operations):
-            net.fit(rows, torch.as_tensor(target.values, device=device))
+        return Job(
+            encoded,
+            weight,
+            target,
+            folds,
+            members,
+            [int(state) for state in lent.generate_state(self.n_members)],
+            [self._input_state(encoded, weight)] * self.n_members,
+        )
+
+    def _trained(self, job: Job, callbacks: list[Any]) -> MemberNet:
+        """Return the net after its training."""
+        device = self._device(fitting=True)
+        net = self._build_net(job, device)
+        for generator, seed in zip(net.generators, job.lent, strict=True):
+            generator.manual_seed(seed)
+        net.set_params(callbacks=callbacks)
+        rows = _placed(job.rows, device)
+        # Forward, and twice as much backward.
+        a_row = 3 * sum(operations_of(member) for member in separate_members(net.stack))
+        with threads_for(a_row * self.batch_size):
+            net.fit(rows, torch.as_tensor(job.target.values, device=device))
         if net.interrupted_:
             raise KeyboardInterrupt
-        for name, value in self._fitted_attributes(net).items():
+        return net
+
+    def _keep(self, attributes: dict[str, Any]) -> None:
+        """Set fitted attributes."""
+        for name, value in attributes.items():
             setattr(self, name, value)
-        return self
 
     def _forget(self) -> None:
         """Drop what an earlier fit left: a fit that fails half-way must not leave parts of two."""
         for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("__")]:
             delattr(self, name)
 
-    def _fitted_attributes(self, net: MemberNet) -> dict[str, Any]:
-        """Return what a fitted estimator is made of, as of the last pass of the net."""
-        state = net.final_state()
+    def _fitted_attributes(self, net: MemberNet, members: slice = slice(None)) -> dict[str, Any]:
+        """Return what a fitted estimator is made of: its members of the net, as of the last pass."""
+        kept = net.kept()
+        own = np.arange(len(net.folds))[members]
+        weights = _weights(net, kept, own)
+        used = np.flatnonzero(np.isin(kept.member, own))
+        state = {name: value[used] for name, value in kept.state.items()}
         ensemble = Ensemble.from_stack(
-            self._network_class, self._network_params, state, _member_weights(net, state)
+            self._network_class, self._network_params, state, weights[used]
         )
-        return {"ensemble_": ensemble, "net_": net, "history_": _history_frame(net)}
+        return {"ensemble_": ensemble, "net_": net, "history_": _history_frame(net, own)}
 
-    def _build_net(
-        self,
-        encoded: NDArray[np.float32],
-        weight: NDArray[np.float64],
-        target: Target,
-        folds: list[Fold],
-        seeds: list[np.random.SeedSequence],
-        device: torch.device,
-    ) -> MemberNet:
+    def _build_net(self, job: Job, device: torch.device) -> MemberNet:
         """Return the net, its members drawn each from its own seed."""
         networks = []
-        input_state = self._input_state(encoded, weight)
-        for seed in seeds:
-            network: Any = self._network_class(**self._network_params)
+        settings = job.settings
+        arguments = [self._network_params] * len(job.seeds)
+        if settings is not None:
+            arguments = settings.arguments(self._network_class, self._network_params)
+        members = zip(job.seeds, job.input_states, arguments, strict=True)
+        for seed, input_state, own_arguments in members:
+            network: Any = self._network_class(**own_arguments)
             generator = torch.Generator().manual_seed(int(seed.generate_state(1)[0]))
             network.reset_parameters(generator)
             network.load_state_dict(input_state, strict=False)
@@ -214,17 +263,22 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
         # Not every optimiser of torch knows weight decay.
         decay = {"optimizer__weight_decay": self.weight_decay} if self.weight_decay else {}
         stack = stack_networks(networks)
+        if settings is not None:
+            settings.share_dropout(stack)
+            decay = {} if settings.decays_differ else decay
         return MemberNet(
             stack,
-            criterion=target.loss,
-            link=target.link,
-            n_outputs=target.n_outputs,
-            folds=folds,
-            weight=torch.as_tensor(weight, dtype=torch.float32, device=device),
+            criterion=job.target.loss,
+            link=job.target.link,
+            n_outputs=job.target.n_outputs,
+            folds=job.folds,
+            weight=torch.as_tensor(job.weight, dtype=torch.float32, device=device),
             schedule=self._schedule(),
+            averaging=None if self.averaging is None else clone(self.averaging),
             augmenter=self.augmenter_,
-            generators=[torch.Generator(device) for _ in seeds],
-            rngs=[np.random.default_rng(seed) for seed in seeds],
+            settings=settings,
+            generators=[torch.Generator(device) for _ in job.seeds],
+            rngs=[np.random.default_rng(seed) for seed in job.seeds],
             patience=self._patience(),
             monitor=getattr(self, "monitor", "loss"),
             autocast=self._autocast(device, fitting=True),
@@ -234,7 +288,7 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
             optimizer=optimizer,
             **decay,
             batch_size=self.batch_size,
-            max_epochs=self._n_epochs(folds),
+            max_epochs=self._n_epochs(job.folds),
             device=str(device),
             compile=is_flag(self.compile) and bool(self.compile),
             verbose=int(self.verbose),
@@ -274,7 +328,7 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
         views = self.augmenter_ if self.tta else None
         encoded = self._encode_X(X, reset=False)
         device = self._device(fitting=False)
-        with threads_for(2 * self.ensemble_.n_parameters * len(encoded)):
+        with threads_for(self.ensemble_.n_operations * len(encoded)):
             outputs: NDArray[np.float32] = self.ensemble_.predict(
                 encoded,
                 link=self._link,
@@ -477,36 +531,47 @@ def _copied(callback: Any) -> Any:
         return callback
 
 
-def _member_weights(net: MemberNet, state: dict[str, Tensor]) -> NDArray[np.float64]:
-    """Return 1 / validation loss for every member, and nothing for those that diverged."""
+class Diverged(ValueError):
+    """None of an estimator's members has come out finite."""
+
+
+def _weights(net: MemberNet, kept: Kept, own: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Return the weight of every state: 1 / validation loss of its member, of which it has a share.
+
+    Only members of an estimator's `own` are looked at.
+    """
     finite = np.ones(len(net.folds), dtype=bool)
-    for value in state.values():
-        finite &= value.flatten(1).isfinite().all(1).cpu().numpy()
+    for value in kept.state.values():
+        np.logical_and.at(finite, kept.member, value.flatten(1).isfinite().all(1).cpu().numpy())
     losses = np.array([record["train_loss"] for record in net.records_])
-    bad_pass = {int(k): int(np.argmin(np.isfinite(losses[:, k]))) for k in np.flatnonzero(~finite)}
+    passes = np.argmin(np.isfinite(losses), axis=0)
+    bad_pass = {place: int(passes[k]) for place, k in enumerate(own) if not finite[k]}
     if bad_pass:
         where = ", ".join(f"member {k} in pass {epoch}" for k, epoch in bad_pass.items())
         msg = f"training diverged ({where}); lower the learning rate (schedule=) or look for outliers."
-        if not finite.any():
-            raise ValueError(msg)
+        if len(bad_pass) == len(own):
+            raise Diverged(msg)
         warnings.warn(msg + " These members are left out.", ConvergenceWarning, stacklevel=3)
     best = net.best_.loss
+    weight = finite.astype(float)
+    finite[np.setdiff1d(np.arange(len(finite)), own)] = False
     # A loss can be negative under negative event weights: its inverse then ranks nothing.
-    if np.all(best[finite] > 0) and np.all(np.isfinite(best[finite])):
-        return np.where(finite, 1 / best, 0.0)
-    return finite.astype(float)
+    if kept.by_loss and np.all(best[finite] > 0) and np.all(np.isfinite(best[finite])):
+        weight[finite] = 1 / best[finite]
+    weights: NDArray[np.float64] = weight[kept.member] * kept.share
+    return weights
 
 
-def _history_frame(net: MemberNet) -> pd.DataFrame:
-    """Return the tidy history: a row for every member and pass."""
+def _history_frame(net: MemberNet, members: NDArray[np.intp]) -> pd.DataFrame:
+    """Return the tidy history: a row for every one of some members and every pass."""
     n_members = len(net.folds)
     columns: dict[str, list[NDArray[Any]]] = {}
     for epoch, record in enumerate(net.records_):
         row = {"member": np.arange(n_members), "epoch": np.array([epoch])}
         for name in ("train_loss", "valid_loss", "lr", "momentum", "seconds"):
             row[name] = record.get(name, np.array([np.nan]))
-        if "valid_accuracy" in record:
-            row["valid_accuracy"] = record["valid_accuracy"]
+        row |= {name: record[name] for name in _OPTIONAL_COLUMNS if name in record}
         for name, value in row.items():
-            columns.setdefault(name, []).append(np.broadcast_to(value, n_members))
+            columns.setdefault(name, []).append(np.broadcast_to(value, n_members)[members])
+    columns["member"] = [np.arange(len(members))] * len(columns["member"])
     return pd.DataFrame({name: np.concatenate(values) for name, values in columns.items()})

@@ -205,7 +205,9 @@ class TrainBatches:
         def draw_for(k: int) -> None:
             rows = self._rows[k]
             at = self._edges(len(rows))[:-1, None] + lane
-            index[:, k] = np.take(self.rngs[k].permutation(rows), at, mode="clip")
+            # What only fills the shape are the rows that come next: copies of one row would count as many
+            # in the moments of a batch normalisation.
+            index[:, k] = np.take(self.rngs[k].permutation(rows), at, mode="wrap")
 
         members = range(len(self._rows))
         if self.n_workers > 1 and index.size > _WORTH_THREADS:

@@ -65,6 +65,12 @@ class BestPasses:
         if self.patience is not None:
             self.stopped |= epoch - self.epoch >= self.patience
 
+    def restart(self) -> None:
+        """Let only later passes count, for members that have not stopped."""
+        running = ~self.stopped
+        self.loss[running] = self._least[running] = np.inf
+        self.epoch[running] = -1
+
     def state(self, last: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the stacked state of the best passes; of the last for members that had none."""
         if not self._state:

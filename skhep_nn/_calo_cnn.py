@@ -7,14 +7,20 @@ of float32 in the default one (measured on a CPU).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from numbers import Integral
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from skhep_nn._calo_layers import Block, BlockSpec, Convolution, Dropout, linear
+from skhep_nn._calo_layers import Block, BlockSpec
+from skhep_nn._conv_net import (
+    ConvNet,
+    check_choice,
+    check_counts,
+    check_rates,
+    one_each,
+    planned,
+)
 
 __all__ = ["PRESETS", "Architecture", "CaloCNN"]
 
@@ -53,9 +59,10 @@ class Architecture(NamedTuple):
         Neurons of the dense hidden layers.
     dense_dropout : float or sequence of float, default=0.0
         Dropout rate after a dense hidden layer.
-    initial : {"he_normal", "truncated_normal"}, default="he_normal"
-        Starting values: He-normal, with the output layer Glorot-normal; or normal with a
-        standard deviation of 0.05 cut at two of them, the default of Keras. Biases start at zero.
+    initial : {"he_normal", "glorot_uniform", "truncated_normal"}, default="he_normal"
+        Starting values: He-normal, with the output layer Glorot-normal; Glorot-uniform, the default
+        of Keras; or normal with a standard deviation of 0.05 cut at two of them. Biases start at
+        zero.
     """
 
     channels: Sequence[int]
@@ -69,7 +76,7 @@ class Architecture(NamedTuple):
     head: Literal["average", "flatten"] = "average"
     dense: Sequence[int] = ()
     dense_dropout: float | Sequence[float] = 0.0
-    initial: Literal["he_normal", "truncated_normal"] = "he_normal"
+    initial: Literal["he_normal", "glorot_uniform", "truncated_normal"] = "he_normal"
 
 
 _COMPACT = Architecture(
@@ -110,58 +117,6 @@ PRESETS: dict[str, Architecture] = {
 }
 
 
-def _he_normal(weight: Tensor, generator: torch.Generator | None) -> None:
-    nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
-
-
-def _glorot_normal(weight: Tensor, generator: torch.Generator | None) -> None:
-    nn.init.xavier_normal_(weight, generator=generator)
-
-
-def _truncated_normal(weight: Tensor, generator: torch.Generator | None) -> None:
-    nn.init.trunc_normal_(weight, std=0.05, a=-0.1, b=0.1, generator=generator)
-
-
-class _InitialSpec(NamedTuple):
-    """How the weights of hidden layers and of the output start."""
-
-    hidden: Callable[[Tensor, torch.Generator | None], None]
-    output: Callable[[Tensor, torch.Generator | None], None]
-
-
-_INITIAL = {
-    "he_normal": _InitialSpec(_he_normal, _glorot_normal),
-    "truncated_normal": _InitialSpec(_truncated_normal, _truncated_normal),
-}
-
-
-def _one_each(name: str, value: Any, n: int, of: str) -> list[Any]:
-    """Spread a number over `n` blocks or layers, or check that there is one for each."""
-    if hasattr(value, "__len__"):
-        if len(value) != n:
-            raise ValueError(
-                f"{name}={value!r} has {len(value)} values for {n} {of}. Give one for each, or "
-                "a number for all."
-            )
-        return list(value)
-    return [value] * n
-
-
-def _check_counts(name: str, values: Sequence[Any], *, odd: bool = False) -> None:
-    """Check whole numbers of at least one."""
-    for value in values:
-        if not isinstance(value, Integral) or value < 1 or (odd and value % 2 == 0):
-            kind = "odd integers" if odd else "integers"
-            raise ValueError(f"{name} must be {kind} of at least 1, got {value!r}.")
-
-
-def _check_rates(name: str, values: Sequence[Any]) -> None:
-    """Check dropout rates."""
-    for value in values:
-        if not 0 <= value < 1 or round(256 * value) == 256:
-            raise ValueError(f"{name} must lie in [0, 1), got {value!r}.")
-
-
 def _block_specs(plan: Architecture) -> list[BlockSpec]:
     """Check a plan's blocks and take them apart."""
     if not hasattr(plan.channels, "__len__") or not len(plan.channels):
@@ -169,30 +124,18 @@ def _block_specs(plan: Architecture) -> list[BlockSpec]:
             f"channels must have one value for each block, at least one, got {plan.channels!r}."
         )
     columns = {
-        name: _one_each(name, getattr(plan, name), len(plan.channels), "blocks")
+        name: one_each(name, getattr(plan, name), len(plan.channels), "blocks")
         for name in ("channels", "kernels", "convolutions", "pooling", "dropout")
     }
     for name in ("channels", "convolutions", "pooling"):
-        _check_counts(name, columns[name])
-    _check_counts("kernels", columns["kernels"], odd=True)
-    _check_rates("dropout", columns["dropout"])
+        check_counts(name, columns[name])
+    check_counts("kernels", columns["kernels"], odd=True)
+    check_rates("dropout", columns["dropout"])
     flags = {name: bool(getattr(plan, name)) for name in ("residual", "attention", "norm")}
     return [BlockSpec(*row, **flags) for row in zip(*columns.values(), strict=True)]
 
 
-def _plan(preset: str, changes: dict[str, Any]) -> Architecture:
-    """Find a preset and put in what was given."""
-    if preset not in PRESETS:
-        raise ValueError(f"preset={preset!r} is not known; choose one of {sorted(PRESETS)}.")
-    plan = PRESETS[preset]._replace(**{k: v for k, v in changes.items() if v is not None})
-    if plan.head not in ("average", "flatten"):
-        raise ValueError(f"head={plan.head!r} must be 'average' or 'flatten'.")
-    if plan.initial not in _INITIAL:
-        raise ValueError(f"initial={plan.initial!r} must be one of {sorted(_INITIAL)}.")
-    return plan
-
-
-class CaloCNN(nn.Module):
+class CaloCNN(ConvNet):
     """Convolutional network for images of a calorimeter.
 
     Blocks of convolutions, each of which ends by shrinking the image, then dense layers. The
@@ -262,11 +205,6 @@ dense_dropout, initial
     1289
     """
 
-    half_precision_pays = True
-
-    mean: Tensor
-    scale: Tensor
-
     def __init__(
         self,
         image_shape: Sequence[int],
@@ -284,10 +222,10 @@ dense_dropout, initial
         head: Literal["average", "flatten"] | None = None,
         dense: Sequence[int] | None = None,
         dense_dropout: float | Sequence[float] | None = None,
-        initial: Literal["he_normal", "truncated_normal"] | None = None,
+        initial: Literal["he_normal", "glorot_uniform", "truncated_normal"] | None = None,
     ) -> None:
-        super().__init__()
-        plan = _plan(
+        plan: Architecture = planned(
+            PRESETS,
             preset,
             {
                 "channels": channels,
@@ -306,16 +244,13 @@ dense_dropout, initial
         )
         if len(image_shape) not in (2, 3):
             raise ValueError(f"image_shape={image_shape!r} must be (H, W) or (H, W, C).")
-        _check_counts("image_shape", image_shape)
-        _check_counts("n_outputs", [n_outputs])
+        check_counts("image_shape", image_shape)
+        check_choice("head", plan.head, ("average", "flatten"))
+        super().__init__((*image_shape, 1)[2], plan.initial)
         self.image_shape = (*image_shape, 1)[:3]
         self.head = plan.head
-        self.initial = plan.initial
-        self.register_buffer("mean", torch.zeros(self.image_shape[2]))
-        self.register_buffer("scale", torch.ones(self.image_shape[2]))
         n_features = self._build_blocks(plan)
-        n_features = self._build_dense(plan, n_features)
-        self.output = linear(n_features, n_outputs)
+        self._build_dense(n_features, n_outputs, plan.dense, plan.dense_dropout)
 
     def _build_blocks(self, plan: Architecture) -> int:
         """Add the blocks; return how many numbers of an image the dense layers get."""
@@ -327,42 +262,6 @@ dense_dropout, initial
             size = [n // factor for n, factor in zip(size, block.pooling, strict=True)]
             n_channels = spec.channels
         return n_channels * (size[0] * size[1] if self.head == "flatten" else 1)
-
-    def _build_dense(self, plan: Architecture, n_features: int) -> int:
-        """Add the dense hidden layers; return the width of the last."""
-        rates = _one_each("dense_dropout", plan.dense_dropout, len(plan.dense), "dense layers")
-        _check_counts("dense", plan.dense)
-        _check_rates("dense_dropout", rates)
-        self.hidden = nn.Sequential()
-        for width, rate in zip(plan.dense, rates, strict=True):
-            self.hidden.extend([linear(n_features, width), nn.ReLU()])
-            if rate:
-                self.hidden.append(Dropout(rate))
-            n_features = width
-        return n_features
-
-    @property
-    def n_parameters(self) -> int:
-        """Number of free parameters."""
-        return sum(p.numel() for p in self.parameters())
-
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw new starting values for all parameters, and forget running moments.
-
-        Parameters
-        ----------
-        generator : torch.Generator, optional
-            Source of random numbers; the global one if left out.
-        """
-        initial = _INITIAL[self.initial]
-        for module in self.modules():
-            if isinstance(module, Convolution):
-                initial.hidden(module.weight, generator)
-                module.reset_moments()
-            elif isinstance(module, nn.Linear):
-                draw = initial.output if module is self.output else initial.hidden
-                draw(module.weight, generator)
-                nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the outputs before any link function.
@@ -382,16 +281,12 @@ dense_dropout, initial
                 f"Got images of shape {tuple(x.shape[1:])}, but the network was built for "
                 f"{self.image_shape}."
             )
-        images = (images.to(self.mean.dtype) - self.mean) / self.scale
-        features = images.permute(0, 3, 1, 2)  # a view, which is what channels_last means
+        # Channels first is a view, which is what channels_last means.
+        features = self._standardised(images).permute(0, 3, 1, 2)
         for block in self.blocks:
             features = block(features)
         if self.head == "average":
             features = features.mean((2, 3))
         else:
             features = features.permute(0, 2, 3, 1).flatten(1)
-        features = self.hidden(features)
-        # Eight bits of a logit or an energy are too few, and this layer costs nothing.
-        with torch.autocast(x.device.type, enabled=False):
-            out: Tensor = self.output(features.to(self.output.weight.dtype))
-        return out
+        return self._outputs(features)

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from skhep_nn._member_layers import MemberDropout
 
-__all__ = ["Block", "BlockSpec", "Convolution", "Dropout", "linear"]
+__all__ = ["MOMENTUM", "Block", "BlockSpec", "Convolution", "Dropout", "linear"]
 
-_MOMENTUM, _EPSILON = 0.1, 1e-5  # of batch normalisation: torch's own
+MOMENTUM, _EPSILON = 0.1, 1e-5  # of batch normalisation: torch's own
 _SQUEEZE = 16  # the published reduction of squeeze-and-excitation
 
 
@@ -55,7 +55,7 @@ class Dropout(MemberDropout):
 
 
 class Convolution(nn.Module):
-    """Convolution that keeps the size of the image, with batch normalisation or a bias.
+    """Convolution with batch normalisation or a bias; by default it keeps the size of the image.
 
     The running moments are plain float buffers that training updates in place: also through
     `torch.func.functional_call` on slices of stacked ones, and under `torch.func.vmap` where they
@@ -65,10 +65,20 @@ class Convolution(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, n_inputs: int, n_outputs: int, kernel: Sequence[int], *, norm: bool) -> None:
+    def __init__(
+        self,
+        n_inputs: int,
+        n_outputs: int,
+        kernel: Sequence[int],
+        *,
+        norm: bool,
+        stride: Sequence[int] = (1, 1),
+        padding: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         self.norm = norm
-        self.padding = [k // 2 for k in kernel]
+        self.stride = list(stride)
+        self.padding = [k // 2 for k in kernel] if padding is None else list(padding)
         weight = torch.empty(n_outputs, n_inputs, *kernel)
         self.weight = nn.Parameter(weight.to(memory_format=torch.channels_last))
         self.bias = nn.Parameter(torch.zeros(n_outputs))
@@ -88,23 +98,25 @@ class Convolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(batch, inputs, H, W)`` to ``(batch, outputs, H, W)``."""
         if not self.norm:
-            return F.conv2d(x, self.weight, self.bias, padding=self.padding)
+            return self._convolved(x, self.weight, self.bias)
         if self.training and x.numel() > x.shape[1]:  # a single value has no spread
-            x = F.conv2d(x, self.weight, padding=self.padding)
             return F.batch_norm(
-                x,
+                self._convolved(x, self.weight),
                 self.running_mean,
                 self.running_var,
                 self.gain,
                 self.bias,
                 training=True,
-                momentum=_MOMENTUM,
+                momentum=MOMENTUM,
                 eps=_EPSILON,
             )
         # Fixed moments go into the weights: one pass over the image less.
         factor = self.gain * torch.rsqrt(self.running_var + _EPSILON)
         bias = self.bias - self.running_mean * factor
-        return F.conv2d(x, self.weight * factor.view(-1, 1, 1, 1), bias, padding=self.padding)
+        return self._convolved(x, self.weight * factor.view(-1, 1, 1, 1), bias)
+
+    def _convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return F.conv2d(x, weight, bias, self.stride, self.padding)
 
 
 class ResidualPair(nn.Module):

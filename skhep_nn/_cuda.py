@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from skhep_nn._batches import Batch, TrainBatches
 from skhep_nn._cuda_rows import rows_for
 from skhep_nn._dense_kernels import DenseKernels, adam_rates, available, supports
+from skhep_nn._member_settings import OwnSteps
 from skhep_nn._streams import StreamTrainBatches
 
 __all__ = ["FlatAdam", "GraphedPass"]
@@ -57,6 +58,8 @@ class FlatAdam:
         Whether weight decay is AdamW's.
     aligned : bool
         Whether parameters begin where the device's libraries ask for it, with zeros in between.
+    own_steps : OwnSteps, optional
+        Learning rates and weight decay of members that differ in them.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class FlatAdam:
         *,
         decoupled: bool,
         aligned: bool,
+        own_steps: OwnSteps | None = None,
     ) -> None:
         self.parameters = parameters
         step = _ALIGNED if aligned else 1
@@ -78,11 +82,35 @@ class FlatAdam:
         self.square = torch.zeros_like(self.flat)
         self.beta2, self.eps = group["betas"][1], group["eps"]
         self.weight_decay, self.decoupled = group["weight_decay"], decoupled
+        self._factor: Tensor | None = None
+        self._decay: Tensor | float = self.weight_decay
+        if own_steps is not None:
+            self._factor = self._per_member(own_steps, own_steps.factor)
+            if own_steps.decay.any():
+                self._decay = self._per_member(own_steps, own_steps.decay)
 
     def _joined(self, tensors: list[Tensor]) -> Tensor:
         """Lay tensors of the parameters' shapes out as the parameters are."""
         laid = zip(tensors, self.parameters, self._gaps, strict=True)
         return torch.cat([part for t, p, gap in laid for part in (_as_it_lies(t, p), gap)])
+
+    def _per_member(self, own_steps: OwnSteps, values: NDArray[np.float64]) -> Tensor:
+        """Lay the values of members out as the parameters are."""
+        beside = zip(own_steps.beside(values), self.parameters, strict=True)
+        return self._joined([value.expand_as(p) for value, p in beside])
+
+    def _decayed(self, grad: Tensor, lr: Tensor) -> Tensor:
+        """Apply weight decay: to the parameters if it is AdamW's, else to their gradients."""
+        decay = self._decay
+        if not isinstance(decay, Tensor):
+            if not decay:
+                return grad
+            if not self.decoupled:
+                return grad.add(self.flat, alpha=decay)
+        elif not self.decoupled:
+            return grad.addcmul(decay, self.flat)
+        self.flat.mul_(1 - lr * (decay if self._factor is None else decay * self._factor))
+        return grad
 
     def step(self, rates: Tensor) -> None:
         """Update the parameters by their gradients, with rates from `adam_rates`."""
@@ -90,14 +118,12 @@ class FlatAdam:
         grad = self._joined(
             [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
         )
-        if self.weight_decay and self.decoupled:
-            self.flat.mul_(1 - lr * self.weight_decay)
-        elif self.weight_decay:
-            grad = grad.add(self.flat, alpha=self.weight_decay)
+        grad = self._decayed(grad, lr)
         self.mean.lerp_(grad, share)
         self.square.mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
         root = (self.square * correction).sqrt_().add_(self.eps)
-        self.flat.sub_(size * self.mean / root)
+        step = size * self.mean / root
+        self.flat.sub_(step if self._factor is None else step * self._factor)
 
 
 class _Autograd:
@@ -143,6 +169,7 @@ class _Fused:
             n_steps >= _WORTH_COMPILING
             and available(net.device)
             and net.autocast is None
+            and net.own_steps_ is None
             and supports(net.module_, net.criterion_.loss.name)
         )
 
@@ -188,6 +215,7 @@ class GraphedPass:
             group,
             decoupled=isinstance(net.optimizer_, torch.optim.AdamW),
             aligned=stepper is _Autograd,
+            own_steps=net.own_steps_,
         )
         self.n_done = 0
         self.stepper = stepper(net, self.adam, self.rows.at_once)

@@ -18,6 +18,10 @@ _COMMON = """n_members : int, default=1
         Test-time augmentation: predictions are the mean over the augmenter's fixed set of views.
     schedule : schedule, default=None
         Learning rate and momentum of every step; None is `OneCycle()`.
+    averaging : averaging, default=None
+        What becomes of the states that training passes through: `StochasticWeightAveraging()` averages
+        the weights of every member, `SnapshotEnsemble()` and `FastGeometricEnsemble()` make networks
+        of their own of several states. None keeps each member's best pass.
     optimizer : {"adam", "adamw", "sgd", "rmsprop"} or torch optimiser class, default="adam"
         Takes the steps.
     weight_decay : float, default=0.0

@@ -9,7 +9,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["LOSSES", "Loss", "RowLoss", "is_right", "through_sigmoid", "with_classes"]
+from skhep_nn._decorrelation import batch_distance_correlation
+
+__all__ = [
+    "LOSSES",
+    "Loss",
+    "RowLoss",
+    "decorrelated",
+    "is_right",
+    "through_sigmoid",
+    "with_classes",
+]
+
+# Rows whose distances from each other are compared at most: pairs grow with the square.
+_PENALISED_ROWS = 2048
+
+
+def _same(target: Tensor) -> Tensor:
+    return target
 
 
 class Loss(NamedTuple):
@@ -23,11 +40,18 @@ class Loss(NamedTuple):
         Maps outputs (..., batch, outputs) and targets to losses (..., batch).
     slope : callable
         Maps the same to the gradient of the losses, of the shape of the outputs.
+    penalty : callable, optional
+        Maps outputs, targets and weights (members, batch) to what is added to the summed losses of
+        every member (members,): it is of the batch, so that no single row has it.
+    labels : callable, default=the targets
+        Maps targets to what scores compare predictions with.
     """
 
     name: str
     value: Callable[[Tensor, Tensor], Tensor]
     slope: Callable[[Tensor, Tensor], Tensor]
+    penalty: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    labels: Callable[[Tensor], Tensor] = _same
 
 
 def _binary_cross_entropy(output: Tensor, target: Tensor) -> Tensor:
@@ -131,6 +155,46 @@ def through_sigmoid(loss: Loss) -> Loss:
         return loss.slope(share, target) * share * (1 - share)
 
     return Loss(f"{loss.name} through a sigmoid", value, slope)
+
+
+def decorrelated(loss: Loss, strength: float, background: int) -> Loss:
+    """Return a loss of classes with the squared distance correlation of score and mass added.
+
+    Parameters
+    ----------
+    loss : Loss
+        Of the class: with one output of the second of two, else with an output a class. Its targets
+        are followed by two columns: the mass, of the order of one, and 1 for the rows whose
+        correlation counts, else 0. Weights enter by their size.
+    strength : float
+        Factor of the correlation. Every row has that of its batch added to its own loss.
+    background : int
+        The class whose probability is the score; from another one that of two classes only differs in
+        the sign.
+    """
+
+    def labels(target: Tensor) -> Tensor:
+        code = target[..., 0]
+        return code if loss.name == "binary_cross_entropy" else code.long()
+
+    def value(output: Tensor, target: Tensor) -> Tensor:
+        return loss.value(output, labels(target))
+
+    def slope(output: Tensor, target: Tensor) -> Tensor:
+        return loss.slope(output, labels(target))
+
+    def penalty(output: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        if output.shape[-1] == 1:
+            score = output.squeeze(-1).sigmoid()
+        else:
+            score = output.softmax(-1)[..., background]
+        size = weight.abs()
+        columns = (score, target[..., 1], size * target[..., 2], size)
+        pieces = zip(*(c.split(_PENALISED_ROWS, dim=-1) for c in columns), strict=True)
+        terms = [batch_distance_correlation(*piece) * total.sum(-1) for *piece, total in pieces]
+        return strength * torch.stack(terms).sum(0)
+
+    return Loss(f"{loss.name}, decorrelated", value, slope, penalty, labels)
 
 
 class RowLoss(nn.Module):

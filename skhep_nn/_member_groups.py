@@ -48,6 +48,7 @@ class _Group:
         }
         settings["params"] = [self.dense.flat]
         self.optimizer = kind(**settings)
+        self.own_steps = net.own_steps_ and net.own_steps_.flat(self.dense.flat, members)
 
     def train(self, index: Tensor, rates: _Rates, stop: threading.Event) -> _Passed:
         """Take the steps of a pass."""
@@ -63,7 +64,10 @@ class _Group:
                 group["betas"] = (momentum, group["betas"][1])
             elif "momentum" in group:
                 group["momentum"] = momentum
-            self.optimizer.step()
+            if self.own_steps is None:
+                self.optimizer.step()
+            else:
+                self.own_steps.take(self.optimizer.step, lr)
         return _Passed(
             torch.stack(losses).numpy(),
             self.dense.flat.detach().numpy(),
@@ -135,6 +139,7 @@ class MemberGroups:
             and not net.compile
             and not net.notifies_batches
             and net.autocast is None
+            and net.criterion_.loss.penalty is None
             and DenseStep.serves(net.module_)
             and type(net.optimizer_) in _ELEMENTWISE
             and len(net.optimizer_.param_groups) == 1

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 __all__ = [
     "FEW_CATEGORIES",
+    "DropoutShare",
     "MemberDropout",
     "MemberEmbedding",
     "MemberLinear",
@@ -33,24 +37,58 @@ class MemberLinear(nn.Module):
         return multiply_add(self.bias.unsqueeze(-1), self.weight, x)
 
 
+class DropoutShare(NamedTuple):
+    """Some members of a stack, the rate at which they drop features, and whose generator they draw by."""
+
+    members: slice
+    rate: float
+    lender: int
+
+
 class MemberDropout(nn.Module):
     """Dropout that draws from a generator of its own, where training has lent it one.
 
-    torch's dropout reads global state, which fits side by side would take from each other.
+    torch's dropout reads global state, which fits side by side would take from each other. Members of a
+    stack may have rates of their own, see `share`.
     """
 
     generator: torch.Generator | None = None
+    generators: Sequence[torch.Generator] = ()
+    shares: Sequence[DropoutShare] = ()
+    kept_share: Tensor
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
+    def share(self, shares: Sequence[DropoutShare]) -> None:
+        """Let members of a stack have rates of their own; together they are all its members."""
+        self.shares = shares
+        rates = torch.cat(
+            [torch.full((s.members.stop - s.members.start, 1, 1), s.rate) for s in shares]
+        )
+        self.register_buffer("kept_share", 1 - rates, persistent=False)
+
     def forward(self, x: Tensor) -> Tensor:
         """Drop features in training."""
         if not self.training:
             return x
+        if self.shares:
+            return x * self._kept(x) / self.kept_share.to(x.dtype)
         kept = torch.empty_like(x).bernoulli_(1 - self.rate, generator=self.generator)
         return x * kept / (1 - self.rate)
+
+    def _kept(self, x: Tensor) -> Tensor:
+        """Draw what members with rates of their own keep."""
+        kept = torch.ones_like(x)
+        if x.device.type != "cpu":
+            # A call for each would cost more than the drawing itself.
+            return kept.bernoulli_(self.kept_share.expand_as(x), generator=self.generator)
+        for members, rate, lender in self.shares:
+            if rate:
+                generator = self.generators[lender] if self.generators else None
+                kept[members].bernoulli_(1 - rate, generator=generator)
+        return kept
 
 
 class MemberPReLU(nn.Module):

@@ -72,6 +72,10 @@ _CONSTRAINTS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda v: v is None or hasattr(v, "rates"),
         "must be a schedule such as OneCycle()",
     ),
+    "averaging": (
+        lambda v: v is None or hasattr(v, "n_skipped") or hasattr(v, "shares"),
+        "must be an object such as StochasticWeightAveraging() or None",
+    ),
     "callbacks": (
         lambda v: v is None or isinstance(v, list | tuple),
         "must be a list of skorch callbacks or None",

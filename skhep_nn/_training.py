@@ -8,7 +8,8 @@ that event weights enter the loss, and that nothing in a step waits for the devi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -18,6 +19,7 @@ from skorch import NeuralNet
 from skorch.callbacks import Callback, EpochTimer, PrintLog
 from torch import Tensor, nn
 
+from skhep_nn._averaging_runs import Kept, Scores, ScoresOf, kept_states
 from skhep_nn._batches import (
     VALID_CHUNK,
     Augmenter,
@@ -30,9 +32,11 @@ from skhep_nn._batches import (
 from skhep_nn._best import BestPasses
 from skhep_nn._callbacks import SklearnCallbacks
 from skhep_nn._cuda import GraphedPass
+from skhep_nn._held_states import State, find_moments, has_moments, holding
 from skhep_nn._losses import Loss, RowLoss, is_right
 from skhep_nn._member_groups import MemberGroups
 from skhep_nn._member_layers import MemberDropout
+from skhep_nn._member_settings import MemberSettings, OwnSteps
 from skhep_nn._streams import StreamTrainBatches, StreamValidBatches
 from skhep_nn.ensemble import apply_link, separate_members, stacked_state
 from skhep_nn.schedules import Rates
@@ -43,6 +47,7 @@ _BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 
 IntArray = NDArray[np.int64]
 AnyTrainBatches: TypeAlias = TrainBatches | StreamTrainBatches
+AnyValidBatches: TypeAlias = ValidBatches | StreamValidBatches
 
 
 class Schedule(Protocol):
@@ -86,8 +91,12 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         Event weights, with mean one.
     schedule : Schedule
         Learning rate and momentum of every step.
+    averaging : StochasticWeightAveraging, SnapshotEnsemble or FastGeometricEnsemble, optional
+        What becomes of the states that training passes through.
     augmenter : Augmenter, optional
         Draws a random copy of every row of every batch.
+    settings : MemberSettings, optional
+        What members differ in.
     generators : sequence of torch.Generator
         Random numbers of the augmenter, one a member; the first also serves dropout.
     rngs : sequence of numpy.random.Generator
@@ -118,7 +127,9 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         folds: Sequence[Fold],
         weight: Tensor,
         schedule: Schedule,
+        averaging: Any = None,
         augmenter: Augmenter | None,
+        settings: MemberSettings | None = None,
         generators: Sequence[torch.Generator],
         rngs: Sequence[np.random.Generator],
         patience: int | None = None,
@@ -135,7 +146,9 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         self.folds = folds
         self.weight = weight
         self.schedule = schedule
+        self.averaging = averaging
         self.augmenter = augmenter
+        self.settings = settings
         self.generators = generators
         self.rngs = rngs
         self.patience = patience
@@ -179,17 +192,25 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         super().initialize()
         self.records_: list[dict[str, NDArray[np.float64]]] = []
         self.best_ = BestPasses(len(self.folds), self.patience)
+        self.states_ = kept_states(
+            self.averaging,
+            self.schedule,
+            self.best_,
+            n_epochs=self.max_epochs,
+            validated=any(len(fold.valid) for fold in self.folds),
+        )
+        self.own_steps_ = OwnSteps.of(self.module_, self.optimizer_, self.settings)
         self._rates_now: tuple[float, float | None] | None = None
         # RMSprop, for one, has momentum only if asked; then the schedule leaves it at zero.
         self._built_with_momentum = bool(self.optimizer_.param_groups[0].get("momentum"))
         self._runner: GraphedPass | MemberGroups | None = None
         self.interrupted_ = False
-        for network, generator in zip(
-            separate_members(self.module_), self.generators, strict=False
-        ):
-            for module in network.modules():
-                if isinstance(module, MemberDropout):
-                    module.generator = generator
+        self._lend_to_dropout(self.generators)
+        # Extra passes draw from numbers of their own: training takes no note of them.
+        self._moment_seeds: list[int] = []
+        if self.averaging is not None and has_moments(self.module_):
+            own = [rng.spawn(1)[0] for rng in self.rngs]
+            self._moment_seeds = [int(rng.integers(2**63)) for rng in own]
         self.notifies_batches = any(
             getattr(type(cb), hook) is not getattr(Callback, hook)
             for _, cb in self.callbacks_
@@ -197,6 +218,13 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
             if not isinstance(cb, PrintLog)
         )
         return self
+
+    def _lend_to_dropout(self, generators: Sequence[torch.Generator]) -> None:
+        """Lend every member's dropout layers its random numbers."""
+        for network, generator in zip(separate_members(self.module_), generators, strict=False):
+            for module in network.modules():
+                if isinstance(module, MemberDropout):
+                    module.generator, module.generators = generator, generators
 
     @property
     def classes_(self) -> IntArray:
@@ -223,33 +251,41 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         """Return batches that are gathered by index on the device."""
         if isinstance(dataset, torch.utils.data.Subset):
             dataset = dataset.dataset
-        streams = isinstance(dataset, EventDataset) and not isinstance(dataset.X, Tensor)
-        rows = [fold.train for fold in self.folds]
-        if training and streams:
-            return StreamTrainBatches(
-                dataset,
-                rows,
-                self.batch_size,
-                self.rngs[0],
-                augmenter=self.augmenter,
-                generators=self.generators,
-            )
         if training:
-            return TrainBatches(
-                dataset,
-                rows,
-                self.batch_size,
-                self.rngs,
-                augmenter=self.augmenter,
-                generators=self.generators,
-                n_workers=self.n_workers,
-            )
-        if streams:
+            return self._train_batches(dataset, self.rngs, self.generators)
+        if isinstance(dataset, EventDataset) and not isinstance(dataset.X, Tensor):
             return StreamValidBatches(dataset, self.folds)
         if isinstance(dataset, EventDataset):
             return ValidBatches(dataset, [fold.valid for fold in self.folds])
         X = torch.as_tensor(np.asarray(dataset.X), dtype=torch.float32)
         return [(rows, None) for rows in X.split(VALID_CHUNK)]
+
+    def _train_batches(
+        self,
+        dataset: EventDataset,
+        rngs: Sequence[np.random.Generator],
+        generators: Sequence[torch.Generator],
+    ) -> AnyTrainBatches:
+        """Return batches of every member's training rows, drawn from given random numbers."""
+        rows = [fold.train for fold in self.folds]
+        if not isinstance(dataset.X, Tensor):
+            return StreamTrainBatches(
+                dataset,
+                rows,
+                self.batch_size,
+                rngs[0],
+                augmenter=self.augmenter,
+                generators=generators,
+            )
+        return TrainBatches(
+            dataset,
+            rows,
+            self.batch_size,
+            rngs,
+            augmenter=self.augmenter,
+            generators=generators,
+            n_workers=self.n_workers,
+        )
 
     # -- the loop ---------------------------------------------------------------------------------
 
@@ -289,6 +325,8 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
     ) -> None:
         """Run one pass without waiting for the device until its end."""
         if iterator is None:
+            if not training:
+                self._note_states(None, None)
             return
         if training:
             losses = self._train_pass(iterator, step_fn, **fit_params)
@@ -311,6 +349,8 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
     ) -> NDArray[np.float64]:
         rates = self._rates(len(self.records_) - 1, len(iterator))
         self._set_training(True)
+        if self._moment_seeds:
+            self._dataset = iterator.dataset
         self.history.record("train_batch_count", len(iterator))
         if self.notifies_batches:
             return self._steps(
@@ -349,36 +389,36 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         means: NDArray[np.float64] = losses.mean(0).double().cpu().numpy()
         return means
 
-    def _valid_pass(self, iterator: ValidBatches) -> NDArray[np.float64]:
-        losses: NDArray[np.float64]
-        ranked_by = None
-        if self.monitor == "accuracy":
-            losses, accuracy = self._valid_steps(iterator)
-            self.records_[-1]["valid_accuracy"] = accuracy
-            ranked_by = -accuracy
-        elif isinstance(self._runner, MemberGroups):
-            losses = self._runner.validate(iterator)
-        else:
-            (losses,) = self._valid_steps(iterator)
-        self.best_.update(losses, len(self.records_) - 1, stacked_state(self.module_), ranked_by)
-        return losses
+    def _valid_pass(self, iterator: AnyValidBatches) -> NDArray[np.float64]:
+        scores = self._scores(iterator)
+        if scores.accuracy is not None:
+            self.records_[-1]["valid_accuracy"] = scores.accuracy
+        self._note_states(scores, partial(self._scores_of, iterator=iterator))
+        return scores.loss
 
-    def _valid_steps(self, iterator: ValidBatches) -> NDArray[np.float64]:
-        """Validate chunk by chunk; return the loss of every member, and the accuracy if that counts."""
-        figures = ["member_losses", "member_accuracy"][: 1 + (self.monitor == "accuracy")]
+    def _scores(self, iterator: AnyValidBatches, *, told: bool = True) -> Scores:
+        """Validate the state that the members have; callbacks need not be told."""
+        runner, by_loss = self._runner, self.monitor == "loss"
+        if by_loss and isinstance(runner, MemberGroups) and isinstance(iterator, ValidBatches):
+            return Scores(runner.validate(iterator))
+        figures = ["member_losses"] if by_loss else ["member_losses", "member_accuracy"]
         total = torch.zeros(len(figures), len(self.folds), device=iterator.dataset.y.device)
         self._set_training(False)
         count = 0
-        for batch, used in iterator:
-            if self.notifies_batches:
+        batches: Iterable[tuple[Batch, Tensor]] = iterator
+        if self.criterion.penalty is not None and isinstance(iterator, ValidBatches):
+            # A penalty depends on the number of rows it is found on: as many as in training.
+            batches = iterator.batches(self.batch_size)
+        for batch, used in batches:
+            if told and self.notifies_batches:
                 result = self._notified(batch, self.validation_step, training=False, used=used)
             else:
                 result = self.validation_step(batch)
             total += torch.stack([result[name] for name in figures])
             count += 1
-        self.history.record("valid_batch_count", count)
-        totals: NDArray[np.float64] = total.double().cpu().numpy()
-        return totals
+        if told:
+            self.history.record("valid_batch_count", count)
+        return Scores(*total.double().cpu().numpy())
 
     def _notified(
         self,
@@ -390,7 +430,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
     ) -> dict[str, Tensor]:
         """Run a step and tell callbacks of it: rows of all members one below the other."""
         used = batch.weight != 0 if used is None else used
-        plain = (batch.X[used], batch.y[used])
+        plain = (batch.X[used], self.criterion.labels(batch.y)[used])
         prefix = "train" if training else "valid"
         self.notify("on_batch_begin", batch=plain, training=training)
         step = step_fn(batch)
@@ -408,7 +448,10 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         """Return the loss of every member: the sum over its rows of weight times loss."""
         del X, training
         target, weight = y_true
-        losses: Tensor = (self.criterion_(y_pred.float(), target) * weight).sum(-1)
+        outputs = y_pred.float()
+        losses: Tensor = (self.criterion_(outputs, target) * weight).sum(-1)
+        if self.criterion.penalty is not None:
+            losses = losses + self.criterion.penalty(outputs, target, weight)
         return losses
 
     def _forward(self, X: Tensor) -> Tensor:
@@ -430,7 +473,10 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         """Take one step, with no more Python around it than it needs."""
         self.optimizer_.zero_grad(set_to_none=True)
         step = self.train_step_single(batch)
-        self.optimizer_.step()
+        if self.own_steps_ is None:
+            self.optimizer_.step()
+        else:
+            self.own_steps_.take(self.optimizer_.step, self.optimizer_.param_groups[0]["lr"])
         return step
 
     def validation_step(self, batch: Batch, **fit_params: Any) -> dict[str, Tensor]:
@@ -508,10 +554,49 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         super().on_epoch_end(net, **kwargs)
         group = self.optimizer_.param_groups[0]  # what acted last: schedule or callback
         momentum = group["betas"][0] if "betas" in group else group.get("momentum", np.nan)
-        self.records_[-1]["lr"] = np.array([group["lr"]], dtype=float)
+        own = np.ones(1) if self.own_steps_ is None else self.own_steps_.factor
+        self.records_[-1]["lr"] = group["lr"] * own
         self.records_[-1]["momentum"] = np.array([momentum], dtype=float)
         self.records_[-1]["seconds"] = np.array([time.perf_counter() - self._epoch_start])
 
-    def final_state(self) -> dict[str, Tensor]:
-        """Return the stacked state: of each member's best pass if it had one, else of the last."""
-        return self.best_.state(stacked_state(self.module_))
+    # -- states that are kept ---------------------------------------------------------------------
+
+    def _note_states(self, scores: Scores | None, scores_of: ScoresOf | None) -> None:
+        """Tell what keeps states of the end of a pass."""
+        state, epoch = stacked_state(self.module_), len(self.records_) - 1
+        self.records_[-1] |= self.states_.after_pass(epoch, state, scores, scores_of)
+
+    def _scores_of(self, state: State, iterator: AnyValidBatches) -> Scores:
+        """Validate another state than the one that training has reached."""
+        with holding(self.module_, state):
+            self._put_moments_right(state)
+            if isinstance(self._runner, MemberGroups):
+                for group in self._runner.groups:
+                    group.dense.load()  # before the next pass they do so again
+            return self._scores(iterator, told=False)
+
+    def _put_moments_right(self, state: State) -> None:
+        """Find the running moments of a state that the members hold anew."""
+        if not self._moment_seeds:
+            return
+        rngs = [np.random.default_rng(seed) for seed in self._moment_seeds]
+        generators = [torch.Generator(self.device).manual_seed(s) for s in self._moment_seeds]
+        batches = self._train_batches(self._dataset, rngs, generators)
+        self._set_training(True)
+        self._lend_to_dropout(generators)
+        try:
+            find_moments(self.module_, batches, self._forward, state)
+        finally:
+            self._lend_to_dropout(self.generators)
+
+    def kept(self) -> Kept:
+        """Return the states that predict.
+
+        Without averaging, the state of each member's best pass if it had one, else of the last.
+        """
+
+        def put_right(state: State) -> None:
+            with holding(self.module_, state):
+                self._put_moments_right(state)
+
+        return self.states_.kept(stacked_state(self.module_), put_right)

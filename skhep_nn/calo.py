@@ -9,7 +9,6 @@ from numbers import Real
 from typing import Any, Literal, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.metaestimators import available_if
@@ -19,7 +18,6 @@ from torch import nn
 
 from skhep_nn._base import (
     BaseNetworkClassifier,
-    BaseNetworkEstimator,
     BaseNetworkRegressor,
     Target,
     shares,
@@ -27,49 +25,20 @@ from skhep_nn._base import (
 from skhep_nn._callbacks import with_callbacks
 from skhep_nn._calo_cnn import CaloCNN
 from skhep_nn._docs import with_common_parameters
-from skhep_nn._images import ImageReader, chunks
+from skhep_nn._grid_estimator import GridEstimator
+from skhep_nn._images import ImageReader
 from skhep_nn._losses import with_classes
 from skhep_nn._torch_state import recording_gradients
 
 __all__ = ["CaloCNNClassifier", "CaloCNNRegressor"]
 
 
-class _CaloEstimator(ImageReader, BaseNetworkEstimator, ABC):
-    """What estimators of images share: reading, the `CaloCNN`, moments of the channels."""
-
-    def _encode_X(self, X: Any, *, reset: bool) -> NDArray[Any]:
-        values = self.read(X, reset=reset).values
-        # Bytes stay bytes, a quarter of the memory: the network turns each batch into numbers.
-        return values if values.dtype == np.uint8 else values.astype(np.float32, copy=False)
+class _CaloEstimator(ImageReader, GridEstimator, ABC):
+    """What estimators of images share: reading and the `CaloCNN`."""
 
     def _network(self, n_outputs: int) -> tuple[type[nn.Module], dict[str, Any]]:
         params = {"image_shape": self._size, "n_outputs": n_outputs, "preset": self.preset}
         return CaloCNN, params | dict(self.network_params or {})
-
-    def _input_state(self, X: NDArray[Any], weight: NDArray[np.float64]) -> dict[str, Any]:
-        """Return the weighted mean and standard deviation of each channel over all its cells."""
-        size = np.abs(weight)
-        total = np.zeros((2, X.shape[-1]))
-        for some in chunks(X):
-            # Chunk by chunk: a copy of all images in double precision may not fit.
-            images = X[some].astype(np.float64)
-            total[0] += size[some] @ images.mean((1, 2))
-            total[1] += size[some] @ np.square(images).mean((1, 2))
-        mean, square = total / size.sum()
-        spread = np.sqrt(np.maximum(square - mean**2, 0))
-        scale = np.where(spread > 1e-6 * np.maximum(1, np.abs(mean)), spread, 1)
-        return {
-            "mean": torch.as_tensor(mean, dtype=torch.float32),
-            "scale": torch.as_tensor(scale, dtype=torch.float32),
-        }
-
-    def _strata(self, X: NDArray[Any], target: Target) -> NDArray[Any] | None:
-        del X
-        return target.strata
-
-    def _augmentation_frame(self, X: Any, encoded: NDArray[Any]) -> Any:
-        del X
-        return encoded
 
 
 @with_common_parameters
@@ -86,6 +55,8 @@ class CaloCNNClassifier(_CaloEstimator, BaseNetworkClassifier):
     image_shape : tuple of int, default=None
         ``(H, W)`` or ``(H, W, C)`` of images that come as rows of pixels; by default such rows are
         images of one row.
+    monitor : {"loss", "accuracy"}, default="loss"
+        What is compared on validation rows to tell the best pass of a member and to stop early.
 
     Attributes
     ----------
@@ -130,6 +101,7 @@ class CaloCNNClassifier(_CaloEstimator, BaseNetworkClassifier):
         augmentation: Any = None,
         tta: bool = True,
         schedule: Any = None,
+        averaging: Any = None,
         optimizer: Any = "adam",
         weight_decay: float = 0.0,
         batch_size: int = 256,
@@ -146,11 +118,13 @@ class CaloCNNClassifier(_CaloEstimator, BaseNetworkClassifier):
         preset: str = "compact",
         network_params: Mapping[str, Any] | None = None,
         image_shape: Sequence[int] | None = None,
+        monitor: str = "loss",
     ) -> None:
         self.n_members = n_members
         self.augmentation = augmentation
         self.tta = tta
         self.schedule = schedule
+        self.averaging = averaging
         self.optimizer = optimizer
         self.weight_decay = weight_decay
         self.batch_size = batch_size
@@ -167,6 +141,7 @@ class CaloCNNClassifier(_CaloEstimator, BaseNetworkClassifier):
         self.preset = preset
         self.network_params = network_params
         self.image_shape = image_shape
+        self.monitor = monitor
 
 
 def _has_classes(regressor: Any) -> bool:
@@ -257,6 +232,7 @@ class CaloCNNRegressor(_CaloEstimator, BaseNetworkRegressor):
         augmentation: Any = None,
         tta: bool = True,
         schedule: Any = None,
+        averaging: Any = None,
         optimizer: Any = "adam",
         weight_decay: float = 0.0,
         batch_size: int = 256,
@@ -280,6 +256,7 @@ class CaloCNNRegressor(_CaloEstimator, BaseNetworkRegressor):
         self.augmentation = augmentation
         self.tta = tta
         self.schedule = schedule
+        self.averaging = averaging
         self.optimizer = optimizer
         self.weight_decay = weight_decay
         self.batch_size = batch_size

@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from skhep_nn._base import BaseNetworkClassifier, BaseNetworkRegressor
+from skhep_nn._base import BaseNetworkClassifier, BaseNetworkRegressor, Job
 from skhep_nn._docs import with_common_parameters
+from skhep_nn._mass_penalty import check_decorrelation, with_mass
 from skhep_nn._tables import TableEstimator, is_integer
 from skhep_nn.networks import (
     CategoricalColumn,
@@ -147,6 +148,21 @@ class DenseNetClassifier(_DenseNetEstimator, BaseNetworkClassifier):
         through the same layers.
     bottleneck : int, default=0
         With `blocks`: neurons that each group of columns is compressed to for the other blocks.
+    decorrelate : str or int, default=None
+        Column, such as a mass, that the score of background events should not depend on, so that a cut
+        on the score does not sculpt its spectrum. It remains one of the inputs. To the loss of each
+        event is added `decorrelation_strength` times the squared distance correlation of column and
+        score among the background events of its batch (DisCo, arXiv:2001.05310), with event
+        weights; training, validation and ``history_`` alike. What is strong enough to leave no
+        separation depends on the batch size: few events correlate by chance.
+    decorrelation_strength : float, default=1.0
+        With `decorrelate`: factor of the penalty. 0 trains as if there were none.
+    decorrelation_range : tuple of two floats, default=None
+        With `decorrelate`: only background events with the column from the first to the second value
+        count, such as those with a defined mass near the signal. None: all of them.
+    background_label : label, default=None
+        With `decorrelate`: class that is background, whose probability is the score. None: the first
+        of `classes_`.
 
     Attributes
     ----------
@@ -205,6 +221,7 @@ class DenseNetClassifier(_DenseNetEstimator, BaseNetworkClassifier):
         augmentation: Any = None,
         tta: bool = True,
         schedule: Any = None,
+        averaging: Any = None,
         optimizer: Any = "adam",
         weight_decay: float = 0.0,
         batch_size: int = 256,
@@ -229,11 +246,16 @@ class DenseNetClassifier(_DenseNetEstimator, BaseNetworkClassifier):
         stratify_by: str | int | None = None,
         blocks: Mapping[str, Any] | None = None,
         bottleneck: int = 0,
+        decorrelate: str | int | None = None,
+        decorrelation_strength: float = 1.0,
+        decorrelation_range: tuple[float, float] | None = None,
+        background_label: Any = None,
     ) -> None:
         self.n_members = n_members
         self.augmentation = augmentation
         self.tta = tta
         self.schedule = schedule
+        self.averaging = averaging
         self.optimizer = optimizer
         self.weight_decay = weight_decay
         self.batch_size = batch_size
@@ -258,6 +280,17 @@ class DenseNetClassifier(_DenseNetEstimator, BaseNetworkClassifier):
         self.stratify_by = stratify_by
         self.blocks = blocks
         self.bottleneck = bottleneck
+        self.decorrelate = decorrelate
+        self.decorrelation_strength = decorrelation_strength
+        self.decorrelation_range = decorrelation_range
+        self.background_label = background_label
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        check_decorrelation(self.decorrelation_strength, self.decorrelation_range)
+
+    def _prepare(self, *args: Any, **kwargs: Any) -> Job:
+        return with_mass(self, super()._prepare(*args, **kwargs))
 
 
 @with_common_parameters
@@ -336,6 +369,7 @@ class DenseNetRegressor(_DenseNetEstimator, BaseNetworkRegressor):
         augmentation: Any = None,
         tta: bool = True,
         schedule: Any = None,
+        averaging: Any = None,
         optimizer: Any = "adam",
         weight_decay: float = 0.0,
         batch_size: int = 256,
@@ -365,6 +399,7 @@ class DenseNetRegressor(_DenseNetEstimator, BaseNetworkRegressor):
         self.augmentation = augmentation
         self.tta = tta
         self.schedule = schedule
+        self.averaging = averaging
         self.optimizer = optimizer
         self.weight_decay = weight_decay
         self.batch_size = batch_size

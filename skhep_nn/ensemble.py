@@ -99,6 +99,12 @@ def stack_networks(networks: Sequence[nn.Module]) -> nn.Module:
     return stacked
 
 
+def operations_of(network: nn.Module) -> int:
+    """Return multiplications and additions for one row: where nobody counted, two a parameter."""
+    counted: int | None = getattr(network, "n_operations", None)
+    return 2 * sum(p.numel() for p in network.parameters()) if counted is None else counted
+
+
 def separate_members(stack: nn.Module) -> list[nn.Module]:
     """Return the members of a stack where they are modules of their own; else the stack alone.
 
@@ -236,6 +242,11 @@ class Ensemble:
         """Number of free parameters of one member."""
         return sum(p.numel() for p in self.member(0).parameters())
 
+    @cached_property
+    def n_operations(self) -> int:
+        """Multiplications and additions of all members for one row."""
+        return len(self) * operations_of(self.member(0))
+
     def member(self, index: int) -> nn.Module:
         """Return one member as an ordinary module in evaluation mode, on the CPU.
 
@@ -365,6 +376,6 @@ class Ensemble:
             predictor,
             chunks,
             n_workers=torch.get_num_threads() if on_cpu else 1,
-            n_operations=2.0 * self.n_parameters * len(self) * n_views * len(rows),
+            n_operations=float(self.n_operations) * n_views * len(rows),
             autocast=(device.type, autocast),
         )

@@ -15,6 +15,8 @@ from sklearn.model_selection import StratifiedKFold
 
 from skhep_nn._ams import AMSCurve, BestCut, ams_curve, ams_score, best_cut, check_b_reg
 from skhep_nn._binned import ClassificationSummary, binned_scores, classification_summary
+from skhep_nn._decorrelation import distance_correlation
+from skhep_nn._sculpting import MassSculpting, mass_sculpting
 from skhep_nn._tolerance import (
     make_within_tolerance_scorer,
     within_tolerance_score,
@@ -37,6 +39,7 @@ __all__ = [
     "BestCut",
     "ChallengeScores",
     "ClassificationSummary",
+    "MassSculpting",
     "SplitAMS",
     "ams_curve",
     "ams_score",
@@ -46,8 +49,10 @@ __all__ = [
     "challenge_scores",
     "class_balanced_weights",
     "classification_summary",
+    "distance_correlation",
     "make_ams_scorer",
     "make_within_tolerance_scorer",
+    "mass_sculpting",
     "mean_split_ams",
     "rescale_weights",
     "within_tolerance_score",

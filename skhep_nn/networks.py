@@ -38,6 +38,7 @@ from skhep_nn._dense_layers import (
 )
 from skhep_nn._member_layers import MemberDropout, MemberLinear
 from skhep_nn._split_dense_net import FeatureBlock, SplitDenseNet
+from skhep_nn._waveform_cnn import WaveformCNN
 
 __all__ = [
     "CaloCNN",
@@ -45,6 +46,7 @@ __all__ = [
     "DenseNet",
     "FeatureBlock",
     "SplitDenseNet",
+    "WaveformCNN",
     "embedding_size",
 ]
 

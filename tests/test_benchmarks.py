@@ -12,6 +12,7 @@ import torch
 
 from skhep_nn import make_calo_showers, make_higgs_events, make_ion_tracks
 from skhep_nn._calo_cnn import CaloCNN
+from skhep_nn.datasets.waveforms import make_waveforms
 from skhep_nn.networks import CategoricalColumn, DenseNet
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -83,6 +84,84 @@ def figures(folder, part):
     return tables
 
 
+def test_ladder(tmp_path):
+    """Scores, seconds and the statements drawn from them hang together."""
+    pytest.importorskip("matplotlib")
+    names = [
+        "single", "ensemble", "embedding", "fixing", "augmentation", "sse", "swa-constant",
+        "swa-constant-fixed", "1cycle", "dense", "full-split", "bottleneck", "semi-split", "5x100-0.1",
+        "single+1cycle",
+    ]  # fmt: skip
+    out = run(
+        "higgsml_ladder.py", "--events", 1500, "--members", 2, "--passes", 2, "--seeds", 2,
+        "--device", "cpu", "--rows", *names, "--output", tmp_path,
+    )  # fmt: skip
+    assert "15 rows in" in out
+    tables = figures(tmp_path, "ladder")
+    ladder, shown = tables["ladder"], tables["what is to be shown"]
+    counts = [row["parameters"] for row in ladder.values()]
+    assert counts[8:13] == [33_813, 23_113, 9_303, 10_272, 23_863]  # the study's
+    assert ladder["+ dense (final)"]["study: MAPA"] == "3.820 ± 0.020"
+    found = json.loads((tmp_path / "results.json").read_text())["ladder"]["rounds"]
+    assert list(found) == names
+    assert np.ptp(found["dense"]["log-loss"]) > 0  # another split, other starting values
+    single, ensemble = (found[name] for name in ("single", "ensemble"))
+    row = ladder["single network"]
+    seconds = single["fit_seconds"][0] / ensemble["fit_seconds"][0] - 1
+    assert float(row["train +"]) == pytest.approx(seconds, abs=0.006)
+    assert float(row["log-loss"].split()[0]) == pytest.approx(np.mean(single["log-loss"]), abs=6e-5)
+    for metric, sign in (("log-loss", -1), ("AUC", 1)):
+        line = shown[f"ensemble > single network: {metric}"]
+        gains = sign * (np.array(ensemble[metric]) - single[metric])
+        assert float(line["better by"]) == pytest.approx(gains.mean(), abs=6e-6)
+        error = abs(gains[0] - gains[1]) / 2
+        assert float(line["±"]) == pytest.approx(error, abs=6e-6)
+        # Test rows are 3/7 of those to train on.
+        assert float(line["± corrected"]) == pytest.approx(error * (1 + 2 * 3 / 7) ** 0.5, abs=6e-6)
+    losses = {name: np.mean(found[name]["log-loss"]) for name in names if name != "dense"}
+    best = min(losses, key=losses.get)
+    line = shown[f"final no worse than the best other ({best}): log-loss"]
+    difference = losses[best] - np.mean(found["dense"]["log-loss"])
+    assert float(line["better by"]) == pytest.approx(difference, abs=6e-6)
+    assert "swa-constant: renewal no worse than a fixed start: AUC" in shown
+    assert len(tables["one technique alone"]) == 2
+
+
+def test_ladder_under_the_conditions_of_the_challenge(tmp_path):
+    path = tmp_path / "challenge.csv"
+    write_challenge(path, 3000)
+    out = run(
+        "higgsml_ladder.py", "--data", path, "--quick", "--members", 2, "--passes", 2, "--seeds", 2,
+        "--rows", "ensemble", "--output", tmp_path / "out",
+    )  # fmt: skip
+    assert "MAPA is of the public test set" in out
+    (row,) = figures(tmp_path / "out", "ladder")["ladder"].values()
+    assert all(float(row[name].split()[0]) > 0.5 for name in ("MAPA", "AMS", "public"))
+
+
+def test_rows_of_the_ladder(monkeypatch):
+    """Accepted techniques accumulate, rejected ones leave no trace, and times have one baseline."""
+    monkeypatch.syspath_prepend(FOLDER)
+    import higgsml_ladder_rows as ladder
+
+    rows = ladder.ladder(one_cycle=15, members=10)
+    assert len(rows) == 30
+    for name in rows:
+        ladder.estimator(rows, name)  # all of it are parameters
+    final = ladder.parameters(rows, "dense")
+    assert (final["n_members"], final["activation"], final["dense"]) == (10, "swish", True)
+    assert "averaging" not in final
+    assert not rows["augmentation"].aligned
+    assert ladder.parameters(rows, "fixing") == ladder.parameters(rows, "embedding")
+    assert final["max_epochs"] == 15
+    assert ladder.parameters(rows, "sgdr")["max_epochs"] == 31  # 1 + 2 + 4 + 8 + 16
+    alone = ladder.parameters(rows, "single+dense")
+    assert alone == ladder.parameters(rows, "single") | dict(rows["dense"].changes)
+    # Table 6 by way of table 4, where it is 2.03.
+    assert ladder.published_increase(rows, "swa-constant", "train") == pytest.approx(2.03, abs=0.02)
+    assert ladder.published_increase(rows, "fixing", "train") is None
+
+
 def test_speed_on_tables(tmp_path):
     run(
         "speed.py", "--device", "cpu", "--events", 400, "--predict-rows", 200, "--repeats", 1,
@@ -120,6 +199,18 @@ def test_speed_on_images(tmp_path):
     )  # fmt: skip
     tables = figures(tmp_path, "images")
     assert len(tables["calorimeter images, training, rows a second"]) >= 3
+
+
+def test_ladder_refuses_what_it_cannot_do(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(FOLDER)
+    for name in ("GOMP_SPINCOUNT", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, os.environ.get(name, "1"))  # so that it is put back
+    import higgsml_ladder
+
+    monkeypatch.setattr(sys, "argv", ["higgsml_ladder.py", "--rows", "dense", "denser"])
+    with pytest.raises(SystemExit):
+        higgsml_ladder.parse()
+    assert "no row is named 'denser'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -195,6 +286,23 @@ def test_ion_energies(tmp_path):
             assert row["MAE (keV)"] == pytest.approx(np.mean(list(by_kind)), rel=0.3)
 
 
+def test_decorrelation(tmp_path):
+    out = run(
+        "decorrelation.py", "--events", 1500, "--epochs", 2, "--seeds", 2, "--strengths", 0, 30,
+        "--bins", 10, "--device", "cpu", "--output", tmp_path,
+    )  # fmt: skip
+    assert "background events pass" in out
+    tables = figures(tmp_path, "decorrelation")
+    assert list(tables["mean"]) == ["mass left out", "strength 0", "strength 30"]
+    assert tables["mean"]["strength 0"]["AUC"] > tables["mean"]["strength 30"]["AUC"]
+    for row in tables["mean"].values():
+        assert 0 < row["background efficiency"] < 1
+        assert 0 <= row["divergence (bits)"] < 1
+        assert row["fit (s)"] > 0
+    rounds = json.loads((tmp_path / "results.json").read_text())["decorrelation"]["rounds"]
+    assert rounds["splits"]["seed"] == [0, 0, 0, 1, 1, 1]
+
+
 def test_electron_or_photon(tmp_path):
     """On simulated images, and on few real ones, here images of a file of the same form."""
     h5py = pytest.importorskip("h5py")
@@ -236,3 +344,129 @@ def test_images_speed(tmp_path):
     results = (tmp_path / "results.md").read_text()
     for text in ("HDF5", "memory map", "float32 / ours, bfloat16", "AUC"):
         assert text in results
+
+
+def tiny_waveforms(*arguments):
+    return run(
+        "waveforms.py", *arguments, "--device", "cpu", "--n-train", 200, "--n-test", 100,
+        "--points", 400, "--epochs", 2, "--school-epochs", 1, "--draws", 10, "--bins", 2,
+    )  # fmt: skip
+
+
+def test_waveforms(tmp_path):
+    """On simulated traces, and on real ones, here a file of the same form."""
+    pytest.importorskip("matplotlib")
+    signals = make_waveforms(60, n_points=300, n_pulses=(1, 2), random_state=0)
+    traces = signals.traces.astype(np.float16)
+    traces[[7, 20], 100] = -np.inf
+    np.savez(tmp_path / "pulses.npz", X=traces, y=signals.n_pulses, energy=signals.energy.sum(1))
+    out = tiny_waveforms(
+        "--data", tmp_path / "pulses.npz", f"{tmp_path / 'pulses.npz'}:energy", "--folds", 2,
+        "--real-epochs", 1, "--speed-traces", 100, "--passes", 1, "--repeats", 1,
+        "--memory-gb", 0.01, "--output", tmp_path,
+    )  # fmt: skip
+    assert "Dropped: rows 7, 20. The loader says of them: 2 of 60 traces" in out
+    tables = figures(tmp_path, "separation")
+    ours, peers = "skhep_nn, default", {"boosted trees, pulse shapes", "skhep_nn, preset school"}
+    scores = tables["test set"]
+    assert {ours, "plain PyTorch loop, default network"} | peers <= set(scores)
+    for name, row in scores.items():
+        assert row["MSE (1e-4)"] == pytest.approx(
+            (row["bias (1e-3)"] ** 2 + row["spread (1e-3)"] ** 2) / 100
+        )
+        if name != ours:
+            difference = tables["paired differences"][f"{ours} against {name}"]
+            lower = row["MSE (1e-4)"] - scores[ours]["MSE (1e-4)"]
+            assert difference["MSE lower by (1e-4)"] == pytest.approx(lower)
+            errors = difference["standard errors"] * difference["± (1e-4)"]
+            assert errors == pytest.approx(lower)
+    by_d = tables["spread of residuals against d"]
+    assert sum(row["n"] for row in by_d.values()) == 100
+    assert "Training took" in out
+    classes = figures(tmp_path, "pulses")
+    for caption in ("d < 0.01", "any d"):
+        assert {ours, "boosted trees, pulse shapes"} < set(classes[caption])
+        assert all(0 <= row["AUC"] <= 1 for row in classes[caption].values())
+    assert sum(row["n"] for row in classes["any d: area against d"].values()) <= 50
+    assert (
+        "by hand, float32 / ours, float32"
+        in figures(tmp_path, "rates")["training, ratios of seconds"]
+    )
+    results = json.loads((tmp_path / "results.json").read_text())
+    peak = results["memory"]["tables"]["peak"]
+    assert all(
+        size < limit
+        for size, limit in zip(
+            peak["peak beyond start (GB)"].values(), peak["1.3 x data + 1 GB"].values(), strict=True
+        )
+    )
+    assert len(figures(tmp_path, "real_pulses")["classes"]) == 4
+    values = figures(tmp_path, "real_pulses_energy")["values"]
+    assert {ours, "height of the step by hand"} < set(values)
+
+
+def test_waveforms_grid_search(tmp_path):
+    pytest.importorskip("matplotlib")
+    tiny_waveforms(
+        "search", "--grid-traces", 30, "--grid-points", 60, "--grid-epochs", 1, "--output", tmp_path,
+    )  # fmt: skip
+    table = list(figures(tmp_path, "search")["candidates"].values())
+    assert len(table) == 36
+    scores = [row["MSE (1e-4)"] for row in table]
+    assert scores == sorted(scores)
+    assert {(row["batch_size"], row["channels"], row["kernels"]) for row in table} == {
+        (b, c, k) for b in (16, 32, 128) for c in (16, 32) for k in (3, 9)
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["pulse"], "no part is named 'pulse'"), (["real"], "the part 'real' needs --data")],
+)
+def test_waveforms_refuses_what_it_cannot_do(arguments, message, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(FOLDER)
+    for name in ("GOMP_SPINCOUNT", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, os.environ.get(name, "1"))  # so that it is put back
+    import waveforms
+
+    monkeypatch.setattr(sys, "argv", ["waveforms.py", *arguments])
+    with pytest.raises(SystemExit):
+        waveforms.parse()
+    assert message in capsys.readouterr().err
+
+
+def test_pulse_shapes(monkeypatch):
+    """Shapes of pulses that are drawn by hand are what one reads off them."""
+    monkeypatch.syspath_prepend(FOLDER)
+    from waveforms_shapes import pulse_shapes, step_height
+
+    time = np.arange(1000)
+    noise = 0.01 * np.random.default_rng(0).normal(size=(4, 1000))
+
+    def pulse(height, place, width):
+        return height * np.exp(-0.5 * ((time - place) / width) ** 2)
+
+    both = pulse(2, 400, 10) + pulse(1, 500, 10)
+    traces = np.stack([pulse(2, 400, 20), both, pulse(-2, 400, 20), 5 + pulse(2, 400, 20)]) + noise
+    shapes = pulse_shapes(traces)
+    single = shapes.iloc[0]
+    assert single["height"] == pytest.approx(2, rel=0.02)
+    assert single["area"] == pytest.approx(2 * 20 * np.sqrt(2 * np.pi), rel=0.05)
+    assert single["mean time"] == pytest.approx(400, abs=1)
+    assert single["width"] == pytest.approx(20, rel=0.05)
+    assert single["kurtosis"] == pytest.approx(3, abs=0.4)
+    assert single["width at 50%"] == pytest.approx(20 * 2.355, abs=3)
+    assert single["from 10% to 90%"] == pytest.approx(20 * 2 * 1.2816, abs=2)
+    assert shapes["peaks"].tolist() == [1, 2, 1, 1]
+    assert shapes["between peaks"].tolist() == pytest.approx([0, 100, 0, 0], abs=2)
+    assert shapes["second peak"][1] == pytest.approx(1, rel=0.1)
+    assert shapes["baseline"].tolist() == pytest.approx([0, 0, 0, 5], abs=0.02)
+    for other in (2, 3):  # upside down, and on a pedestal
+        for name in ("height", "area", "mean time", "width"):
+            assert shapes[name][other] == pytest.approx(single[name], rel=0.06), name
+    whole = shapes[[name for name in shapes if name.startswith("trace, bin")]]
+    assert np.allclose(whole.sum(axis=1), 1)
+    two_channels = pulse_shapes(np.stack([traces, 2 * traces], axis=2))
+    assert np.allclose(two_channels["1: height"], 2 * shapes["height"], rtol=1e-3)
+    step = np.where(time < 500, 0.0, 3.0) + noise
+    assert step_height(step, window=200, gap=20) == pytest.approx(3, rel=0.01)

@@ -375,6 +375,30 @@ def test_early_stopping_restores_the_best_pass(spots):
     assert history.valid_loss.min() == pytest.approx(error - 0.1 * np.log(p).mean(), rel=1e-3)
 
 
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_the_best_pass_can_be_that_of_the_best_accuracy(blobs, n_classes):
+    X, _ = blobs
+    # Labels that are partly chance: accuracy and loss have their best passes apart.
+    rng = np.random.default_rng(1)
+    y = np.where(rng.random(240) < 0.6, blobs[1], rng.integers(0, n_classes, 240))
+    w = rng.uniform(0.5, 2, 240)
+    fits = {}
+    for monitor in ("loss", "accuracy"):
+        model = small(monitor=monitor, n_members=2, schedule=Constant(lr=0.02), max_epochs=20)
+        fits[monitor] = model.fit(X, y, sample_weight=w).net_.best_
+    history = model.history_.set_index(["epoch", "member"]).valid_accuracy.unstack()
+    np.testing.assert_array_equal(fits["accuracy"].epoch, history.to_numpy().argmax(axis=0))
+    assert (fits["accuracy"].epoch != fits["loss"].epoch).any()
+    losses = model.history_.set_index(["epoch", "member"]).valid_loss
+    for member, fold in enumerate(model.net_.folds):
+        best = fits["accuracy"].epoch[member]
+        assert fits["accuracy"].loss[member] == losses[best, member]
+        out = model.ensemble_.predict_members(torch.from_numpy(X[fold.valid]))[member].numpy()
+        code = out[:, 0] > 0 if n_classes == 2 else out.argmax(1)
+        right = np.average(code == y[fold.valid], weights=w[fold.valid])
+        assert history.loc[best, member] == pytest.approx(right, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("params", "aux", "message"),
     [

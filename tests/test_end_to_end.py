@@ -39,6 +39,10 @@ CONFORMANCE = {
     "ImageCropper": "test_image_preprocessing",
     "ImageScaler": "test_image_preprocessing",
     "StackedPostRegressor": "test_stacking",
+    "WaveformAugmenter": "test_waveform_augmentation",
+    "WaveformClassifier": "test_waveform",
+    "WaveformRegressor": "test_waveform",
+    "WaveformScaler": "test_waveform_preprocessing",
 }
 
 

@@ -3,6 +3,7 @@ import pytest
 from sklearn.base import clone
 
 from skhep_nn import Constant, CosineRestarts, DenseNetClassifier, OneCycle, ReduceOnPlateau
+from skhep_nn.schedules import CyclicLR
 
 
 def whole(schedule, n_epochs=15, n_steps=90):
@@ -59,6 +60,11 @@ def test_constant():
         CosineRestarts(final_lr=1),
         CosineRestarts(cycle=0),
         CosineRestarts(growth=0.5),
+        CyclicLR(max_lr=np.inf),
+        CyclicLR(min_lr=-1e-4),
+        CyclicLR(min_lr=1),
+        CyclicLR(cycle=0),
+        CyclicLR(cycle=0.5),
         ReduceOnPlateau(lr=np.inf),
         ReduceOnPlateau(factor=1),
         ReduceOnPlateau(patience=0),
@@ -90,6 +96,42 @@ def test_one_cosine_over_the_whole_fit():
     lr, _ = whole(CosineRestarts(max_lr=1.0, final_lr=0.1, cycle=None), n_epochs=5, n_steps=20)
     t = np.arange(100) / 100
     np.testing.assert_allclose(lr, 0.1 + 0.45 * (1 + np.cos(np.pi * t)))
+
+
+def test_the_cosine_cycles_of_section_3_7():
+    lr, _ = whole(CosineRestarts(2e-3, final_lr=2e-4, cycle=5, growth=1))
+    t = np.arange(450) / 450
+    np.testing.assert_allclose(lr, np.tile(2e-4 + 0.9e-3 * (1 + np.cos(np.pi * t)), 3))
+
+
+@pytest.mark.parametrize(("cycle", "n_steps"), [(1, 90), (5, 90), (3, 1), (1, 1), (2, 7)])
+def test_linear_cycles(cycle, n_steps):
+    lr, momentum = whole(CyclicLR(0.5, min_lr=0.1, cycle=cycle), n_steps=n_steps)
+    assert momentum is None
+    t = np.arange(len(lr)) / n_steps
+    np.testing.assert_allclose(lr, np.interp(t % cycle, [0, cycle / 2, cycle], [0.1, 0.5, 0.1]))
+
+
+def test_ends_of_cycles():
+    assert CosineRestarts().cycle_ends(15) == [0, 2, 6, 14]
+    assert CosineRestarts().cycle_ends(14) == [0, 2, 6]
+    assert CosineRestarts(cycle=5, growth=1).cycle_ends(17) == [4, 9, 14]
+    assert CosineRestarts(cycle=None).cycle_ends(15) == []
+    assert CyclicLR().cycle_ends(3) == [0, 1, 2]
+    assert CyclicLR(cycle=4).cycle_ends(9) == [3, 7]
+
+
+@pytest.mark.parametrize(
+    "schedule", [CosineRestarts(growth=1.5), CosineRestarts(growth=1, cycle=3), CyclicLR(cycle=2)]
+)
+def test_the_rate_is_lowest_where_a_cycle_ends(schedule):
+    """The first step after it starts a new one, unless the cycle ended within a pass."""
+    n_steps = 50
+    lr, _ = whole(schedule, n_epochs=16, n_steps=n_steps)
+    lows = 1 + np.flatnonzero((lr[1:-1] < lr[:-2]) & (lr[1:-1] <= lr[2:]))
+    ends = schedule.cycle_ends(16)
+    for end, low in zip(ends, lows, strict=False):
+        assert n_steps * (end + 1) <= low + 1 < n_steps * (end + 2)
 
 
 def plateau(losses, **params):

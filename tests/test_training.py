@@ -77,7 +77,7 @@ def test_stacked_members_equal_members_trained_one_by_one(events, monkeypatch):
         monkeypatch.setattr(
             alone,
             "_build_net",
-            lambda e, wt, t, f, s, d, k=k, build=build: build(e, wt, t, f, [seeds[2 + k]], d),
+            lambda job, d, k=k, build=build: build(job._replace(seeds=[seeds[2 + k]]), d),
         )
         alone.fit(X, y, sample_weight=w)
         for name, value in alone.ensemble_.states.items():
@@ -118,6 +118,7 @@ def test_batches_use_every_row_once_and_are_of_equal_size():
             assert sizes.max() - sizes.min() <= 1
             torch.testing.assert_close(batch.weight.sum(1), torch.ones(3))
             for k in range(3):
+                assert len(set(batch.y[k].tolist())) == batches.width
                 seen[k].extend(batch.y[k][batch.weight[k] > 0].tolist())
         for k in range(3):
             assert sorted(seen[k]) == rows[k].tolist()
@@ -231,7 +232,7 @@ def test_class_balance_gives_both_classes_the_same_total(events):
 
     model = classifier(class_weight="balanced", schedule=Record(), max_epochs=1)
     build = model._build_net
-    model._build_net = lambda e, weight, *rest: (seen.append(weight), build(e, weight, *rest))[1]
+    model._build_net = lambda job, device: (seen.append(job.weight), build(job, device))[1]
     model.fit(X, y, sample_weight=w)
     weight = seen[0]
     assert weight[y == 1].sum() == pytest.approx(weight[y == 0].sum())
