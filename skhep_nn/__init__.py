@@ -3,6 +3,7 @@
 from skhep_nn._lr_range import lr_range_test
 from skhep_nn._together import fit_together
 from skhep_nn._version import __version__
+from skhep_nn.architecture_search import ArchitectureSearch
 from skhep_nn.augmentation import EventAugmenter, ImageAugmenter, WaveformAugmenter
 from skhep_nn.augmented import AugmentedClassifier, AugmentedRegressor
 from skhep_nn.averaging import (
@@ -23,6 +24,7 @@ from skhep_nn.datasets import (
 )
 from skhep_nn.dense import DenseNetClassifier, DenseNetRegressor
 from skhep_nn.ensemble import Ensemble
+from skhep_nn.hyper_ensemble import HyperEnsembleClassifier, HyperEnsembleRegressor
 from skhep_nn.kinematics import CartesianMomenta, EventAligner
 from skhep_nn.metrics import (
     ams_curve,
@@ -40,6 +42,7 @@ from skhep_nn.stacking import StackedPostRegressor
 from skhep_nn.waveform import WaveformClassifier, WaveformRegressor
 
 __all__ = [
+    "ArchitectureSearch",
     "AugmentedClassifier",
     "AugmentedRegressor",
     "CaloCNNClassifier",
@@ -54,6 +57,8 @@ __all__ = [
     "EventAligner",
     "EventAugmenter",
     "FastGeometricEnsemble",
+    "HyperEnsembleClassifier",
+    "HyperEnsembleRegressor",
     "ImageAugmenter",
     "ImageCropper",
     "ImageScaler",

@@ -260,8 +260,9 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
         optimizer = self.optimizer
         if isinstance(optimizer, str):
             optimizer = OPTIMIZERS[optimizer]
-        # Not every optimiser of torch knows weight decay.
-        decay = {"optimizer__weight_decay": self.weight_decay} if self.weight_decay else {}
+        # Not every optimiser of torch knows weight decay; AdamW has some unless told otherwise.
+        takes_decay = self.weight_decay or isinstance(self.optimizer, str)
+        decay = {"optimizer__weight_decay": self.weight_decay} if takes_decay else {}
         stack = stack_networks(networks)
         if settings is not None:
             settings.share_dropout(stack)
@@ -531,7 +532,7 @@ def _copied(callback: Any) -> Any:
         return callback
 
 
-class Diverged(ValueError):
+class DivergedError(ValueError):
     """None of an estimator's members has come out finite."""
 
 
@@ -550,7 +551,7 @@ def _weights(net: MemberNet, kept: Kept, own: NDArray[np.intp]) -> NDArray[np.fl
         where = ", ".join(f"member {k} in pass {epoch}" for k, epoch in bad_pass.items())
         msg = f"training diverged ({where}); lower the learning rate (schedule=) or look for outliers."
         if len(bad_pass) == len(own):
-            raise Diverged(msg)
+            raise DivergedError(msg)
         warnings.warn(msg + " These members are left out.", ConvergenceWarning, stacklevel=3)
     best = net.best_.loss
     weight = finite.astype(float)

@@ -68,6 +68,11 @@ class Fold(NamedTuple):
     valid: IntArray
 
 
+def _only_stored(rows: Tensor) -> bool:
+    """Whether these are counts of 16 bits on a GPU, where torch turns them into numbers but no more."""
+    return rows.dtype == torch.uint16 and rows.device.type == "cuda"
+
+
 class EventDataset(Dataset):  # type: ignore[misc]
     """Rows, targets and event weights.
 
@@ -86,12 +91,16 @@ class EventDataset(Dataset):  # type: ignore[misc]
 
     def rows(self, index: Tensor) -> Tensor:
         """Return rows on the device of the targets."""
-        rows: Tensor = self.X[index.to(self.X.device)].to(self.y.device)
-        return rows
+        X, index = self.X, index.to(self.X.device)
+        stored = _only_stored(X)
+        rows: Tensor = X.view(torch.int16)[index].view(X.dtype) if stored else X[index]
+        return rows.to(self.y.device)
 
     def gather(self, index: Tensor, share: Tensor, rows: Tensor | None = None) -> Batch:
         """Return a batch: rows, unless they are given, targets, and weights times shares."""
         rows = self.rows(index) if rows is None else rows
+        if _only_stored(rows):
+            rows = rows.float()
         return Batch(rows, self.y[index], self.weight[index] * share)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import _safe_indexing
 
-from skhep_nn._base import BaseNetworkEstimator, Diverged, Job
+from skhep_nn._base import BaseNetworkEstimator, DivergedError, Job
 from skhep_nn._batches import Fold, n_steps
 from skhep_nn._member_settings import MemberSettings, proportion
 from skhep_nn._torch_state import recording_gradients
@@ -27,7 +27,7 @@ class Trained(NamedTuple):
     """What training has made of an estimator: the rows of its members, and why it is not fitted."""
 
     folds: list[Fold]
-    error: Diverged | None
+    error: DivergedError | None
 
 
 def fit_together(
@@ -129,7 +129,7 @@ def train_together(
         start = members.stop
         try:
             attributes = estimator._fitted_attributes(net, members)
-        except Diverged as error:
+        except DivergedError as error:
             outcomes.append(Trained(job.folds, error))
             continue
         # The net is that of all: nothing that one of them should hold.
@@ -206,7 +206,8 @@ def _factors(estimators: Sequence[Any], job: Job) -> list[float]:
         except ValueError as error:
             msg = (
                 "estimators whose learning rates depend on validation losses, which are those of all "
-                f"members, cannot differ in {', '.join(names)}; fit those that agree together."
+                f"members, cannot differ in {', '.join(sorted(set().union(*differ)))}; fit those that agree "
+                "together."
             )
             raise ValueError(msg) from error
         factor = proportion(ours, reference)

@@ -26,6 +26,8 @@ from skhep_nn._schedule_display import ScheduleDisplay
 from skhep_nn._score_display import ScoreDistributionDisplay
 from skhep_nn._sculpting_display import MassSculptingDisplay
 from skhep_nn._search_display import SearchHeatmapDisplay
+from skhep_nn._search_model_display import SearchDependenceDisplay, SearchSamplesDisplay
+from skhep_nn._search_progress_display import SearchProgressDisplay, SearchSizeDisplay
 
 __all__ = [
     "AMSCurveDisplay",
@@ -46,5 +48,9 @@ __all__ = [
     "RelianceDisplay",
     "ScheduleDisplay",
     "ScoreDistributionDisplay",
+    "SearchDependenceDisplay",
     "SearchHeatmapDisplay",
+    "SearchProgressDisplay",
+    "SearchSamplesDisplay",
+    "SearchSizeDisplay",
 ]

@@ -26,6 +26,7 @@ from skhep_nn.metrics import rescale_weights
 TOTALS = {"s": 691.9886, "b": 410_999.8473}
 # What is fitted, by name: the files of tests that run scikit-learn's suite over it.
 CONFORMANCE = {
+    "ArchitectureSearch": "test_architecture_search",
     "AugmentedClassifier": "test_augmented",
     "AugmentedRegressor": "test_augmented",
     "CaloCNNClassifier": "test_calo",
@@ -35,6 +36,8 @@ CONFORMANCE = {
     "DenseNetRegressor": "test_dense",
     "EventAligner": "test_kinematics",
     "EventAugmenter": "test_augmentation",
+    "HyperEnsembleClassifier": "test_hyper_ensemble",
+    "HyperEnsembleRegressor": "test_hyper_ensemble",
     "ImageAugmenter": "test_image_augmentation",
     "ImageCropper": "test_image_preprocessing",
     "ImageScaler": "test_image_preprocessing",

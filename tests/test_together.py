@@ -7,13 +7,17 @@ from sklearn.linear_model import LogisticRegression
 from skhep_nn import (
     CaloCNNClassifier,
     CartesianMomenta,
+    Constant,
     DenseNetClassifier,
     DenseNetRegressor,
     EventAugmenter,
     OneCycle,
+    ReduceOnPlateau,
+    _together,
     fit_together,
     make_higgs_events,
 )
+from skhep_nn._together import train_together
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +111,16 @@ def test_together_on_cuda(events):
             [*models(1, schedule=OneCycle(1e-3)), *models(1, schedule=OneCycle(1e-2))],
             {},
             ValueError,
-            "in schedule__max_lr",
+            "in schedule__max_lr to other effect",
+        ),
+        (
+            [
+                *models(1, schedule=ReduceOnPlateau(1e-3)),
+                *models(1, schedule=ReduceOnPlateau(2e-3)),
+            ],
+            {},
+            ValueError,
+            "depend on validation losses.* in schedule__lr",
         ),
         ([*models(1), *models(1, n_members=3)], {}, ValueError, "in n_members"),
         (models(1, callbacks=[object()]), {}, ValueError, "one by one"),
@@ -126,3 +139,32 @@ def test_rows_that_lead_to_different_networks(events):
     X = X.assign(PRI_jet_num=np.where(few, np.minimum(X["PRI_jet_num"], 1), X["PRI_jet_num"]))
     with pytest.raises(ValueError, match="different networks"):
         fit_together(models(2), X, y, rows=[np.arange(1500), np.arange(1500, 3000)])
+
+
+def test_rows_that_estimators_share_are_held_once(events, monkeypatch):
+    X, y, _ = events
+    joined = []
+    whole = _together._joined
+    monkeypatch.setattr(_together, "_joined", lambda jobs: joined.append(whole(jobs)) or joined[-1])
+    fit_together(models(3, max_epochs=1), X, y)
+    fit_together(models(2, max_epochs=1), X, y, rows=[np.arange(1500), np.arange(1500, 3000)])
+    assert [len(job.rows) for job in joined] == [3000, 3000]
+    fit_together(models(2, max_epochs=1), X, y, rows=[np.arange(1500), np.arange(1500)])
+    assert len(joined[-1].rows) == 1500
+
+
+def test_one_that_diverges(events):
+    """It is told from the others, whose weights are their own affair."""
+    X, y, w = events
+    # A huge weight decay blows up one of them.
+    mixed = [*models(1), *models(1, weight_decay=1e30, optimizer="sgd")]
+    for model in mixed:
+        model.set_params(optimizer="sgd", schedule=Constant(1e-3))
+    first, second = train_together(mixed, X, y, w, rows=None)
+    assert first.error is None
+    assert "member 0 in pass 0" in str(second.error)
+    alone = models(1, optimizer="sgd", schedule=Constant(1e-3))[0].fit(X, y, sample_weight=w)
+    assert_same(mixed[0], alone)
+    assert not hasattr(mixed[1], "ensemble_")
+    with pytest.raises(ValueError, match="diverged"):
+        fit_together(mixed, X, y, w)

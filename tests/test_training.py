@@ -371,6 +371,14 @@ def test_a_keyboard_interrupt_of_the_user_is_not_swallowed(events):
         classifier(schedule=Interrupt()).fit(X, y)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_no_weight_decay_is_none(events, optimizer):
+    """Not even that which torch's AdamW has by default."""
+    X, y, _ = events
+    net = classifier(optimizer=optimizer, max_epochs=1).fit(X, y).net_
+    assert net.optimizer_.param_groups[0]["weight_decay"] == 0
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "rmsprop", torch.optim.NAdam])
 def test_optimisers(events, optimizer):
     X, y, _ = events
