@@ -244,7 +244,7 @@ class ArchitectureSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[mis
             value = getattr(self, name)
             if not is_integer(value) or value < 1:
                 raise ValueError(f"{name}={value!r} must be an integer of at least 1.")
-        if self.error_score != "raise" and not isinstance(self.error_score, Real):
+        if not any((isinstance(self.error_score, Real), self.error_score == "raise")):
             raise ValueError(f"error_score={self.error_score!r} must be 'raise' or a number.")
         if not isinstance(self.refit, bool | np.bool_ | dict):
             raise TypeError(f"refit={self.refit!r} must be True, False or a dict of parameters.")

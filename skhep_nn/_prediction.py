@@ -36,6 +36,8 @@ __all__ = [
 # core; of images it can hold fewer. A GPU wants few, large calls.
 _CPU_CHUNK, _CPU_BYTES = 2048, 1 << 20
 _CUDA_CHUNK, _CUDA_BYTES = 65536, 1 << 25
+# Multiplications and additions that a call on a CPU is worth, however large its rows.
+_CPU_WORK = 200_000_000
 # Where a network can predict in memory of its own, that memory should fit a core's cache: so many rows and
 # members at once.
 CPU_WIDTH, _CPU_MEMBERS = 512, 4
@@ -139,12 +141,14 @@ def cut(rows: Any, size: int) -> Sequence[Any]:
     return [_LazyChunk(rows, start, min(start + size, n)) for start in range(0, n, size)]
 
 
-def chunk_rows(rows: Any, device: torch.device) -> int:
-    """Return how many rows to predict at a time."""
+def chunk_rows(rows: Any, device: torch.device, n_operations: int | None) -> int:
+    """Return how many rows to predict at a time, which each take so many operations if known."""
     most, n_bytes = (_CPU_CHUNK, _CPU_BYTES) if device.type == "cpu" else (_CUDA_CHUNK, _CUDA_BYTES)
     row_bytes = math.prod(rows.shape[1:]) * rows.dtype.itemsize
     # A power of two, which `Ensemble.predict_members` need not fill up.
     fitting = 1 << (n_bytes // max(1, row_bytes)).bit_length()
+    if n_operations is not None and device.type == "cpu":
+        fitting = max(fitting, 1 << (_CPU_WORK // n_operations).bit_length())
     return int(min(most, max(CPU_LANES, fitting)))
 
 

@@ -127,7 +127,8 @@ class SearchHeatmapDisplay:
             score = search.refit if isinstance(search.refit, str) else "score"
             if f"mean_test_{score}" not in search.cv_results_:
                 score = "score"
-        label = search.scoring if score == "score" and isinstance(search.scoring, str) else score
+        scoring = getattr(search, "scoring", None)
+        label = scoring if score == "score" and isinstance(scoring, str) else score
         return cls.from_results(
             search.cv_results_, x=x, y=y, score=score, others=others, ax=ax, name=label, **kwargs
         )

@@ -356,7 +356,10 @@ class Ensemble:
         on_cpu = device.type == "cpu"
         plain = autocast is None and chunk_size is None
         in_memory = on_cpu and plain and hasattr(runtime.stack, "evaluator")
-        size = chunk_size or (CPU_WIDTH if in_memory else chunk_rows(rows, device))
+        size = CPU_WIDTH
+        if chunk_size or not in_memory:
+            counted = getattr(runtime.members[0], "n_operations", None)
+            size = chunk_size or chunk_rows(rows, device, counted)
         chunks = cut(rows, size)
 
         def predictor() -> Callable[[Tensor], Tensor]:

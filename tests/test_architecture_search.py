@@ -437,6 +437,15 @@ def test_optuna_finds_the_optimum(scripted, data):
         search_of(space=SPACE | {"dropout": norm()}, **options).fit(*data)
 
 
+def test_optuna_learns_what_is_refused(scripted, data):
+    pytest.importorskip("optuna")
+    # The optimum lies outside of the window.
+    options = {"method": "optuna", "n_parameters": (5e3, 8e3), "refit": False}
+    results = search_of(n_iter=30, **options).fit(*data).cv_results_
+    assert len(results["params"]) == 30
+    assert results["n_parameters"].max() <= 8_000
+
+
 def test_optuna_is_an_extra(data, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
     with pytest.raises(ImportError, match=r"skhep_nn\[optuna\]"):
