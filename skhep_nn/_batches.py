@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from skorch.dataset import Dataset
 from torch import Tensor
 
+from skhep_nn._torch_state import computable, only_stored
+
 __all__ = [
     "VALID_CHUNK",
     "Augmenter",
@@ -68,11 +70,6 @@ class Fold(NamedTuple):
     valid: IntArray
 
 
-def _only_stored(rows: Tensor) -> bool:
-    """Whether these are counts of 16 bits on a GPU, where torch turns them into numbers but no more."""
-    return rows.dtype == torch.uint16 and rows.device.type == "cuda"
-
-
 class EventDataset(Dataset):  # type: ignore[misc]
     """Rows, targets and event weights.
 
@@ -92,16 +89,15 @@ class EventDataset(Dataset):  # type: ignore[misc]
     def rows(self, index: Tensor) -> Tensor:
         """Return rows on the device of the targets."""
         X, index = self.X, index.to(self.X.device)
-        stored = _only_stored(X)
+        # Numbers of 16 bits without a sign are not gathered on a GPU, those with one are.
+        stored = only_stored(X)
         rows: Tensor = X.view(torch.int16)[index].view(X.dtype) if stored else X[index]
         return rows.to(self.y.device)
 
     def gather(self, index: Tensor, share: Tensor, rows: Tensor | None = None) -> Batch:
         """Return a batch: rows, unless they are given, targets, and weights times shares."""
         rows = self.rows(index) if rows is None else rows
-        if _only_stored(rows):
-            rows = rows.float()
-        return Batch(rows, self.y[index], self.weight[index] * share)
+        return Batch(computable(rows), self.y[index], self.weight[index] * share)
 
 
 def _filled(width: int) -> int:

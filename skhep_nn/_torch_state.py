@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 __all__ = [
+    "computable",
     "half_precision",
     "one_thread_each",
+    "only_stored",
     "recording_gradients",
     "tensor_of",
     "threads_for",
@@ -77,3 +80,17 @@ def recording_gradients() -> Iterator[None]:
     """Train even where the caller has switched gradients off."""
     with torch.inference_mode(mode=False), torch.enable_grad():
         yield
+
+
+def only_stored(rows: Tensor) -> bool:
+    """Whether these are counts of 16 bits on a GPU, where torch does next to nothing with them."""
+    return rows.dtype == torch.uint16 and rows.device.type == "cuda"
+
+
+def computable(rows: Tensor) -> Tensor:
+    """Return rows as numbers where their device only stores them as they are, else as they are."""
+    if not only_stored(rows):
+        return rows
+    # By the signed numbers of the same bits, of which those from 32,768 on have become negative.
+    signed = rows.view(torch.int16).float()
+    return torch.where(signed < 0, signed + 65536, signed)

@@ -27,6 +27,7 @@ from skhep_nn._prediction import (
     seen,
     weighted_mean,
 )
+from skhep_nn._torch_state import computable
 
 __all__ = [
     "Ensemble",
@@ -370,7 +371,9 @@ class Ensemble:
                 outputs = by_memory(runtime.stack, len(self), link, outputs)
 
             def mean(chunk: Tensor) -> Tensor:
-                return weighted_mean(map(outputs, seen(chunk.to(device), views)), self.weights)
+                return weighted_mean(
+                    map(outputs, seen(computable(chunk.to(device)), views)), self.weights
+                )
 
             return mean
 

@@ -15,7 +15,15 @@ from skorch.callbacks import (
 )
 from torch.nn import functional as F
 
-from skhep_nn import Constant, DenseNetClassifier, DenseNetRegressor, OneCycle, _base, _batches
+from skhep_nn import (
+    Constant,
+    DenseNetClassifier,
+    DenseNetRegressor,
+    OneCycle,
+    _base,
+    _batches,
+    _torch_state,
+)
 from skhep_nn._batches import EventDataset, Fold, TrainBatches, ValidBatches
 from skhep_nn._member_groups import MemberGroups
 from skhep_nn.networks import DenseNet
@@ -422,7 +430,8 @@ def test_fold_is_a_pair_of_row_numbers():
 
 def test_counts_of_16_bits_reach_the_network_on_a_gpu(monkeypatch):
     """Torch gathers none there; the detour by signed numbers of as many bits is the same anywhere."""
-    monkeypatch.setattr(_batches, "_only_stored", lambda rows: rows.dtype == torch.uint16)
+    for module in (_batches, _torch_state):
+        monkeypatch.setattr(module, "only_stored", lambda rows: rows.dtype == torch.uint16)
     X = torch.tensor([[0, 1], [40_000, 65_535], [7, 32_768]]).to(torch.uint16)
     data = EventDataset(X, torch.arange(3), torch.ones(3))
     index = torch.tensor([[2, 1], [0, 1]])
