@@ -60,7 +60,7 @@ class MemberSettings(NamedTuple):
     lr_factor : tuple of float
         Learning rate as a multiple of that of the schedule.
     weight_decay : tuple of float
-        Of the estimators; zero leaves the optimiser its own.
+        Of the estimators.
     dropout : tuple
         Of the estimators: rates, or what else their networks take.
     first : tuple of int
@@ -149,11 +149,9 @@ class OwnSteps:
                 f"got {type(optimizer).__name__}; fit those that agree together."
             )
             raise ValueError(msg)
-        own = group["weight_decay"]
         decay = np.zeros(len(settings.lr_factor))
         if settings.decays_differ:
-            # Zero is "not given" to an estimator, and AdamW then has one of its own.
-            decay = np.array([value or own for value in settings.weight_decay])
+            decay = np.array(settings.weight_decay, dtype=float)
             group["weight_decay"] = 0.0
         decoupled = group.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW))
         return cls(stack, np.array(settings.lr_factor), decay, decoupled=decoupled)

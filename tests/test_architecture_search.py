@@ -38,10 +38,10 @@ SPACE = {
 @parametrize_with_checks(
     [
         ArchitectureSearch(
-            DenseNetClassifier(n_members=2, depth=2), {"width": [4, 8]}, n_iter=2, random_state=0
+            DenseNetClassifier(n_members=2, depth=1), {"width": [8]}, n_iter=1, random_state=0
         ),
         ArchitectureSearch(
-            DenseNetRegressor(n_members=2, depth=2), {"width": [4, 8]}, n_iter=2, random_state=0
+            DenseNetRegressor(n_members=2, depth=1), {"width": [8]}, n_iter=1, random_state=0
         ),
     ],
     expected_failed_checks=lambda search: {

@@ -20,7 +20,6 @@ from skhep_nn._cuda import FlatAdam
 from skhep_nn._dense_kernels import adam_rates
 from skhep_nn._member_layers import DropoutShare, MemberDropout
 from skhep_nn._member_settings import MemberSettings, OwnSteps, proportion
-from skhep_nn.ensemble import stack_networks
 
 LR = [1e-2, 1e-3, 3e-3]
 DECAY = [0.0, 0.3, 0.01]
@@ -166,7 +165,6 @@ def test_dropout_on_cuda():
 @pytest.mark.parametrize("aligned", [True, False])
 def test_flat_adam_of_members(kind, own_decay, aligned):
     """The flat form that GPUs use is the optimiser of each member: plain tensor arithmetic."""
-    stack = stack_networks([torch.nn.Linear(4, 3) for _ in range(3)])
     stack = torch.nn.Module()
     generator = torch.Generator().manual_seed(0)
     stack.weight = torch.nn.Parameter(torch.randn(3, 3, 4, generator=generator))
@@ -182,10 +180,6 @@ def test_flat_adam_of_members(kind, own_decay, aligned):
     own = OwnSteps.of(stack, optimizer, settings)
     group = optimizer.param_groups[0]
     decoupled = kind is torch.optim.AdamW
-    if own_decay and decoupled:
-        alone[0][1].param_groups[0]["weight_decay"] = decay[-1]  # zero is "not given"
-    elif own_decay:
-        own = OwnSteps(stack, np.array(factor), np.array(decay), decoupled=False)
     flat = FlatAdam(
         list(stack.parameters()), group, decoupled=decoupled, aligned=aligned, own_steps=own
     )
