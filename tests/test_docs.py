@@ -34,7 +34,7 @@ DOCS = PROJECT_ROOT / "docs"
 PAGES = [PROJECT_ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 
 _BLOCK = re.compile(
-    r"(?:^<!-- not run: (?P<reason>.+) -->\n\n?)?^```python\n(?P<source>.*?)^```$",
+    r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n\n?)?^```python\n(?P<source>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 _NEEDS = re.compile(r"^<!-- needs: (?P<names>.+) -->$", re.MULTILINE)
