@@ -231,9 +231,11 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
         for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("__")]:
             delattr(self, name)
 
-    def _fitted_attributes(self, net: MemberNet, members: slice = slice(None)) -> dict[str, Any]:
+    def _fitted_attributes(
+        self, net: MemberNet, members: slice = slice(None), kept: Kept | None = None
+    ) -> dict[str, Any]:
         """Return what a fitted estimator is made of: its members of the net, as of the last pass."""
-        kept = net.kept()
+        kept = net.kept() if kept is None else kept
         own = np.arange(len(net.folds))[members]
         weights = _weights(net, kept, own)
         used = np.flatnonzero(np.isin(kept.member, own))

@@ -37,14 +37,19 @@ def draw_heatmap(
     values_format: str | None,
     label: str,
     options: dict[str, Any],
+    cell: tuple[float, float] = (0.5, 0.36),
 ) -> Heatmap:
-    """Draw values in cells of one size, NaN as an empty one; `values_format=None` writes no numbers."""
+    """Draw values in cells of one size, in inches on new axes, NaN as an empty one.
+
+    `values_format=None` writes no numbers.
+    """
     is_new = ax is None
     figure, ax = figure_and_axes(ax)
     n_rows, n_columns = values.shape
     if is_new:
         # Room for a number in every cell; the names and the colour bar take the rest.
-        figure.set_size_inches(0.5 * n_columns + 2.7, 0.36 * n_rows + 2.0)
+        width, height = cell
+        figure.set_size_inches(width * n_columns + 2.7, height * n_rows + 2.0)
     image = ax.imshow(values, **{"aspect": "auto", **options})
     names = [str(name) for name in columns]
     # Long names side by side would run into each other.

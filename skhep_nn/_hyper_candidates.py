@@ -20,7 +20,7 @@ from skhep_nn._base import Target
 from skhep_nn._batches import Fold
 from skhep_nn._folds import make_folds
 from skhep_nn._member_settings import PROPORTIONAL, proportion
-from skhep_nn._together import _OWN, train_together
+from skhep_nn._together import may_differ, train_together
 from skhep_nn.ensemble import Ensemble
 from skhep_nn.schedules import Rates
 
@@ -108,7 +108,7 @@ def _fixed(model: Any) -> dict[str, Any]:
     fixed: dict[str, Any] = {
         name: type(value).__name__ if hasattr(value, "get_params") else value
         for name, value in params.items()
-        if name not in _OWN and name.split("__")[0] != "schedule"
+        if not may_differ(name)
     }
     # Without dropout there are faster ways to train.
     return fixed | {"dropout": bool(params.get("dropout", 0))}

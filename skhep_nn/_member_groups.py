@@ -145,11 +145,15 @@ class MemberGroups:
             and len(net.optimizer_.param_groups) == 1
         )
 
+    def load(self) -> None:
+        """Take over the parameters of the net."""
+        for group in self.groups:
+            group.dense.load()
+
     def run(self, rates: _Rates) -> NDArray[np.float64]:
         """Run one pass; return the mean loss of every member."""
         index = self.batches.draw()
-        for group in self.groups:
-            group.dense.load()  # a callback may have changed the parameters
+        self.load()  # a callback may have changed the parameters
         tasks = [partial(group.train, index, rates) for group in self.groups]
         passed = side_by_side(tasks, self.n_operations)
         for group, result in zip(self.groups, passed, strict=True):

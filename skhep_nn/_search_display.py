@@ -230,13 +230,11 @@ class SearchHeatmapDisplay:
             values_format=values_format,
             label=f"Mean test {self.score}",
             options={"cmap": "viridis", **kwargs},
+            # Scores have a sign and three digits, and searches few values of a parameter.
+            cell=(0.8, 0.6),
         )
         self.figure_, self.ax_, self.text_ = drawn.figure, drawn.ax, drawn.text
         self.ax_.set(xlabel=self.x, ylabel=self.y)
-        if ax is None:
-            # Scores have a sign and three digits, and searches few values of a parameter.
-            n_rows, n_columns = values.shape
-            self.figure_.set_size_inches(0.8 * n_columns + 2.7, 0.6 * n_rows + 2.0)
         if np.isfinite(values).any():
             self._frame(values)
         return self

@@ -13,7 +13,7 @@ from sklearn.model_selection import ParameterSampler
 
 from skhep_nn._search_axes import FEWEST_CANDIDATES
 from skhep_nn._search_model import SearchModel, fit_search_model
-from skhep_nn._together import _OWN
+from skhep_nn._together import may_differ
 
 __all__ = ["METHODS", "Params", "Proposals", "proposals_of"]
 
@@ -218,11 +218,7 @@ def proposals_of(
 
 def _shape(params: Params) -> Params:
     """Return the parameters that candidates agree in which are trained stacked."""
-    return {
-        name: value
-        for name, value in params.items()
-        if name not in _OWN and name.split("__")[0] != "schedule"
-    }
+    return {name: value for name, value in params.items() if not may_differ(name)}
 
 
 def _objects(values: Sequence[Any]) -> Any:

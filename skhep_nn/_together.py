@@ -15,7 +15,7 @@ from skhep_nn._batches import Fold, n_steps
 from skhep_nn._member_settings import MemberSettings, proportion
 from skhep_nn._torch_state import recording_gradients
 
-__all__ = ["fit_together", "train_together"]
+__all__ = ["fit_together", "may_differ", "train_together"]
 
 Estimator = TypeVar("Estimator", bound=BaseNetworkEstimator)
 
@@ -122,13 +122,15 @@ def train_together(
     settings = _settings(estimators, [factor / factors[lead] for factor in factors])
     joined = _joined(jobs)._replace(settings=settings if len(estimators) > 1 else None)
     net = estimators[lead]._trained(joined, [])
+    # Once for all: averaged states may have to find their moments in a pass over the rows.
+    kept = net.kept()
     outcomes = []
     start = 0
     for estimator, job in zip(estimators, jobs, strict=True):
         members = slice(start, start + estimator.n_members)
         start = members.stop
         try:
-            attributes = estimator._fitted_attributes(net, members)
+            attributes = estimator._fitted_attributes(net, members, kept)
         except DivergedError as error:
             outcomes.append(Trained(job.folds, error))
             continue
@@ -137,6 +139,11 @@ def train_together(
         estimator._keep(attributes)
         outcomes.append(Trained(job.folds, None))
     return outcomes
+
+
+def may_differ(name: str) -> bool:
+    """Whether estimators that train together may differ in a parameter."""
+    return name in _OWN or name.split("__", maxsplit=1)[0] == "schedule"
 
 
 def _check(estimators: list[Any], rows: Sequence[ArrayLike] | None) -> None:
@@ -165,11 +172,7 @@ def _check(estimators: list[Any], rows: Sequence[ArrayLike] | None) -> None:
                 f"{type(estimator).__name__}."
             )
         a, b = first.get_params(), estimator.get_params()
-        differ = sorted(
-            name
-            for name in _differing(a, b)
-            if name not in _OWN and name.split("__")[0] != "schedule"
-        )
+        differ = sorted(name for name in _differing(a, b) if not may_differ(name))
         if differ:
             raise ValueError(
                 f"estimators may differ in {', '.join(_OWN)} and learning rates, but these do in "

@@ -571,8 +571,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         with holding(self.module_, state):
             self._put_moments_right(state)
             if isinstance(self._runner, MemberGroups):
-                for group in self._runner.groups:
-                    group.dense.load()  # before the next pass they do so again
+                self._runner.load()  # before the next pass it does so again
             return self._scores(iterator, told=False)
 
     def _put_moments_right(self, state: State) -> None:
