@@ -189,6 +189,9 @@ def _final(lengths: Lengths) -> dict[str, Row]:
             "+ dense (final)", "1cycle", dense,
             Published((3.95, 0.04), (3.89, 0.05), (3.82, 0.02), 0.81, 17),
         ),
+        "dense-fixing": Row(
+            "final, fixing instead", "dense", {"augmentation": None}, aligned=True
+        ),
     }  # fmt: skip
     wide = {width: FeatureBlock(_HIGH, depth=1, width=width) for width in (50, 51)}
     splits: dict[str, tuple[str, dict[str, Any], Published]] = {

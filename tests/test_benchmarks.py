@@ -145,7 +145,7 @@ def test_rows_of_the_ladder(monkeypatch):
     import higgsml_ladder_rows as ladder
 
     rows = ladder.ladder(one_cycle=15, members=10)
-    assert len(rows) == 30
+    assert len(rows) == 31
     for name in rows:
         ladder.estimator(rows, name)  # all of it are parameters
     final = ladder.parameters(rows, "dense")
@@ -470,3 +470,64 @@ def test_pulse_shapes(monkeypatch):
     assert np.allclose(two_channels["1: height"], 2 * shapes["height"], rtol=1e-3)
     step = np.where(time < 500, 0.0, 3.0) + noise
     assert step_height(step, window=200, gap=20) == pytest.approx(3, rel=0.01)
+
+
+def test_architecture_search(tmp_path):
+    """What is said of a search is what its candidates have shown, and the figures can be drawn later."""
+    pytest.importorskip("matplotlib")
+    script, small = "architecture_search.py", ("--quick", "--events", 1500, "--epochs", 1)
+    out = run(
+        script, *small, "--candidates", 6, "--per-shape", 2, "--members", 2, "--finalist-members", 3,
+        "--window", 8_000, 30_000, "--device", "cpu", "--output", tmp_path,
+    )  # fmt: skip
+    assert "No candidate failed" in out
+    tables = figures(tmp_path, "samples")
+    results = json.loads((tmp_path / "results.json").read_text())
+    candidates = results["samples"]["rounds"]["candidates"]
+    tried = {name: row["value"] for name, row in tables["what was tried"].items()}
+    assert tried["candidates"] == len(candidates["mean_test_score"]) == 6
+    assert tried["architectures (depth, width, growth rate)"] == 3
+    assert tried["networks trained"] == 12
+    assert 8_000 <= tried["fewest free parameters"] <= tried["most free parameters"] <= 30_000
+    assert tried["seconds of the search"] == pytest.approx(
+        sum(candidates["mean_fit_time"]), rel=0.2
+    )
+    losses = [
+        float(row["validation loss"].split()[0]) for row in tables["best candidates"].values()
+    ]
+    expected = sorted(-np.array(candidates["mean_test_score"]))[:5]
+    assert losses == pytest.approx(expected, abs=6e-6)
+    effects = figures(tmp_path, "dependence")["effects"]
+    assert {"depth", "width", "growth_rate"} <= set(effects)
+    finalists = results["finalists"]["tables"]["finalists"]
+    assert list(finalists) == ["best of the search", "optimum of the model", "the study's"]
+    assert finalists["the study's"]["parameters"] == 23_113
+    folds = results["finalists"]["rounds"]["validation loss"]
+    gain = np.mean(folds["best of the search"]) - np.mean(folds["the study's"])
+    told = finalists["best of the search"]["validation, less the study's"]
+    assert float(told.split()[0]) == pytest.approx(gain, abs=6e-6)
+    run(script, "--redraw", tmp_path / "results.json", "--output", tmp_path / "again")
+    names = {"samples.png", "dependence.png", "size.png", "progress.png"}
+    for folder in (tmp_path, tmp_path / "again"):
+        assert {path.name for path in folder.glob("*.png")} == names
+
+
+def test_architecture_search_tells_of_failures(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    for name in ("GOMP_SPINCOUNT", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, os.environ.get(name, "1"))  # so that it is put back
+    import architecture_search as script
+
+    arguments = "--quick --events 1500 --epochs 1 --candidates 6 --members 2 --device cpu"
+    monkeypatch.setattr(sys, "argv", ["architecture_search.py", *arguments.split()])
+    monkeypatch.setitem(script.SPACE, "schedule__max_lr", [1e-2, 1e30])
+    args = script.parse()
+    train, _ = script.split(args)
+    found = script.run_search(args, train)
+    n_failed = 6 - len(script.scored(found.candidates))
+    assert 0 < n_failed < 6
+    assert sum(found.reasons.values()) == n_failed
+    part = script.samples_part(args, found, train, "simulated")
+    assert part.tables["what was tried"]["value"]["candidates without a score"] == n_failed
+    assert f"{n_failed} of 6 have no score" in part.notes[-1]
+    assert f"{n_failed} x " in part.notes[-1]

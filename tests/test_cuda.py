@@ -148,8 +148,8 @@ def test_rows_that_stay_on_the_host_give_the_same(events, monkeypatch, augmentat
     resident = model(**settings).fit(X, y, sample_weight=w)
     monkeypatch.setattr(_base, "_DEVICE_SHARE", 0.0)
     streamed = model(**settings).fit(X, y, sample_weight=w)
-    assert streamed.net_._runner._stager is not None
-    assert resident.net_._runner._stager is None
+    assert streamed.net_._runner.rows._stager is not None
+    assert resident.net_._runner.rows._stager is None
     assert_same_ensemble(resident, streamed, 0)
     eager = model(compile=False, **settings).fit(X, y, sample_weight=w)
     np.testing.assert_allclose(eager.history_.train_loss, resident.history_.train_loss, rtol=5e-3)
