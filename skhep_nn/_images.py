@@ -99,7 +99,10 @@ class LazyImages:
         values: NDArray[Any] = np.asarray(self.source.read(start, stop)).astype(
             self.dtype, copy=False
         )
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
+        # The sum is quickly found, and finite if all are, unless it overflows.
+        with np.errstate(over="ignore", invalid="ignore"):
+            doubtful = values.dtype.kind == "f" and not np.isfinite(values.sum())
+        if doubtful and not np.isfinite(values).all():
             raise ValueError(f"Input X contains NaN or infinity in images {start} to {stop}.")
         return values.reshape(-1, *self.shape[1:])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import threading
@@ -159,6 +160,7 @@ class ShuffledChunks:
         self._rng = np.random.default_rng(random_state)
         self._rows = _assign(source, rows)
         self.n_rows = sum(map(len, self._rows))
+        self._row = source.read(0, 1)
         self._per_buffer = self._chunks_per_buffer(buffer_size)
 
     def __len__(self) -> int:
@@ -197,9 +199,11 @@ class ShuffledChunks:
         ahead = ThreadPoolExecutor(1, "ShuffledChunks")
         with ahead, ThreadPoolExecutor(self.n_threads, "ShuffledChunks-read") as readers:
             waiting: list[Future[tuple[Array, Rows]]] = []
+            # In turns: to get new memory for every buffer takes about as long as to fill it.
+            turns = itertools.cycle(self._memory(dealt, rooms))
             try:
-                for chunks, room in zip(dealt, rooms, strict=True):
-                    waiting.append(ahead.submit(self._read, readers, chunks, room, stopped))
+                for plan in zip(dealt, rooms, turns, strict=False):
+                    waiting.append(ahead.submit(self._read, readers, *plan, stopped))
                     if len(waiting) > 1:
                         yield waiting.pop(0).result()
                 if waiting:
@@ -214,8 +218,7 @@ class ShuffledChunks:
             return max(1, math.ceil(_positive("buffer_size", buffer_size) / max(mean_rows, 1)))
         if self.n_rows == 0:
             return 1
-        row_bytes = max(self.source.read(0, 1).nbytes, 1)
-        rows = max(_BUFFER_BYTES // row_bytes, _BUFFER_BATCHES * self.batch_size)
+        rows = max(_BUFFER_BYTES // max(self._row.nbytes, 1), _BUFFER_BATCHES * self.batch_size)
         return max(_BUFFER_CHUNKS, math.ceil(rows / mean_rows))
 
     def _deal(self, rng: np.random.Generator) -> list[list[int]]:
@@ -229,16 +232,28 @@ class ShuffledChunks:
                 buffers[buffer].append(chunk)
         return [buffers[number] for number in rng.permutation(n_buffers)]
 
+    def _memory(self, dealt: list[list[int]], rooms: list[int]) -> list[Array]:
+        """Get memory for two buffers, the one that is handed out and the one that is read."""
+        sizes = [
+            room + sum(self._rows[chunk].size for chunk in chunks)
+            for chunks, room in zip(dealt, rooms, strict=True)
+        ]
+        shape = (max(sizes, default=0), *self._row.shape[1:])
+        return [np.empty(shape, self._row.dtype) for _ in dealt[:2]]
+
     def _read(
-        self, readers: ThreadPoolExecutor, chunks: list[int], room: int, stopped: threading.Event
+        self,
+        readers: ThreadPoolExecutor,
+        chunks: list[int],
+        room: int,
+        memory: Array,
+        stopped: threading.Event,
     ) -> tuple[Array, Rows]:
         """Read the rows of some chunks behind some room, unless all stops meanwhile."""
         parts = [self._rows[chunk] for chunk in chunks]
         rows = np.concatenate([np.empty(room, np.intp), *parts])
         ends = room + np.cumsum([part.size for part in parts])
-        first = self._rows_of(parts[0])
-        values = np.empty((rows.size, *first.shape[1:]), first.dtype)
-        values[room : ends[0]] = first
+        values = memory[: rows.size]
 
         def fill(part: Rows, end: int) -> None:
             """Read one chunk to its place."""
@@ -246,7 +261,7 @@ class ShuffledChunks:
                 values[end - part.size : end] = self._rows_of(part)
 
         # Going through the results raises what a thread raised.
-        for _ in readers.map(fill, parts[1:], ends[1:]):
+        for _ in readers.map(fill, parts, ends):
             pass
         return values, rows
 

@@ -138,7 +138,7 @@ def test_only_what_is_asked_for_is_read(paths, monkeypatch):
         type(lazy), "read", lambda self, a, b: reads.append((a, b)) or read(self, a, b)
     )
     lazy[[3, 4, 12, 150]]
-    chunked = lazy._open(0).chunks is not None
+    chunked = lazy._open(0).dataset.chunks is not None
     # Rows of one chunk come together; a contiguous file is read row by row.
     assert reads[-1] == (150, 151)
     assert sum(b - a for a, b in reads) == (11 if chunked else 4)
@@ -183,6 +183,49 @@ def test_chunks_are_unpacked_as_by_h5py(tmp_path, images, name, monkeypatch):
     for start, stop in ((0, 203), (25, 77), (119, 120), (150, 203)):
         np.testing.assert_array_equal(lazy.read(start, stop), expected[start:stop])
     assert calls
+
+
+@pytest.mark.parametrize("userblock", [0, 512])
+@pytest.mark.parametrize("chunks", [None, (64, 20, 30, 2), (64, 10, 30, 2)])
+def test_what_is_not_packed_is_read_past_the_library(
+    tmp_path, images, chunks, userblock, monkeypatch
+):
+    """By the system, which lets other threads run, wherever rows lie in the file as in memory."""
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w", userblock_size=userblock) as file:
+        dataset = file.create_dataset("X", (203, 20, 30, 2), np.float32, chunks=chunks, fillvalue=7)
+        dataset[30:120] = images[30:120, :20, :30]  # the last chunks are never written
+        expected = dataset[:]
+        file["y"] = np.zeros(203)
+    calls = []
+    fill = _hdf5_chunks._fill
+    monkeypatch.setattr(_hdf5_chunks, "_fill", lambda *key: calls.append(1) or fill(*key))
+    lazy = load_calo_hdf5(path, lazy=True).images
+    for start, stop in ((0, 203), (25, 77), (119, 120), (150, 203)):
+        np.testing.assert_array_equal(lazy.read(start, stop), expected[start:stop])
+    np.testing.assert_array_equal(load_calo_hdf5(path).images, expected)
+    # In one piece, each of the five times. Of four chunks two were written: both are wanted twice and
+    # once more for all images, then one of them, then none. Parts of images are left to the library.
+    assert len(calls) == {None: 5, (64, 20, 30, 2): 2 + 2 + 2 + 1}.get(chunks, 0)
+
+
+def test_an_array_that_was_never_written(tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w", userblock_size=512) as file:
+        file.create_dataset("X", (5, 3, 3, 1), np.float32, fillvalue=2)
+        file["y"] = np.zeros(5)
+    np.testing.assert_array_equal(load_calo_hdf5(tmp_path / "x.h5").images, 2)
+
+
+def test_rows_beyond_the_end_of_a_file(tmp_path, images):
+    """Whoever cuts a file off while it is being read learns so, and gets no rows of nothing."""
+    path = write(tmp_path / "x.h5", images, np.zeros(203), chunks=(7, *images.shape[1:]))
+    lazy = load_calo_hdf5(path, lazy=True).images
+    lazy[0]
+    with h5py.File(path) as file:
+        place = file["X"].id.get_chunk_info_by_coord((70, 0, 0, 0)).byte_offset
+    os.truncate(path, place + 100)
+    with pytest.raises(OSError, match=r"x.h5 ends \d+ bytes before"):
+        lazy.read(70, 77)
 
 
 @pytest.mark.parametrize("layout", [{"dtype": ">f4"}, {"fletcher32": True}, {"dtype": "u1"}])

@@ -13,7 +13,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from skhep_nn.datasets._hdf5_chunks import import_h5py, read_rows
+from skhep_nn.datasets._hdf5_chunks import RowReader, import_h5py, offset_of
 
 __all__ = ["StoredArray", "list_arrays", "read_table"]
 
@@ -153,7 +153,7 @@ def _list_hdf5(path: Path) -> dict[str, StoredArray]:
             return
         plan = node.id.get_create_plist()
         in_one_piece = plan.get_layout() == h5py.h5d.CONTIGUOUS and not node.dtype.hasobject
-        offset = node.id.get_offset() if in_one_piece else None  # None also if elsewhere
+        offset = offset_of(node) if in_one_piece else None
         shape, dtype = node.shape, node.dtype
 
         def read(memory_map: bool) -> Array:
@@ -165,7 +165,7 @@ def _list_hdf5(path: Path) -> dict[str, StoredArray]:
                     return np.asarray(file[name][()])
                 array = np.empty(shape, dtype)
                 try:
-                    read_rows(file[name], 0, shape[0], array)
+                    RowReader(file[name]).read(0, shape[0], array)
                 except OSError as error:
                     raise ValueError(f"{path}: array {name!r} is damaged: {error}") from error
                 return array

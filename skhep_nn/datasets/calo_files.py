@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from sklearn.utils import Bunch
 
-from skhep_nn.datasets._hdf5_chunks import import_h5py, read_rows
+from skhep_nn.datasets._hdf5_chunks import RowReader, import_h5py
 
 __all__ = ["CALO_SPLITS", "CaloImages", "load_calo_hdf5"]
 
@@ -69,7 +69,7 @@ class CaloImages:
         self._offsets = np.cumsum([0, *(part.stop - part.start for part in parts)])
         self.shape = (int(self._offsets[-1]), *image_shape)
         self.dtype = dtype
-        self._files: dict[int, Any] = {}
+        self._files: dict[int, RowReader] = {}
         self._process = os.getpid()
         self._lock = threading.Lock()
 
@@ -107,7 +107,7 @@ class CaloImages:
             if first < last:
                 shift = part.start - offset
                 rows = images[first - start : last - start]
-                read_rows(self._open(number), int(first + shift), int(last + shift), rows)
+                self._open(number).read(int(first + shift), int(last + shift), rows)
         return images
 
     def take(self, rows: Array) -> Array:
@@ -182,13 +182,14 @@ class CaloImages:
         names = ", ".join(Path(part.path).name for part in self._parts)
         return f"<CaloImages of {names}: shape {self.shape}, {self.dtype}>"
 
-    def _open(self, number: int) -> Any:
+    def _open(self, number: int) -> RowReader:
         """Open the images of one file, once a process."""
         with self._lock:
             if self._process != os.getpid():
                 self._files, self._process = {}, os.getpid()
             if number not in self._files:
-                self._files[number] = import_h5py().File(self._parts[number].path, "r")["X"]
+                file = import_h5py().File(self._parts[number].path, "r")
+                self._files[number] = RowReader(file["X"])
         return self._files[number]
 
     def __getstate__(self) -> dict[str, Any]:
