@@ -45,6 +45,7 @@ STATEMENTS = (
     Statement("ensemble > single network", ("ensemble",), ("single",)),
     Statement("fixing > neither", ("fixing",), ("embedding",)),
     Statement("augmentation > fixing", ("augmentation",), ("fixing",)),
+    Statement("augmentation > fixing, final recipe", ("dense",), ("dense-fixing",)),
     Statement("augmentation > neither", ("augmentation",), ("embedding",)),
     Statement(f"SWA: {_RENEWAL}", _RENEWED, tuple(f"{n}-fixed" for n in _RENEWED), no_worse=True),
     *(Statement(f"{name}: {_RENEWAL}", (name,), (f"{name}-fixed",), True) for name in _RENEWED),

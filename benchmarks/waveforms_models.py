@@ -34,6 +34,7 @@ Task = Literal["regression", "classification"]
 OURS, SCHOOL = "skhep_nn, default", "skhep_nn, preset school"
 SHAPES, LOOP = "boosted trees, pulse shapes", "plain PyTorch loop, default network"
 ROCKET = "MiniRocket and ridge"
+LIGHT = "sum of the trace alone"
 TREES, LINEAR = "extra trees, pulse shapes", "logistic regression, pulse shapes"
 _ROCKET_POINTS, _ROCKET_KERNELS = 1000, 5000
 
@@ -205,6 +206,17 @@ class Rocket(TransformerMixin, BaseEstimator):
         return np.ascontiguousarray(cut.mean(axis=2, dtype=np.float32).transpose(0, 2, 1))
 
 
+def light() -> Any:
+    """Return logistic regression on the amount of light: what is left to know where pulses coincide."""
+    total = FunctionTransformer(_total)
+    return make_pipeline(total, StandardScaler(), LogisticRegression())
+
+
+def _total(X: Array) -> Array:
+    """Sum every trace."""
+    return X.reshape(len(X), -1).sum(axis=1, dtype=float, keepdims=True)
+
+
 def rocket(seed: int) -> Any:
     """Return MiniRocket and a ridge regression, of values or of labels 0 and 1."""
     return make_pipeline(Rocket(seed), StandardScaler(), RidgeCV(alphas=np.logspace(0, 5, 6)))
@@ -221,6 +233,8 @@ def contestants(task: Task, args: argparse.Namespace, seed: int) -> dict[str, An
     if task == "regression" and args.school_epochs:
         models[SCHOOL] = school(args, seed)
     if args.peers:
+        if task == "classification":
+            models[LIGHT] = light()
         models[SHAPES] = boosting(task, seed)
         models[LOOP] = PlainLoop(task, args, seed)
         if has_rocket():
