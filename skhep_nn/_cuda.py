@@ -21,6 +21,7 @@ from skhep_nn._batches import Batch, TrainBatches
 from skhep_nn._cuda_rows import rows_for
 from skhep_nn._dense_kernels import DenseKernels, adam_rates, available, supports
 from skhep_nn._member_settings import OwnSteps
+from skhep_nn._step_rates import StepRates
 from skhep_nn._streams import StreamTrainBatches
 
 __all__ = ["FlatAdam", "GraphedPass"]
@@ -279,7 +280,7 @@ class GraphedPass:
         self._gather_graph.replay()
         self.stepper.position.zero_()
 
-    def run(self, applied: list[tuple[float, float | None]]) -> NDArray[np.float64]:
+    def run(self, applied: list[StepRates]) -> NDArray[np.float64]:
         """Run one pass; return the mean loss of every member."""
         n_steps, stepper, block = len(applied), self.stepper, self.rows.at_once
         device = self.adam.flat.device

@@ -16,13 +16,12 @@ from torch import Tensor
 
 from skhep_nn._batches import TrainBatches, ValidBatches
 from skhep_nn._dense_step import DenseStep
+from skhep_nn._step_rates import StepRates
 from skhep_nn._workers import n_groups, side_by_side
 
 __all__ = ["MemberGroups"]
 
 _ELEMENTWISE = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop)
-
-_Rates = list[tuple[float, float | None]]
 
 
 class _Passed(NamedTuple):
@@ -50,24 +49,20 @@ class _Group:
         self.optimizer = kind(**settings)
         self.own_steps = net.own_steps_ and net.own_steps_.flat(self.dense.flat, members)
 
-    def train(self, index: Tensor, rates: _Rates, stop: threading.Event) -> _Passed:
+    def train(self, index: Tensor, rates: list[StepRates], stop: threading.Event) -> _Passed:
         """Take the steps of a pass."""
         losses = []
         group = self.optimizer.param_groups[0]
         steps = self.batches.batches(index, self.members)
-        for (lr, momentum), batch in zip(rates, steps, strict=True):
+        for step_rates, batch in zip(rates, steps, strict=True):
             if stop.is_set():
                 break
             losses.append(self.dense.step(*batch))
-            group["lr"] = lr
-            if "betas" in group:
-                group["betas"] = (momentum, group["betas"][1])
-            elif "momentum" in group:
-                group["momentum"] = momentum
+            step_rates.give(group)
             if self.own_steps is None:
                 self.optimizer.step()
             else:
-                self.own_steps.take(self.optimizer.step, lr)
+                self.own_steps.take(self.optimizer.step, step_rates.lr)
         return _Passed(
             torch.stack(losses).numpy(),
             self.dense.flat.detach().numpy(),
@@ -150,7 +145,7 @@ class MemberGroups:
         for group in self.groups:
             group.dense.load()
 
-    def run(self, rates: _Rates) -> NDArray[np.float64]:
+    def run(self, rates: list[StepRates]) -> NDArray[np.float64]:
         """Run one pass; return the mean loss of every member."""
         index = self.batches.draw()
         self.load()  # a callback may have changed the parameters

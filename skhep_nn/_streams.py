@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -15,12 +16,22 @@ from skhep_nn._batches import (
     Batch,
     EventDataset,
     Fold,
+    TrainBatches,
+    ValidBatches,
     n_steps,
     validation_totals,
 )
 from skhep_nn._shuffled_chunks import ShuffledChunks
 
-__all__ = ["StreamTrainBatches", "StreamValidBatches", "own_first"]
+__all__ = [
+    "AnyTrainBatches",
+    "AnyValidBatches",
+    "StreamTrainBatches",
+    "StreamValidBatches",
+    "own_first",
+    "train_batches",
+    "valid_batches",
+]
 
 
 def _belongs(rows: Sequence[NDArray[np.int64]], n_rows: int) -> NDArray[np.bool_]:
@@ -154,3 +165,43 @@ class StreamValidBatches:
             used = torch.as_tensor(counts, device=self.device)
             share = used * self._share[:, None]
             yield self.dataset.gather(first + at, share, values[at]), used
+
+
+AnyTrainBatches: TypeAlias = TrainBatches | StreamTrainBatches
+AnyValidBatches: TypeAlias = ValidBatches | StreamValidBatches
+
+
+def train_batches(
+    dataset: EventDataset,
+    rows: Sequence[NDArray[np.int64]],
+    batch_size: int,
+    rngs: Sequence[np.random.Generator],
+    *,
+    augmenter: Augmenter | None,
+    generators: Sequence[torch.Generator],
+    n_workers: int,
+) -> AnyTrainBatches:
+    """Return the batches of members' training rows, from wherever the rows lie.
+
+    A file is read in one order for all members, that of the first.
+    """
+    if not isinstance(dataset.X, Tensor):
+        return StreamTrainBatches(
+            dataset, rows, batch_size, rngs[0], augmenter=augmenter, generators=generators
+        )
+    return TrainBatches(
+        dataset,
+        rows,
+        batch_size,
+        rngs,
+        augmenter=augmenter,
+        generators=generators,
+        n_workers=n_workers,
+    )
+
+
+def valid_batches(dataset: EventDataset, folds: Sequence[Fold]) -> AnyValidBatches:
+    """Return the batches of members' validation rows, from wherever the rows lie."""
+    if isinstance(dataset.X, Tensor):
+        return ValidBatches(dataset, [fold.valid for fold in folds])
+    return StreamValidBatches(dataset, folds)

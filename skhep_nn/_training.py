@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -37,7 +37,13 @@ from skhep_nn._losses import Loss, RowLoss, is_right
 from skhep_nn._member_groups import MemberGroups
 from skhep_nn._member_layers import MemberDropout
 from skhep_nn._member_settings import MemberSettings, OwnSteps
-from skhep_nn._streams import StreamTrainBatches, StreamValidBatches
+from skhep_nn._step_rates import HandedRates
+from skhep_nn._streams import (
+    AnyTrainBatches,
+    AnyValidBatches,
+    train_batches,
+    valid_batches,
+)
 from skhep_nn.ensemble import apply_link, separate_members, stacked_state
 from skhep_nn.schedules import Rates
 
@@ -46,8 +52,6 @@ __all__ = ["MemberNet"]
 _BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 
 IntArray = NDArray[np.int64]
-AnyTrainBatches: TypeAlias = TrainBatches | StreamTrainBatches
-AnyValidBatches: TypeAlias = ValidBatches | StreamValidBatches
 
 
 class Schedule(Protocol):
@@ -200,9 +204,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
             validated=any(len(fold.valid) for fold in self.folds),
         )
         self.own_steps_ = OwnSteps.of(self.module_, self.optimizer_, self.settings)
-        self._rates_now: tuple[float, float | None] | None = None
-        # RMSprop, for one, has momentum only if asked; then the schedule leaves it at zero.
-        self._built_with_momentum = bool(self.optimizer_.param_groups[0].get("momentum"))
+        self.rates_ = HandedRates(self.optimizer_)
         self._runner: GraphedPass | MemberGroups | None = None
         self.interrupted_ = False
         self._lend_to_dropout(self.generators)
@@ -253,10 +255,8 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
             dataset = dataset.dataset
         if training:
             return self._train_batches(dataset, self.rngs, self.generators)
-        if isinstance(dataset, EventDataset) and not isinstance(dataset.X, Tensor):
-            return StreamValidBatches(dataset, self.folds)
         if isinstance(dataset, EventDataset):
-            return ValidBatches(dataset, [fold.valid for fold in self.folds])
+            return valid_batches(dataset, self.folds)
         X = torch.as_tensor(np.asarray(dataset.X), dtype=torch.float32)
         return [(rows, None) for rows in X.split(VALID_CHUNK)]
 
@@ -267,19 +267,9 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         generators: Sequence[torch.Generator],
     ) -> AnyTrainBatches:
         """Return batches of every member's training rows, drawn from given random numbers."""
-        rows = [fold.train for fold in self.folds]
-        if not isinstance(dataset.X, Tensor):
-            return StreamTrainBatches(
-                dataset,
-                rows,
-                self.batch_size,
-                rngs[0],
-                augmenter=self.augmenter,
-                generators=generators,
-            )
-        return TrainBatches(
+        return train_batches(
             dataset,
-            rows,
+            [fold.train for fold in self.folds],
             self.batch_size,
             rngs,
             augmenter=self.augmenter,
@@ -361,7 +351,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         if self._runner is None:
             self._runner = self._runner_for(iterator)
         if self._runner is not None:
-            losses = self._runner.run(self._applied(rates))
+            losses = self._runner.run(self.rates_.of_pass(rates))
         else:
             losses = self._steps(iterator, rates, self._optimise)
         # Callbacks such as Checkpoint read batches: the pass stands for them.
@@ -384,7 +374,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         """Take the steps of a pass one by one; return the mean loss of every member."""
         losses = torch.empty(len(iterator), len(self.folds), device=iterator.dataset.y.device)
         for step, batch in enumerate(iterator):
-            self.set_rates(rates, step)
+            self.rates_.hand_over(rates, step)
             losses[step] = take(batch)["member_losses"]
         means: NDArray[np.float64] = losses.mean(0).double().cpu().numpy()
         return means
@@ -476,7 +466,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         if self.own_steps_ is None:
             self.optimizer_.step()
         else:
-            self.own_steps_.take(self.optimizer_.step, self.optimizer_.param_groups[0]["lr"])
+            self.own_steps_.take(self.optimizer_.step, self.rates_.now.lr)
         return step
 
     def validation_step(self, batch: Batch, **fit_params: Any) -> dict[str, Tensor]:
@@ -518,44 +508,12 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
             epoch, n_epochs=self.max_epochs, n_steps=n_steps, valid_losses=valid
         )
 
-    def set_rates(self, rates: Rates, step: int) -> None:
-        """Hand the rates of a step to the optimiser.
-
-        Only where they differ from the last ones handed over: under a constant schedule a callback such
-        as skorch's LRScheduler has the last word.
-        """
-        lr = float(rates.lr[step])
-        momentum = None if rates.momentum is None else float(rates.momentum[step])
-        if (lr, momentum) == self._rates_now:
-            return
-        self._rates_now = (lr, momentum)
-        for group in self.optimizer_.param_groups:
-            group["lr"] = lr
-            if momentum is not None and "betas" in group:
-                group["betas"] = (momentum, group["betas"][1])
-            elif momentum is not None and self._built_with_momentum:
-                group["momentum"] = momentum
-
-    def _applied(self, rates: Rates) -> list[tuple[float, float | None]]:
-        """Return learning rate and momentum of every step, as the optimiser has them.
-
-        A callback may have had the last word, see `set_rates`.
-        """
-        applied = []
-        group = self.optimizer_.param_groups[0]
-        for step in range(len(rates.lr)):
-            self.set_rates(rates, step)
-            momentum = group["betas"][0] if "betas" in group else group.get("momentum")
-            applied.append((group["lr"], momentum))
-        return applied
-
     def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
         """Close the records of a pass."""
         super().on_epoch_end(net, **kwargs)
-        group = self.optimizer_.param_groups[0]  # what acted last: schedule or callback
-        momentum = group["betas"][0] if "betas" in group else group.get("momentum", np.nan)
+        lr, momentum = self.rates_.now  # what acted last: schedule or callback
         own = np.ones(1) if self.own_steps_ is None else self.own_steps_.factor
-        self.records_[-1]["lr"] = group["lr"] * own
+        self.records_[-1]["lr"] = lr * own
         self.records_[-1]["momentum"] = np.array([momentum], dtype=float)
         self.records_[-1]["seconds"] = np.array([time.perf_counter() - self._epoch_start])
 

@@ -72,7 +72,9 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"_dense_kernels"}),
     frozenset({"_prediction"}),
     frozenset({"ensemble"}),
-    frozenset({"_batches", "_best", "_member_settings", "_callbacks", "_dense_step"}),
+    frozenset(
+        {"_batches", "_best", "_member_settings", "_callbacks", "_dense_step", "_step_rates"}
+    ),
     frozenset({"_folds", "_held_states", "_member_groups", "_streams"}),
     frozenset({"_averaging_runs", "_cuda_rows"}),
     frozenset({"_cuda"}),
