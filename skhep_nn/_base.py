@@ -3,51 +3,42 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from sklearn.base import (
     BaseEstimator,
-    ClassifierMixin,
-    RegressorMixin,
     clone,
     is_classifier,
 )
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, assert_all_finite, check_is_fitted
+from sklearn.utils import check_consistent_length, check_random_state
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from torch import nn
 
 from skhep_nn._averaging_runs import Kept
 from skhep_nn._batches import Fold, n_steps
 from skhep_nn._callbacks import CallbackSupportMixin, SklearnCallbacks, with_callbacks
 from skhep_nn._folds import make_folds
-from skhep_nn._losses import LOSSES, Loss
+from skhep_nn._losses import Loss
 from skhep_nn._member_settings import MemberSettings
+from skhep_nn._outcome import history_frame, member_weights
 from skhep_nn._params import OPTIMIZERS, check_params, is_flag
 from skhep_nn._torch_state import half_precision, recording_gradients, tensor_of, threads_for
 from skhep_nn._training import MemberNet
 from skhep_nn.ensemble import Ensemble, operations_of, separate_members, stack_networks
-from skhep_nn.metrics import class_balanced_weights
-from skhep_nn.preprocessing import weighted_moments
 from skhep_nn.schedules import OneCycle
 
-__all__ = ["BaseNetworkClassifier", "BaseNetworkEstimator", "BaseNetworkRegressor", "shares"]
+__all__ = ["BaseNetworkEstimator", "Job", "Target"]
 
 # The study's number of passes, and what it takes to fit anything at all when a pass is a step or two.
 _FEWEST_EPOCHS, _FEWEST_STEPS = 15, 200
 # Of the free memory of a GPU that rows may take; more of them stay on the host and are brought batch by
 # batch. The rest is for networks, batches and their gradients.
 _DEVICE_SHARE = 0.7
-# Of the history, where they are found.
-_OPTIONAL_COLUMNS = ("valid_accuracy", "averaged_valid_loss", "averaged_valid_accuracy")
 
 
 class Target(NamedTuple):
@@ -237,13 +228,13 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
         """Return what a fitted estimator is made of: its members of the net, as of the last pass."""
         kept = net.kept() if kept is None else kept
         own = np.arange(len(net.folds))[members]
-        weights = _weights(net, kept, own)
+        weights = member_weights(net, kept, own)
         used = np.flatnonzero(np.isin(kept.member, own))
         state = {name: value[used] for name, value in kept.state.items()}
         ensemble = Ensemble.from_stack(
             self._network_class, self._network_params, state, weights[used]
         )
-        return {"ensemble_": ensemble, "net_": net, "history_": _history_frame(net, own)}
+        return {"ensemble_": ensemble, "net_": net, "history_": history_frame(net, own)}
 
     def _build_net(self, job: Job, device: torch.device) -> MemberNet:
         """Return the net, its members drawn each from its own seed."""
@@ -387,133 +378,6 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
         return state
 
 
-class BaseNetworkClassifier(ClassifierMixin, BaseNetworkEstimator):  # type: ignore[misc]
-    """Two or more classes."""
-
-    def _encode_y(self, y: Any, weight: NDArray[np.float64]) -> Target:
-        del weight
-        y = column_or_1d(y, warn=True)
-        assert_all_finite(y, input_name="y")
-        check_classification_targets(y)
-        self.classes_, codes = np.unique(y, return_inverse=True)
-        n_classes = len(self.classes_)
-        if n_classes < 2:
-            msg = (
-                f"{type(self).__name__} needs samples of at least two classes, but y holds one class "
-                f"only: {self.classes_.tolist()[0]!r}."
-            )
-            raise ValueError(msg)
-        if n_classes == 2:
-            loss = LOSSES["binary_cross_entropy"]
-            return Target(codes.astype(np.float32), codes, loss, "sigmoid", 1)
-        return Target(codes, codes, LOSSES["cross_entropy"], "softmax", n_classes)
-
-    def _balance(self, target: Target, weight: NDArray[np.float64]) -> NDArray[np.float64]:
-        if self.class_weight is None:
-            return weight
-        codes = np.asarray(target.strata)
-        if isinstance(self.class_weight, str):
-            if self.class_weight != "balanced":
-                msg = f"class_weight={self.class_weight!r} must be 'balanced', a dict or None."
-                raise ValueError(msg)
-            balanced: NDArray[np.float64] = class_balanced_weights(codes, weight)
-            return balanced
-        unknown = set(self.class_weight) - set(self.classes_.tolist())
-        if unknown:
-            msg = f"class_weight names {sorted(unknown)}, but the classes are {self.classes_}."
-            raise ValueError(msg)
-        if min(self.class_weight.values(), default=0.0) < 0:
-            raise ValueError(f"class_weight={self.class_weight} must not be negative.")
-        factors = np.array([self.class_weight.get(c, 1.0) for c in self.classes_.tolist()])
-        factored: NDArray[np.float64] = weight * factors[codes]
-        return factored
-
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Return the probability of every class.
-
-        Parameters
-        ----------
-        X : array-like or DataFrame of shape (n_samples, n_features)
-            Inputs in physical units.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes)
-            In the order of `classes_`; the weighted mean over members, averaged over the test-time
-            views if `augmentation` is set and `tta` is true.
-        """
-        return shares(self._predict_outputs(X))
-
-    def predict(self, X: Any) -> NDArray[Any]:
-        """Return the most probable class.
-
-        Parameters
-        ----------
-        X : array-like or DataFrame of shape (n_samples, n_features)
-            Inputs in physical units.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-            Labels of `classes_`, with their dtype.
-        """
-        best = self.predict_proba(X).argmax(axis=1)
-        labels: NDArray[Any] = self.classes_[best]
-        return labels
-
-
-class BaseNetworkRegressor(RegressorMixin, BaseNetworkEstimator):  # type: ignore[misc]
-    """One or many targets, scaled to mean 0 and standard deviation 1 for training."""
-
-    def _encode_y(self, y: Any, weight: NDArray[np.float64]) -> Target:
-        y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y", estimator=self)
-        self._one_target = y.ndim == 1
-        values = y[:, None] if self._one_target else y
-        self._target_mean, self._target_scale = weighted_moments(values, weight)
-        scaled = ((values - self._target_mean) / self._target_scale).astype(np.float32)
-        return Target(scaled, None, LOSSES[self.loss], "identity", values.shape[1])
-
-    def _check_params(self) -> None:
-        super()._check_params()
-        known = ("squared_error", "absolute_error", "huber")
-        if self.loss not in known:
-            raise ValueError(f"loss={self.loss!r} is not known; choose one of {known}.")
-
-    def predict(self, X: Any) -> NDArray[np.float64]:
-        """Predict the targets.
-
-        Parameters
-        ----------
-        X : array-like or DataFrame of shape (n_samples, n_features)
-            Inputs in physical units.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,) or (n_samples, n_targets)
-            In the units of `y`.
-        """
-        # Outputs of an auxiliary task may follow those of the targets.
-        scaled = self._predict_outputs(X)[:, : len(self._target_mean)]
-        out = scaled * self._target_scale + self._target_mean
-        result: NDArray[np.float64] = out[:, 0] if self._one_target else out
-        return result
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
-        return tags
-
-
-def shares(probability: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return a column for every class, in double precision; two classes come as that of the second."""
-    out = probability.astype(np.float64)
-    if out.shape[1] == 1:
-        return np.hstack([1 - out, out])
-    # In float32 they sum to one only within 1e-7, of which scikit-learn's metrics complain.
-    normalised: NDArray[np.float64] = out / out.sum(axis=1, keepdims=True)
-    return normalised
-
-
 def _placed(encoded: Any, device: torch.device) -> Any:
     """Return the rows, one after the other in memory, on the device if they fit there."""
     if not isinstance(encoded, np.ndarray):
@@ -532,49 +396,3 @@ def _copied(callback: Any) -> Any:
         return copy.deepcopy(callback)
     except (TypeError, copy.Error, RuntimeError):
         return callback
-
-
-class DivergedError(ValueError):
-    """None of an estimator's members has come out finite."""
-
-
-def _weights(net: MemberNet, kept: Kept, own: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Return the weight of every state: 1 / validation loss of its member, of which it has a share.
-
-    Only members of an estimator's `own` are looked at.
-    """
-    finite = np.ones(len(net.folds), dtype=bool)
-    for value in kept.state.values():
-        np.logical_and.at(finite, kept.member, value.flatten(1).isfinite().all(1).cpu().numpy())
-    losses = np.array([record["train_loss"] for record in net.records_])
-    passes = np.argmin(np.isfinite(losses), axis=0)
-    bad_pass = {place: int(passes[k]) for place, k in enumerate(own) if not finite[k]}
-    if bad_pass:
-        where = ", ".join(f"member {k} in pass {epoch}" for k, epoch in bad_pass.items())
-        msg = f"training diverged ({where}); lower the learning rate (schedule=) or look for outliers."
-        if len(bad_pass) == len(own):
-            raise DivergedError(msg)
-        warnings.warn(msg + " These members are left out.", ConvergenceWarning, stacklevel=3)
-    best = net.best_.loss
-    weight = finite.astype(float)
-    finite[np.setdiff1d(np.arange(len(finite)), own)] = False
-    # A loss can be negative under negative event weights: its inverse then ranks nothing.
-    if kept.by_loss and np.all(best[finite] > 0) and np.all(np.isfinite(best[finite])):
-        weight[finite] = 1 / best[finite]
-    weights: NDArray[np.float64] = weight[kept.member] * kept.share
-    return weights
-
-
-def _history_frame(net: MemberNet, members: NDArray[np.intp]) -> pd.DataFrame:
-    """Return the tidy history: a row for every one of some members and every pass."""
-    n_members = len(net.folds)
-    columns: dict[str, list[NDArray[Any]]] = {}
-    for epoch, record in enumerate(net.records_):
-        row = {"member": np.arange(n_members), "epoch": np.array([epoch])}
-        for name in ("train_loss", "valid_loss", "lr", "momentum", "seconds"):
-            row[name] = record.get(name, np.array([np.nan]))
-        row |= {name: record[name] for name in _OPTIONAL_COLUMNS if name in record}
-        for name, value in row.items():
-            columns.setdefault(name, []).append(np.broadcast_to(value, n_members)[members])
-    columns["member"] = [np.arange(len(members))] * len(columns["member"])
-    return pd.DataFrame({name: np.concatenate(values) for name, values in columns.items()})

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import _safe_indexing
 
-from skhep_nn._base import BaseNetworkEstimator, DivergedError, Job
+from skhep_nn._base import BaseNetworkEstimator, Job
 from skhep_nn._batches import Fold, n_steps
 from skhep_nn._member_settings import MemberSettings, proportion
+from skhep_nn._outcome import DivergedError
 from skhep_nn._torch_state import recording_gradients
 
 __all__ = ["fit_together", "may_differ", "train_together"]

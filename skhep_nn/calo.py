@@ -16,18 +16,14 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite, check_is_fitted
 from torch import nn
 
-from skhep_nn._base import (
-    BaseNetworkClassifier,
-    BaseNetworkRegressor,
-    Target,
-    shares,
-)
+from skhep_nn._base import Target
 from skhep_nn._callbacks import with_callbacks
 from skhep_nn._calo_cnn import CaloCNN
 from skhep_nn._docs import with_common_parameters
 from skhep_nn._grid_estimator import GridEstimator
 from skhep_nn._images import ImageReader
 from skhep_nn._losses import with_classes
+from skhep_nn._tasks import BaseNetworkClassifier, BaseNetworkRegressor, shares
 from skhep_nn._torch_state import recording_gradients
 
 __all__ = ["CaloCNNClassifier", "CaloCNNRegressor"]

@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from skhep_nn._base import BaseNetworkClassifier, BaseNetworkRegressor, Job
+from skhep_nn._base import Job
 from skhep_nn._docs import with_common_parameters
 from skhep_nn._mass_penalty import check_decorrelation, with_mass
 from skhep_nn._tables import TableEstimator, is_integer
+from skhep_nn._tasks import BaseNetworkClassifier, BaseNetworkRegressor
 from skhep_nn.networks import (
     CategoricalColumn,
     DenseNet,

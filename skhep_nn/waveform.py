@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from skhep_nn._base import BaseNetworkClassifier, BaseNetworkRegressor, Target
+from skhep_nn._base import Target
 from skhep_nn._docs import with_common_parameters
 from skhep_nn._grid_estimator import GridEstimator
 from skhep_nn._losses import through_sigmoid
+from skhep_nn._tasks import BaseNetworkClassifier, BaseNetworkRegressor
 from skhep_nn._waveform_cnn import WaveformCNN
 from skhep_nn._waveforms import WaveformReader, check_finite_traces
 
