@@ -18,6 +18,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from skhep_nn._base import BaseNetworkEstimator
+from skhep_nn._params import check_searchable
 from skhep_nn._search_candidates import (
     Candidate,
     Data,
@@ -252,10 +253,7 @@ class ArchitectureSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[mis
         names = {name for space in spaces for name in space}
         if "n_members" in names:
             raise ValueError("n_members is how candidates are scored: set it in estimator")
-        unknown = names - set(model.get_params())
-        if unknown:
-            msg = f"param_distributions names {sorted(unknown)}, which {type(model).__name__} does not have"
-            raise ValueError(msg)
+        check_searchable(model, names)
 
     def _search(
         self, model: Any, data: Data, source: Proposals, sieve: Sieve

@@ -41,6 +41,9 @@ _FEWEST_EPOCHS, _FEWEST_STEPS = 15, 200
 _DEVICE_SHARE = 0.7
 
 
+_EXAMPLES = {"schedule": ", such as schedule=OneCycle()"}
+
+
 class Target(NamedTuple):
     """What the network is trained on.
 
@@ -105,6 +108,32 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
     @abstractmethod
     def _augmentation_frame(self, X: Any, encoded: NDArray[np.float32]) -> Any:
         """Return encoded inputs in the container whose column names the augmenter reads."""
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, also ``<object>__<parameter>`` of schedules, averaging and augmenters.
+
+        Parameters
+        ----------
+        **params : dict
+            Their values.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter, or no object that would have it.
+        """
+        objects = {name.partition("__")[0] for name in params if "__" in name}
+        for name in sorted(objects - params.keys()):
+            if getattr(self, name, self) is None:
+                given = next(key for key in params if key.startswith(f"{name}__"))
+                msg = f"{given} cannot be set while {name} is None: give an object first{_EXAMPLES.get(name, '')}."
+                raise ValueError(msg)
+        super().set_params(**params)
+        return self
 
     # -- fit --------------------------------------------------------------------------------------
 

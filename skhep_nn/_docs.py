@@ -46,6 +46,7 @@ _COMMON = """n_members : int, default=1
         does without; on CUDA it captures the training step as a graph, in less than a second.
     callbacks : list of skorch callbacks, default=None
         Any callback of skorch. They are copied: those that a fit has used are in ``net_.callbacks_``.
+        Regressors train on scaled targets, in whose units callbacks see targets and predictions.
         Those that look at single batches slow training down. `schedule` overrules skorch's LRScheduler
         unless it is `Constant`.
     random_state : int, RandomState instance or None, default=None

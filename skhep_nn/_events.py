@@ -32,6 +32,12 @@ def random_numbers(random_state: Any) -> np.random.RandomState:
     return rng
 
 
+def as_pandas(X: Any) -> Any:
+    """Turn tables of other libraries, such as polars, into DataFrames of pandas; leave all else."""
+    other = hasattr(X, "to_pandas") and hasattr(X, "columns")
+    return X.to_pandas() if other else X
+
+
 class EventTransformer(TransformerMixin, BaseEstimator, abc.ABC):  # type: ignore[misc]
     """Transformer of events, as DataFrames or arrays.
 
@@ -73,6 +79,7 @@ class EventTransformer(TransformerMixin, BaseEstimator, abc.ABC):  # type: ignor
         """Validate events: the DataFrame if it is one, and all columns as numbers."""
         if not reset:
             check_is_fitted(self)
+        X = as_pandas(X)
         if isinstance(X, pd.DataFrame):
             validate_data(self, X, reset=reset, skip_check_array=True)
             return X, self._numbers(X)

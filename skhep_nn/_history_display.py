@@ -95,7 +95,13 @@ class HistoryDisplay:
         """
         if isinstance(estimator, Pipeline):
             estimator = estimator[-1]
-        check_is_fitted(estimator, "history_")
+        check_is_fitted(estimator)
+        if not hasattr(estimator, "history_"):
+            msg = (
+                f"{type(estimator).__name__} has no history_: give the network that it has fitted, such as "
+                "best_estimator_ or estimator_."
+            )
+            raise TypeError(msg)
         return cls(history=estimator.history_, name=name).plot(ax=ax, **kwargs)
 
     def mean(self, column: str) -> pd.Series[Any]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import correlate1d
 from sklearn.utils.validation import check_is_fitted
 
-from skhep_nn._images import ImageTransformer, Names, chunks, floating
+from skhep_nn._images import ImageTransformer, Names, chunks, floating, precise
 
 __all__ = ["ImageCropper", "ImageScaler"]
 
@@ -84,7 +84,7 @@ class ImageCropper(ImageTransformer):
         """Check the parameters and place the window, where it is the same for all."""
         extent = values.shape[1:3]
         given: Any = self.size
-        window = (given, given) if isinstance(given, Integral) else tuple(given)
+        window = tuple(given) if np.iterable(given) else (given, given)
         if len(window) != 2 or not all(isinstance(n, Integral) and int(n) >= 1 for n in window):
             raise ValueError(f"size must be one or two integers of at least 1, got {given!r}.")
         if window[0] > extent[0] or window[1] > extent[1]:
@@ -109,7 +109,7 @@ class ImageCropper(ImageTransformer):
                 )
             middle: NDArray[np.intp] = (np.array(extent) - window) // 2
             return None if centre == "blob" else middle
-        cell = tuple(centre)
+        cell = tuple(centre) if np.iterable(centre) else ()
         inside = len(cell) == 2 and all(
             isinstance(c, Integral) and 0 <= int(c) < n for c, n in zip(cell, extent, strict=True)
         )
@@ -141,18 +141,26 @@ class ImageCropper(ImageTransformer):
         """
         images = self.read(X)
         height, width = self.window_shape_[:2]
-        if self._corner is not None:
-            top, left = self._corner
-            cut = images.values[:, top : top + height, left : left + width].copy()
-            return self._restored(images, cut)
         cut = np.empty((len(images.values), height, width, self._size[2]), images.values.dtype)
         for rows in chunks(images.values):
             part = images.values[rows]
-            down, right = self._inside(self._blobs(part)).T[..., np.newaxis]
-            down = (down + np.arange(height))[:, :, np.newaxis]
-            right = (right + np.arange(width))[:, np.newaxis, :]
-            cut[rows] = part[np.arange(len(part))[:, np.newaxis, np.newaxis], down, right]
+            if self._corner is None:
+                cut[rows] = self._around_blobs(part)
+            else:
+                top, left = self._corner
+                cut[rows] = part[:, top : top + height, left : left + width]
         return self._restored(images, cut)
+
+    def _around_blobs(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Cut the window of each image around its brightest blob."""
+        height, width = self.window_shape_[:2]
+        down, right = self._inside(self._blobs(values)).T[..., np.newaxis]
+        down = (down + np.arange(height))[:, :, np.newaxis]
+        right = (right + np.arange(width))[:, np.newaxis, :]
+        around: NDArray[Any] = values[
+            np.arange(len(values))[:, np.newaxis, np.newaxis], down, right
+        ]
+        return around
 
     def _blobs(self, values: NDArray[Any]) -> NDArray[np.intp]:
         """Cell of the brightest blob of each image, of shape (n, 2)."""
@@ -212,7 +220,7 @@ class ImageScaler(ImageTransformer):
     Notes
     -----
     Values beyond those seen in `fit` come out below 0 or above 1. A channel of one value comes out
-    as 0. Makes one copy: of the type of floating-point data, else one of 32 bits where that
+    as 0. Makes one copy: of the type of floating-point data, at least 32 bits, else one of 32 bits where that
     holds the whole numbers exactly (uint8, int16) and of 64 bits where not.
 
     The networks standardise their inputs themselves. They need this only where `function` is wanted,
@@ -254,9 +262,11 @@ class ImageScaler(ImageTransformer):
         unit: Any = self.unit
         if not isinstance(unit, Real) or not 0 < float(unit) < np.inf:
             raise ValueError(f"unit must be a positive number, got {unit!r}.")
-        channels = [values[..., c] for c in range(values.shape[-1])]
-        self.data_min_ = np.array([c.min() for c in channels], dtype=np.float64)
-        self.data_max_ = np.array([c.max() for c in channels], dtype=np.float64)
+        parts = (values[rows] for rows in chunks(values))
+        ends = [(part.min((0, 1, 2)), part.max((0, 1, 2))) for part in parts]
+        lowest, highest = zip(*ends, strict=True)
+        self.data_min_ = np.min(lowest, axis=0).astype(np.float64)
+        self.data_max_ = np.max(highest, axis=0).astype(np.float64)
         if not self.per_channel:
             self.data_min_[:] = self.data_min_.min()
             self.data_max_[:] = self.data_max_.max()
@@ -294,10 +304,11 @@ class ImageScaler(ImageTransformer):
             Floating-point images, in the container that came in.
         """
         images = self.read(X)
-        scaled = images.values.astype(floating(images.values.dtype))
+        scaled = np.empty(images.values.shape, precise(images.values.dtype))
         low, span = (a.astype(scaled.dtype) for a in (self._low, self._range))
         for rows in chunks(scaled):
             part = scaled[rows]
+            part[...] = images.values[rows]
             self._apply(part)
             part -= low
             part /= span
@@ -318,10 +329,11 @@ class ImageScaler(ImageTransformer):
         """
         check_is_fitted(self)
         images = self.read(X)
-        values = images.values.astype(floating(images.values.dtype))
+        values = np.empty(images.values.shape, precise(images.values.dtype))
         low, span = (a.astype(values.dtype) for a in (self._low, self._range))
         for rows in chunks(values):
             part = values[rows]
+            part[...] = images.values[rows]
             part *= span
             part += low
             self._undo(part)

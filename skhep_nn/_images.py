@@ -21,12 +21,17 @@ __all__ = [
     "Images",
     "LazyImages",
     "Names",
+    "all_finite",
+    "check_finite_rows",
     "chunks",
     "floating",
+    "precise",
 ]
 
 # Values at a time where a step needs memory of its own.
 CHUNK = 2**20
+# Rows that an error names before it stops.
+_NAMED = 5
 
 
 class Images(NamedTuple):
@@ -51,10 +56,43 @@ def floating(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(dtype if dtype.kind == "f" else np.result_type(dtype, np.float32))
 
 
+def precise(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Type to compute in: as `floating`, but of at least 32 bits."""
+    return np.promote_types(floating(dtype), np.float32)
+
+
 def chunks(values: NDArray[Any]) -> list[slice]:
     """Images to go through at a time."""
     n = max(1, CHUNK // math.prod(values.shape[1:]))
     return [slice(start, start + n) for start in range(0, len(values), n)]
+
+
+def check_finite_rows(values: NDArray[Any], called: str, what: str = "NaN or infinity") -> None:
+    """Raise ValueError that names the rows, `called` images or traces, that are not finite, which is `what`."""
+    if values.dtype.kind != "f":
+        return
+    axes = tuple(range(1, values.ndim))
+    bad: list[int] = []
+    for some in chunks(values):
+        if not all_finite(values[some]):
+            finite = np.isfinite(values[some])
+            bad += (some.start + np.flatnonzero(~finite.all(axes))).tolist()
+    if bad:
+        named = ", ".join(map(str, bad[:_NAMED])) + (", ..." if len(bad) > _NAMED else "")
+        rows = "row" if len(bad) == 1 else "rows"
+        msg = (
+            f"Input X contains {what} in {len(bad)} of {len(values)} {called} ({rows} {named}). "
+            f"Drop these {called}, or repair them first."
+        )
+        raise ValueError(msg)
+
+
+def all_finite(values: NDArray[Any]) -> bool:
+    """Return whether all numbers are finite; their sum is quickly found, and is, unless it overflows."""
+    if values.dtype.kind != "f":
+        return True
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(values.sum()) or np.isfinite(values).all())
 
 
 class LazyImages:
@@ -99,14 +137,12 @@ class LazyImages:
         values: NDArray[Any] = np.asarray(self.source.read(start, stop)).astype(
             self.dtype, copy=False
         )
-        # The sum is quickly found, and finite if all are, unless it overflows.
-        with np.errstate(over="ignore", invalid="ignore"):
-            doubtful = values.dtype.kind == "f" and not np.isfinite(values.sum())
-        if doubtful and not np.isfinite(values).all():
+        if not all_finite(values):
             raise ValueError(f"Input X contains NaN or infinity in images {start} to {stop}.")
         return values.reshape(-1, *self.shape[1:])
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
+        """Read a slice of the images; further axes are for who asked."""
         start, stop, _ = rows.indices(len(self))
         return self.read(start, stop)
 

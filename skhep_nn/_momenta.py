@@ -41,6 +41,10 @@ def wrap_angle(xp: Any, angle: Array) -> Array:
     return xp.where(wrapped >= math.pi, wrapped - turn, wrapped)
 
 
+# Angles beyond are none: those in degrees, and numbers that stand for missing ones.
+_MOST_RADIANS = 100.0
+
+
 class Momentum(NamedTuple):
     """Columns of one object: (px, py, pz), or (magnitude, phi, eta); the third may be absent."""
 
@@ -184,8 +188,22 @@ class MomentumColumns(NamedTuple):
             xp.moveaxis(out, -1, 0)[indices] = self.turned(xp, block, turn)
         return out
 
+    def _check_angles(self, X: pd.DataFrame | None, values: NDArray[Any]) -> None:
+        """Refuse what is no angle: turned, a number that stands for a missing one would not be known as such."""
+        for i in self.phi:
+            bad = np.flatnonzero(np.abs(values[:, i]) > _MOST_RADIANS)
+            if len(bad):
+                name = i if X is None else repr(X.columns[i])
+                msg = (
+                    f"Column {name} has the azimuth {values[bad[0], i]} in row {bad[0]}, and {len(bad)} rows are "
+                    "like it. If missing quantities are written as a number such as -999, make them NaN first; "
+                    "angles are in radians."
+                )
+                raise ValueError(msg)
+
     def turn_table(self, X: pd.DataFrame | None, values: NDArray[Any], turn: Turn) -> Any:
         """Turn a table read by `EventTransformer.read`: a DataFrame if there is one."""
+        self._check_angles(X, values)
         turned = self.turn_array(values, turn, self.indices())
         if X is None:
             return turned

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["OPTIMIZERS", "PRECISIONS", "check_augmentation", "check_params", "is_flag"]
+__all__ = [
+    "OPTIMIZERS",
+    "PRECISIONS",
+    "check_augmentation",
+    "check_params",
+    "check_searchable",
+    "is_flag",
+]
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": lambda params, **kwargs: torch.optim.Adam(params, fused=True, **kwargs),
@@ -107,3 +114,19 @@ def check_augmentation(augmentation: Any) -> None:
             "for example EventAugmenter()."
         )
         raise TypeError(msg)
+
+
+def check_searchable(model: Any, names: set[str]) -> None:
+    """Raise ValueError where a search names parameters that the model does not have, or not as it is."""
+    unknown = []
+    for name in sorted(names - set(model.get_params())):
+        owner, nested, _ = name.partition("__")
+        if nested and owner in names:
+            continue  # of an object that the search gives
+        if nested and getattr(model, owner, model) is None:
+            msg = f"param_distributions names {name!r}, but {owner} is None: give the estimator one first."
+            raise ValueError(msg)
+        unknown.append(name)
+    if unknown:
+        msg = f"param_distributions names {unknown}, which {type(model).__name__} does not have"
+        raise ValueError(msg)

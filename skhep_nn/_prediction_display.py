@@ -102,6 +102,12 @@ class PredictionSamplesDisplay:
             The images, drawn.
         """
         check_is_fitted(estimator)
+        if not hasattr(estimator, "predict_proba"):
+            msg = (
+                f"{type(estimator).__name__} is no classifier: this shows labels and probabilities. "
+                "scikit-learn's PredictionErrorDisplay compares values."
+            )
+            raise TypeError(msg)
         options = {"classes": estimator.classes_, **kwargs}
         return cls.from_predictions(X, y, estimator.predict_proba(X), ax=ax, **options)
 

@@ -137,6 +137,7 @@ def read_results(
     parameters: Sequence[str] | None,
     score: str,
     scales: Mapping[str, Scale] | None,
+    fewest: int = 1,
 ) -> tuple[list[SearchAxis], pd.DataFrame]:
     """Return the axes of a search and a table of its candidates, less those whose fit has failed."""
     results = {str(key): values for key, values in cv_results.items()}
@@ -152,12 +153,10 @@ def read_results(
         raise ValueError(f"score={score!r} is not in the results, which hold {list(results)}")
     scores = np.asarray(results[score], dtype=float)
     usable = np.isfinite(scores)
-    if usable.sum() < FEWEST_CANDIDATES:
-        msg = (
-            f"a search model needs {FEWEST_CANDIDATES} candidates of finite score at least, got "
-            f"{usable.sum()}"
+    if usable.sum() < fewest:
+        raise ValueError(
+            f"this needs {fewest} candidates of finite score at least, got {usable.sum()}"
         )
-        raise ValueError(msg)
     axes, columns = [], {}
     for name in known if parameters is None else parameters:
         values = _given(name, results[_PARAM + name], usable)

@@ -17,7 +17,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
 from sklearn.utils import check_random_state
 
-from skhep_nn._search_axes import Scale, SearchAxis, as_table, read_results
+from skhep_nn._search_axes import FEWEST_CANDIDATES, Scale, SearchAxis, as_table, read_results
 
 __all__ = ["Optimum", "SearchModel", "fit_search_model"]
 
@@ -348,7 +348,9 @@ def fit_search_model(
     >>> bool(model.optimum().params["alpha"] < 10)
     True
     """
-    axes, table = read_results(cv_results, parameters=parameters, score=score, scales=scales)
+    axes, table = read_results(
+        cv_results, parameters=parameters, score=score, scales=scales, fewest=FEWEST_CANDIDATES
+    )
     if random_state is None:
         seed = int(np.random.default_rng().integers(2**31 - 1))
     else:

@@ -13,6 +13,7 @@ from sklearn.utils.validation import assert_all_finite
 
 from skhep_nn._base import BaseNetworkEstimator, Target
 from skhep_nn._losses import LOSSES
+from skhep_nn._weights import is_finite_number
 from skhep_nn.metrics import class_balanced_weights
 from skhep_nn.preprocessing import weighted_moments
 
@@ -48,14 +49,14 @@ class BaseNetworkClassifier(ClassifierMixin, BaseNetworkEstimator):  # type: ign
             if self.class_weight != "balanced":
                 msg = f"class_weight={self.class_weight!r} must be 'balanced', a dict or None."
                 raise ValueError(msg)
-            balanced: NDArray[np.float64] = class_balanced_weights(codes, weight)
+            balanced: NDArray[np.float64] = class_balanced_weights(self.classes_[codes], weight)
             return balanced
         unknown = set(self.class_weight) - set(self.classes_.tolist())
         if unknown:
             msg = f"class_weight names {sorted(unknown)}, but the classes are {self.classes_}."
             raise ValueError(msg)
-        if min(self.class_weight.values(), default=0.0) < 0:
-            raise ValueError(f"class_weight={self.class_weight} must not be negative.")
+        if not all(is_finite_number(w) and w >= 0 for w in self.class_weight.values()):
+            raise ValueError(f"class_weight={self.class_weight} must be numbers of at least 0.")
         factors = np.array([self.class_weight.get(c, 1.0) for c in self.classes_.tolist()])
         factored: NDArray[np.float64] = weight * factors[codes]
         return factored

@@ -156,7 +156,7 @@ def _check(estimators: list[Any], rows: Sequence[ArrayLike] | None) -> None:
             raise TypeError(
                 f"fit_together trains networks of skhep_nn, got {type(estimator).__name__}."
             )
-        if estimator.callbacks:
+        if estimator.callbacks or getattr(estimator, "_skl_callbacks", None):
             raise ValueError(
                 "callbacks see one estimator: fit estimators that have any one by one."
             )

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from skhep_nn._images import chunks, floating
+from skhep_nn._images import chunks, precise
 from skhep_nn._waveforms import WaveformTransformer, baseline_window
 
 __all__ = ["WaveformScaler"]
@@ -17,11 +17,6 @@ __all__ = ["WaveformScaler"]
 _METHODS = ("minmax", "peak", "area", None)
 _STATISTICS: dict[str, Any] = {"median": np.median, "mean": np.mean}
 _SIGNS = {"positive": 1, "negative": -1}
-
-
-def _precise(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Type of scaled traces: half precision cannot hold the sum of a trace."""
-    return np.promote_types(floating(dtype), np.float32)
 
 
 def _has_inverse(scaler: WaveformScaler) -> bool:
@@ -150,7 +145,7 @@ class WaveformScaler(WaveformTransformer):
         low, high = np.full(n_channels, np.inf), np.full(n_channels, -np.inf)
         area, tiny = np.zeros(n_channels), np.zeros(n_channels)
         for rows in chunks(values):
-            part = np.empty(values[rows].shape, _precise(values.dtype))
+            part = np.empty(values[rows].shape, precise(values.dtype))
             rounding = self._levelled(values[rows], out=part)
             low = np.minimum(low, part.min((0, 1)))
             high = np.maximum(high, part.max((0, 1)))
@@ -216,7 +211,7 @@ class WaveformScaler(WaveformTransformer):
         """
         waveforms = self.read(X)
         values = waveforms.values
-        scaled = np.empty(values.shape, _precise(values.dtype))
+        scaled = np.empty(values.shape, precise(values.dtype))
         for rows in chunks(scaled):
             part = scaled[rows]
             tiny = self._levelled(values[rows], out=part)
@@ -253,7 +248,7 @@ class WaveformScaler(WaveformTransformer):
         """
         check_is_fitted(self)
         waveforms = self.read(X)
-        values = waveforms.values.astype(_precise(waveforms.values.dtype))
+        values = waveforms.values.astype(precise(waveforms.values.dtype))
         sign = _SIGNS[self.polarity]
         for rows in chunks(values):
             part = values[rows]

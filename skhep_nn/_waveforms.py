@@ -12,18 +12,14 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from skhep_nn._grids import GridTransformer, Names
-from skhep_nn._images import chunks
+from skhep_nn._images import check_finite_rows
 
 __all__ = [
     "WaveformReader",
     "WaveformTransformer",
     "Waveforms",
     "baseline_window",
-    "check_finite_traces",
 ]
-
-# Traces that an error names before it stops.
-_NAMED = 5
 
 
 class Waveforms(NamedTuple):
@@ -39,26 +35,6 @@ class Waveforms(NamedTuple):
             return values
         rows = values[..., 0]
         return rows if self.labels is None else pd.DataFrame(rows, self.labels, names)
-
-
-def check_finite_traces(values: NDArray[Any], what: str = "NaN or infinity") -> None:
-    """Raise ValueError that names the traces, rows of `values`, that are not finite, which is `what`."""
-    if values.dtype.kind != "f":
-        return
-    axes = tuple(range(1, values.ndim))
-    bad: list[int] = []
-    for some in chunks(values):
-        finite = np.isfinite(values[some])
-        if not finite.all():
-            bad += (some.start + np.flatnonzero(~finite.all(axes))).tolist()
-    if bad:
-        named = ", ".join(map(str, bad[:_NAMED])) + (", ..." if len(bad) > _NAMED else "")
-        rows = "row" if len(bad) == 1 else "rows"
-        msg = (
-            f"Input X contains {what} in {len(bad)} of {len(values)} traces ({rows} {named}). "
-            "Drop these traces, or repair them first."
-        )
-        raise ValueError(msg)
 
 
 def baseline_window(baseline: Any, n_points: int) -> slice | None:
@@ -109,7 +85,7 @@ class WaveformReader:
         else:
             values = validate_data(self, X, dtype="numeric", ensure_all_finite=False, reset=reset)
         self._check_traces(values.shape[1:], reset=reset)
-        check_finite_traces(values)
+        check_finite_rows(values, "traces")
         labels = X.index if isinstance(X, pd.DataFrame) else None
         return Waveforms(values.reshape(*values.shape[:2], -1), values.ndim, labels)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from numbers import Integral
 from typing import Any, Self
@@ -23,6 +24,8 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
+from skhep_nn._events import as_pandas
+from skhep_nn._inner_splits import inner_split
 from skhep_nn.augmentation import EventAugmenter
 
 __all__ = ["AugmentedClassifier", "AugmentedRegressor"]
@@ -90,6 +93,7 @@ class _Augmented(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         X = self._read(X, reset=True)
         check_consistent_length(X, y)
         n_rows, n_parts = len(y), self._n_parts()
+        self._warn_of_copies(n_rows * n_parts if self.n_copies else 0)
         params = self._params(X, sample_weight, fit_params, n_parts)
         self.augmenter_ = self._new_augmenter().fit(X)
         rows = np.tile(np.arange(n_rows), n_parts)
@@ -99,6 +103,18 @@ class _Augmented(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
             **{k: _rows(v, rows) if _has_rows(v, n_rows) else v for k, v in params.items()},
         )
         return self
+
+    def _warn_of_copies(self, n_rows: int) -> None:
+        """Warn where copies of an event would be validated on others of it."""
+        name = inner_split(self.estimator, n_rows) if n_rows else None
+        if name is not None:
+            inner, outer = type(self.estimator).__name__, type(self).__name__
+            warnings.warn(
+                f"{inner} sets aside some of the rows that it is fitted to ({name}), and copies of one event "
+                f"are on both sides: what it finds there is too good. Put {outer} inside of it, or turn that "
+                "off; a network of this package takes augmentation= itself.",
+                stacklevel=3,
+            )
 
     def _n_parts(self) -> int:
         """Rows in training for one that was given."""
@@ -159,6 +175,7 @@ class _Augmented(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
 
     def _read(self, X: Any, *, reset: bool = False) -> Any:
         """Check names and number of the columns; what they hold is the augmenter's to judge."""
+        X = as_pandas(X)
         if isinstance(X, pd.DataFrame):
             return validate_data(self, X, reset=reset, skip_check_array=True)
         return validate_data(
@@ -238,6 +255,9 @@ class AugmentedClassifier(ClassifierMixin, _Augmented):  # type: ignore[misc]
 
     Notes
     -----
+    Copies of a row are never told apart: what validates on some of the rows that it is fitted to (early
+    stopping, a search, calibration) is misled, and goes around this class instead. `fit` warns where it sees that.
+
     Weights are divided by the number of copies, also the ones that ``sample_weight=None`` means, if
     the estimator takes weights: their sum, and with it the meaning of a penalty, stays as it is
     without augmentation.

@@ -6,7 +6,7 @@ from abc import ABC
 from collections.abc import Mapping, Sequence
 from functools import partial
 from numbers import Real
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,9 +32,11 @@ __all__ = ["CaloCNNClassifier", "CaloCNNRegressor"]
 class _CaloEstimator(ImageReader, GridEstimator, ABC):
     """What estimators of images share: reading and the `CaloCNN`."""
 
+    _called: ClassVar[str] = "images"
+
     def _network(self, n_outputs: int) -> tuple[type[nn.Module], dict[str, Any]]:
         params = {"image_shape": self._size, "n_outputs": n_outputs, "preset": self.preset}
-        return CaloCNN, params | dict(self.network_params or {})
+        return CaloCNN, params | self._further(CaloCNN, self.network_params)
 
 
 @with_common_parameters

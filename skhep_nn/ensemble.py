@@ -310,7 +310,10 @@ class Ensemble:
         n_rows = len(X)
         fill = max(CPU_LANES, 1 << (n_rows - 1).bit_length()) - n_rows
         if fill and X.device.type == "cpu":
-            X = torch.cat([X, X[-1:].expand(fill, *X.shape[1:])])
+            rows = X
+            # Not joined: under autocast, torch joins no 16-bit floats on a CPU.
+            X = rows.new_empty(n_rows + fill, *rows.shape[1:])
+            X[:n_rows], X[n_rows:] = rows, rows[-1]
         if stacked is None:
             few = n_rows < _STACK_BELOW and self._products_are_alike
             stacked = len(self) > 1 and (X.device.type != "cpu" or few)

@@ -33,6 +33,7 @@ from skhep_nn._hyper_candidates import (
     select,
     train_candidates,
 )
+from skhep_nn._params import check_searchable
 from skhep_nn._tables import is_integer
 from skhep_nn.ensemble import Ensemble
 
@@ -143,10 +144,7 @@ class _HyperEnsemble(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
             }
         spaces = ParameterSampler(distributions, 1).param_distributions
         names = {name for space in spaces for name in space}
-        unknown = sorted(names - set(model.get_params()) - {LR_FACTOR})
-        if unknown:
-            msg = f"param_distributions names {unknown}, which {type(model).__name__} does not have"
-            raise ValueError(msg)
+        check_searchable(model, names - {LR_FACTOR})
         fixed = sorted(names & {"n_members", "random_state", "callbacks", "class_weight", "loss"})
         if fixed:
             raise ValueError(f"param_distributions names {fixed}: set that in estimator.")

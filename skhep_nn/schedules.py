@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
+from skhep_nn._weights import is_finite_number
+
 __all__ = ["Constant", "CosineRestarts", "CyclicLR", "OneCycle", "Rates", "ReduceOnPlateau"]
 
 FloatArray = NDArray[np.float64]
@@ -37,7 +39,7 @@ class Rates(NamedTuple):
 
 def _check_positive(**values: float) -> None:
     for name, value in values.items():
-        if not (np.isfinite(value) and value > 0):
+        if not (is_finite_number(value) and value > 0):
             raise ValueError(f"{name}={value!r} must be a positive number.")
 
 
@@ -184,6 +186,9 @@ class OneCycle(_Schedule):
 
     def _check(self) -> None:
         _check_positive(max_lr=self.max_lr, initial_lr=self.initial_lr)
+        if self.initial_lr > self.max_lr:
+            msg = f"initial_lr={self.initial_lr!r} must not be above max_lr={self.max_lr!r}; lower both."
+            raise ValueError(msg)
         if not 0 <= self.final_lr < np.inf:
             raise ValueError(f"final_lr={self.final_lr!r} must be a number of at least 0.")
         if not 0 <= self.min_momentum <= self.max_momentum < 1:

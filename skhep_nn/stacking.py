@@ -273,7 +273,8 @@ class StackedPostRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):  
         if not hasattr(self.estimator_, "predict_aux_proba"):
             name = type(self.estimator_).__name__
             msg = (
-                f"aux_features=True, but {name} has no predict_aux_proba: was there no aux_target?"
+                f"aux_features=True, but {name} has no predict_aux_proba: was there no aux_target? A "
+                "Pipeline hands none on: put its transformers before the StackedPostRegressor."
             )
             raise ValueError(msg)
         return np.asarray(self.estimator_.aux_classes_)

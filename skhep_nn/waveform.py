@@ -16,7 +16,7 @@ from skhep_nn._grid_estimator import GridEstimator
 from skhep_nn._losses import through_sigmoid
 from skhep_nn._tasks import BaseNetworkClassifier, BaseNetworkRegressor
 from skhep_nn._waveform_cnn import WaveformCNN
-from skhep_nn._waveforms import WaveformReader, check_finite_traces
+from skhep_nn._waveforms import WaveformReader
 
 __all__ = ["WaveformClassifier", "WaveformRegressor"]
 
@@ -26,19 +26,13 @@ class _WaveformEstimator(WaveformReader, GridEstimator, ABC):
 
     # What digitisers give, as it is.
     _kept: ClassVar[tuple[type, ...]] = (np.uint8, np.int8, np.uint16, np.int16, np.float16)
-
-    def _encode_X(self, X: Any, *, reset: bool) -> NDArray[Any]:
-        with np.errstate(over="ignore"):
-            encoded = super()._encode_X(X, reset=reset)
-        if getattr(X, "dtype", None) != encoded.dtype:
-            check_finite_traces(encoded, "values beyond float32")
-        return encoded
+    _called: ClassVar[str] = "traces"
 
     def _network(self, n_outputs: int) -> tuple[type[nn.Module], dict[str, Any]]:
         params = {"trace_shape": self._size, "n_outputs": n_outputs, "preset": self.preset}
         given = {"channels": self.channels, "kernels": self.kernels}
         given = {name: value for name, value in given.items() if value is not None}
-        further = dict(self.network_params or {})
+        further = self._further(WaveformCNN, self.network_params)
         twice = sorted(given.keys() & further.keys())
         if twice:
             raise ValueError(

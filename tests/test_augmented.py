@@ -1,4 +1,5 @@
 import pickle
+import warnings
 
 import joblib
 import numpy as np
@@ -6,8 +7,14 @@ import pandas as pd
 import pytest
 from sklearn import config_context
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.dummy import DummyClassifier
-from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestRegressor
+from sklearn.ensemble import (
+    GradientBoostingClassifier,
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
 from sklearn.exceptions import NotFittedError, UnsetMetadataPassedError
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge, RidgeClassifier
 from sklearn.metrics import log_loss
@@ -18,6 +25,8 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from skhep_nn import DenseNetClassifier
+from skhep_nn._inner_splits import inner_split
 from skhep_nn.augmentation import EventAugmenter
 from skhep_nn.augmented import AugmentedClassifier, AugmentedRegressor
 from skhep_nn.kinematics import CartesianMomenta
@@ -331,3 +340,58 @@ def test_bad_parameters_and_data(data):
         model.predict(X.replace({"e_pz": {X["e_pz"].iloc[0]: np.inf}}))
     with pytest.raises(ValueError, match="numeric columns, got 'kind'"):
         AugmentedClassifier(inner).fit(X.assign(kind="a"), y)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "name"),
+    [
+        (CalibratedClassifierCV(LogisticRegression(), cv=2), "cv"),
+        (GridSearchCV(LogisticRegression(), {"C": [1.0]}, cv=2), "cv"),
+        (HistGradientBoostingClassifier(max_iter=2, early_stopping=True), "early_stopping"),
+        (GradientBoostingClassifier(n_estimators=2, n_iter_no_change=1), "n_iter_no_change"),
+        (RandomForestClassifier(100, oob_score=True), "oob_score"),
+        (DenseNetClassifier(n_members=2, max_epochs=1, width=4, depth=1), "n_members"),
+        (make_pipeline(StandardScaler(), GridSearchCV(LogisticRegression(), {"C": [1.0]})), "cv"),
+    ],
+)
+def test_copies_on_both_sides_of_an_inner_split(data, estimator, name):
+    """An event that is known from a copy of it is no test of anything."""
+    X, y, _ = data
+    model = AugmentedClassifier(estimator, random_state=0)
+    with pytest.warns(UserWarning, match=rf"\({name}\), and copies of one event are on both sides"):
+        model.fit(X, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        clone(model).set_params(n_copies=0).fit(X, y)
+
+
+def test_boosting_counts_copies_when_it_decides_to_stop_early():
+    """By itself it stops early above 10,000 rows."""
+    assert inner_split(HistGradientBoostingClassifier(), 10_000) is None
+    assert inner_split(HistGradientBoostingClassifier(), 10_001) == "early_stopping"
+    assert inner_split(HistGradientBoostingClassifier(early_stopping=False), 10_001) is None
+    assert inner_split(CalibratedClassifierCV(cv="prefit"), 1) is None
+    assert inner_split(GradientBoostingClassifier(), 1) is None
+
+
+class Frame:
+    """A table of another library that can be turned into one of pandas."""
+
+    def __init__(self, table):
+        self.table, self.columns, self.shape = table, list(table.columns), table.shape
+
+    def to_pandas(self):
+        return self.table
+
+    def __len__(self):
+        return len(self.table)
+
+
+def test_tables_of_other_libraries(data):
+    X, y, _ = data
+    for model in (
+        AugmentedClassifier(LogisticRegression(), random_state=0),
+        make_pipeline(EventAugmenter(random_state=0), LogisticRegression()),
+    ):
+        expected = clone(model).fit(X, y).predict_proba(X)
+        np.testing.assert_array_equal(model.fit(Frame(X), y).predict_proba(Frame(X)), expected)

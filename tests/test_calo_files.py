@@ -224,7 +224,9 @@ def test_rows_beyond_the_end_of_a_file(tmp_path, images):
     with h5py.File(path) as file:
         place = file["X"].id.get_chunk_info_by_coord((70, 0, 0, 0)).byte_offset
     os.truncate(path, place + 100)
-    with pytest.raises(OSError, match=r"x.h5 ends \d+ bytes before"):
+    with pytest.raises(
+        OSError, match=r"x.h5 is damaged in images 70 to 77: the file ends \d+ bytes"
+    ):
         lazy.read(70, 77)
 
 
@@ -249,7 +251,7 @@ def test_a_damaged_chunk_is_an_error(tmp_path, images):
     content = bytearray(path.read_bytes())
     content[place : place + 40] = bytes(40)
     path.write_bytes(content)
-    with pytest.raises(OSError, match="filter"):
+    with pytest.raises(OSError, match=r"x.h5 is damaged in images 0 to 60: .*filter"):
         load_calo_hdf5(path)
 
 
@@ -360,3 +362,16 @@ def test_the_public_files(data_dir):
     np.testing.assert_array_equal(loaded.target, np.arange(200) >= 98)
     lazy = load_calo_hdf5(paths, 10, 90, lazy=True).images
     np.testing.assert_array_equal(lazy[[3, 100]], loaded.images[[13, 128]])
+
+
+def test_labels_of_text(tmp_path, images):
+    kinds = np.array(["electron", "photon"] * 5)
+    path = write_text_labels(tmp_path / "x.h5", images[:10], kinds)
+    np.testing.assert_array_equal(load_calo_hdf5(path, 1, 9).target, kinds[1:9])
+
+
+def write_text_labels(path, images, kinds):
+    with h5py.File(path, "w") as file:
+        file["X"] = images
+        file.create_dataset("y", data=kinds.astype(object), dtype=h5py.string_dtype())
+    return path

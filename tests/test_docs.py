@@ -17,6 +17,7 @@ from sklearn.model_selection import cross_validate
 from sklearn.pipeline import make_pipeline
 
 from skhep_nn import (
+    AugmentedClassifier,
     CartesianMomenta,
     DenseNetClassifier,
     EventAligner,
@@ -177,6 +178,7 @@ def _bad_events() -> dict[str, Callable[[], object]]:
     named = DenseNetClassifier(categorical_features=["channel"])
     both = X.assign(PRI_tau_px=0.0)
     aligned = EventAligner().fit_transform(table)
+    stopping = HistGradientBoostingClassifier(max_iter=2, early_stopping=True)
     return {
         "NaN": lambda: net.fit(X, y),
         "infinity": lambda: net.fit(table.assign(PRI_met=np.inf), y),
@@ -185,6 +187,9 @@ def _bad_events() -> dict[str, Callable[[], object]]:
         "unknown column": lambda: named.fit(table, y),
         "order": lambda: fitted.predict(table[table.columns[::-1]]),
         "-999": lambda: CartesianMomenta().fit_transform(X.fillna(-999.0)),
+        "-999 turned": lambda: EventAugmenter().fit_transform(X.fillna(-999.0)),
+        "early stopping": lambda: AugmentedClassifier(stopping).fit(X, y),
+        "no schedule": lambda: net.set_params(schedule__max_lr=0.1),
         "text in a transformer": lambda: CartesianMomenta().fit(X.assign(channel="e")),
         "two representations": lambda: CartesianMomenta().fit(both),
         "half a momentum": lambda: EventAugmenter().fit(aligned),

@@ -3,6 +3,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
 
 from skhep_nn import CosineRestarts, DenseNetClassifier, OneCycle
 from skhep_nn.plotting import HistoryDisplay
@@ -88,3 +90,10 @@ def test_panels_of_a_network(schedule):
     for ax, column in ((display.lr_ax_, "lr"), (display.momentum_ax_, "momentum")):
         assert_allclose(ax.get_lines()[0].get_ydata(), model.history_[column])
     assert legend_texts(display.ax_) == ["training"]
+
+
+def test_what_has_no_history():
+    X = np.arange(20.0)[:, None]
+    search = GridSearchCV(LogisticRegression(), {"C": [1.0]}, cv=2).fit(X, X[:, 0] > 9)
+    with pytest.raises(TypeError, match="GridSearchCV has no history_: give the network"):
+        HistoryDisplay.from_estimator(search)

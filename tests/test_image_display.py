@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import LogNorm
 from numpy.testing import assert_allclose
+from sklearn.dummy import DummyRegressor
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -258,3 +259,10 @@ def test_error_without_matplotlib_names_the_extra():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert "skhep_nn[plot]" in run.stderr
+
+
+def test_predictions_of_what_has_no_probabilities(showers):
+    X, y = showers
+    model = DummyRegressor().fit(np.zeros((len(X), 1)), np.zeros(len(X)))
+    with pytest.raises(TypeError, match="DummyRegressor is no classifier"):
+        PredictionSamplesDisplay.from_estimator(model, X, y)

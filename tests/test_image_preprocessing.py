@@ -9,6 +9,7 @@ from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skhep_nn._image_preprocessing import ImageCropper, ImageScaler
+from skhep_nn.datasets import load_calo_hdf5, make_calo_showers
 
 
 @parametrize_with_checks(
@@ -296,3 +297,48 @@ def test_memory_mapped_images(tmp_path):
 def test_bad_parameters_of_the_scaler(images, params, message):
     with pytest.raises(ValueError, match=message):
         ImageScaler(**params).fit(images)
+
+
+def test_half_precision_is_computed_in_single():
+    images = np.linspace(-6e4, 6e4, 3240).reshape(90, 6, 6).astype(np.float16)
+    scaler = ImageScaler().fit(images)
+    scaled = scaler.transform(images)
+    assert scaled.dtype == np.float32
+    assert (scaled.min(), scaled.max()) == (0, 1)
+    np.testing.assert_allclose(scaler.inverse_transform(scaled), images, rtol=1e-3, atol=20)
+
+
+@pytest.mark.parametrize(
+    "transformer",
+    [
+        ImageScaler(function="sqrt"),
+        ImageScaler(per_channel=False),
+        ImageCropper(size=8),
+        ImageCropper(size=8, centre="blob"),
+        ImageCropper(size=8, centre=(3, 9)),
+    ],
+)
+def test_images_that_stay_in_their_file(tmp_path, monkeypatch, transformer):
+    """They are read some at a time, and come back as arrays."""
+    h5py = pytest.importorskip("h5py")
+    showers = make_calo_showers(30, random_state=0)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["X"], file["y"] = showers.images, showers.target
+    lazy = load_calo_hdf5(tmp_path / "x.h5", lazy=True).images
+    expected = clone(transformer).fit_transform(showers.images)
+    reads = []
+    read = type(lazy).read
+    monkeypatch.setattr(
+        type(lazy), "read", lambda self, a, b: reads.append(b - a) or read(self, a, b)
+    )
+    monkeypatch.setattr("skhep_nn._images.CHUNK", 7 * 32 * 32 * 2)
+    found = clone(transformer).fit_transform(lazy)
+    assert type(found) is np.ndarray
+    np.testing.assert_array_equal(found, expected)
+    assert max(reads) == 7
+
+
+@pytest.mark.parametrize("params", [{"size": 4.0}, {"size": None}, {"centre": None}, {"centre": 3}])
+def test_sizes_and_centres_that_are_none(images, params):
+    with pytest.raises(ValueError, match=rf"{next(iter(params))}.* (one or two integers|a cell)"):
+        ImageCropper(**{"size": 2} | params).fit(images)

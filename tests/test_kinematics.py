@@ -11,6 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from skhep_nn.augmentation import EventAugmenter
 from skhep_nn.kinematics import (
     CartesianMomenta,
     EventAligner,
@@ -365,3 +366,13 @@ def test_bad_alignment(events):
         EventAligner(reference="lep", orient="tau").fit(events)
     with pytest.raises(ValueError, match="'lep_pt' has no 'lep_phi'"):
         EventAligner(reference="jet", orient="MET").fit(events.drop(columns="lep_phi"))
+
+
+@pytest.mark.parametrize("step", [EventAligner(reference="e", orient="t"), EventAugmenter()])
+def test_numbers_for_missing_quantities_are_not_turned(step):
+    events = pd.DataFrame({"e_pt": [40.0, -999.0], "e_eta": [0.5, -999.0], "e_phi": [3.0, -999.0]})
+    events = events.assign(t_pt=1.0, t_eta=1.0, t_phi=[0.1, 0.2])
+    with pytest.raises(ValueError, match=r"'e_phi' has the azimuth -999.0 in row 1, and 1 rows"):
+        step.fit(events).transform(events)
+    missing = events.replace(-999.0, np.nan)
+    assert np.isnan(np.asarray(step.fit(missing).transform(missing), dtype=float)[1]).sum() >= 2

@@ -25,6 +25,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "_dense_chain",
             "_docs",
             "_events",
+            "_inner_splits",
             "_grids",
             "_member_layers",
             "_momenta",

@@ -300,3 +300,25 @@ def test_compiled_networks_store_their_state(blobs, monkeypatch):
         np.testing.assert_allclose(
             compiled.predict_proba(X), eager.predict_proba(X), rtol=1e-4, atol=1e-5
         )
+
+
+def test_parameters_of_what_is_none():
+    with pytest.raises(
+        ValueError, match=r"schedule__max_lr cannot be set while schedule is None.*OneCycle"
+    ):
+        DenseNetClassifier().set_params(schedule__max_lr=1e-3)
+    model = DenseNetClassifier().set_params(schedule=OneCycle(), schedule__max_lr=1e-3)
+    assert model.schedule.max_lr == 1e-3
+    with pytest.raises(ValueError, match="Invalid parameter 'colour'"):
+        model.set_params(colour="red")
+
+
+@pytest.mark.parametrize("weight", [{"s": -1.0}, {"s": np.nan}, {"s": "much"}])
+def test_class_weights_that_are_none(weight):
+    with pytest.raises(ValueError, match=r"class_weight=.* must be numbers of at least 0"):
+        DenseNetClassifier(class_weight=weight).fit(np.eye(4), list("ssbb"))
+
+
+def test_a_class_without_weight_goes_by_its_name():
+    with pytest.raises(ValueError, match=r"class s|'s'"):
+        DenseNetClassifier(class_weight="balanced").fit(np.eye(4), list("ssbb"), [0, 0, 1, 1])

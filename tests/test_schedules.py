@@ -160,3 +160,10 @@ def test_plateau_needs_a_validation_loss():
     model.set_params(early_stopping=True, schedule__patience=1, schedule__threshold=10.0)
     history = model.fit(X, y).history_
     np.testing.assert_allclose(history.lr, [1e-3, 1e-3, 1e-4])
+
+
+def test_a_cycle_that_would_fall_is_refused():
+    with pytest.raises(ValueError, match=r"initial_lr=0.0001 must not be above max_lr=1e-05"):
+        OneCycle(max_lr=1e-5).rates(0, n_epochs=2, n_steps=3)
+    with pytest.raises(ValueError, match="lr='fast' must be a positive number"):
+        Constant("fast").rates(0, n_epochs=2, n_steps=3)

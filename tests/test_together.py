@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.callback import ProgressBar
 from sklearn.linear_model import LogisticRegression
 
 from skhep_nn import (
@@ -168,3 +169,11 @@ def test_one_that_diverges(events):
     assert not hasattr(mixed[1], "ensemble_")
     with pytest.raises(ValueError, match="diverged"):
         fit_together(mixed, X, y, w)
+
+
+def test_callbacks_of_scikit_learn_are_refused(events):
+    X, y, _ = events
+    few = models(2)
+    few[1].set_callbacks(ProgressBar())
+    with pytest.raises(ValueError, match="callbacks see one estimator"):
+        fit_together(few, X, y)

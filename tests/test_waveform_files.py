@@ -200,6 +200,12 @@ def test_text(tmp_path, traces, separator, packed):
     assert loaded.target.dtype == np.int64
 
 
+def test_the_mark_of_spreadsheets(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("1,2,3\n4,5,6\n", encoding="utf-8-sig")
+    np.testing.assert_array_equal(load_waveforms(path).traces, [[1, 2, 3], [4, 5, 6]])
+
+
 def test_text_with_names(tmp_path, traces, target):
     path = tmp_path / "traces.csv"
     table = pd.DataFrame(traces)

@@ -75,7 +75,7 @@ class RowReader:
             if offset is None:
                 dataset.read_direct(rows, np.s_[low:high])
             elif missing := _fill(descriptor, rows, offset + (low - first) * row_bytes):
-                msg = f"{dataset.file.filename} ends {missing} bytes before row {high} of {dataset.name}"
+                msg = f"the file ends {missing} bytes before row {high} of {dataset.name}"
                 raise OSError(msg)
 
     def _offset(self, first: int) -> int | None:

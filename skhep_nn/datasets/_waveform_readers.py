@@ -20,6 +20,7 @@ __all__ = ["StoredArray", "list_arrays", "read_table"]
 Array = NDArray[Any]
 
 _ZIP, _NPY, _HDF5, _GZIP = b"PK\x03\x04", b"\x93NUMPY", b"\x89HDF\r\n\x1a\n", b"\x1f\x8b"
+_TEXT = "utf-8-sig"  # spreadsheets put a mark before the first number
 _BLOCK = 500  # lines of text that are parsed at a time
 # What zipfile, numpy and zlib raise for files that are damaged or cut off.
 _DAMAGED = (ValueError, EOFError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error)
@@ -199,7 +200,7 @@ def read_table(path: Path) -> tuple[list[str], Iterator[Array]]:
 def _lines(path: Path, packed: bool) -> Iterator[str]:
     """Yield the lines that are not empty."""
     try:
-        with gzip.open(path, "rt") if packed else path.open() as file:
+        with gzip.open(path, "rt", encoding=_TEXT) if packed else path.open(encoding=_TEXT) as file:
             yield from (line for line in file if line.strip())
     except UnicodeDecodeError as error:
         raise ValueError(

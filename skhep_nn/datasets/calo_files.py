@@ -107,7 +107,12 @@ class CaloImages:
             if first < last:
                 shift = part.start - offset
                 rows = images[first - start : last - start]
-                self._open(number).read(int(first + shift), int(last + shift), rows)
+                reader, begin, end = self._open(number), int(first + shift), int(last + shift)
+                try:
+                    reader.read(begin, end, rows)
+                except OSError as error:
+                    msg = f"{part.path} is damaged in images {begin} to {end}: {error}"
+                    raise OSError(msg) from error
         return images
 
     def take(self, rows: Array) -> Array:
@@ -234,7 +239,7 @@ def load_calo_hdf5(
         images : ndarray or CaloImages of shape (n_images, height, width, channels)
             In the type of the files.
         target : ndarray of shape (n_images,)
-            Labels; int64 if all of them are whole numbers. In the public files 1 is an electron
+            Labels: int64 if all of them are whole numbers, text as it is. In the public files 1 is an electron
             and 0 a photon.
 
     Raises
@@ -295,7 +300,7 @@ def load_calo_hdf5(
         kinds.append(kind)
     images = CaloImages(parts, *kinds[0])
     target = np.concatenate(targets)
-    if np.array_equal(target, np.rint(target)):
+    if target.dtype.kind in "fiu" and np.array_equal(target, np.rint(target)):
         target = target.astype(np.int64)
     return Bunch(images=images if lazy else np.asarray(images), target=target)
 
@@ -332,4 +337,5 @@ def _inspect(
             )
         chunk_size = images.chunks[0] if images.chunks else 0
         part = _Part(str(path.absolute()), first, last, chunk_size)
-        return part, labels[first:last], (images.shape[1:], images.dtype)
+        target = labels.asstr() if h5py.check_string_dtype(labels.dtype) else labels
+        return part, target[first:last], (images.shape[1:], images.dtype)
