@@ -1,11 +1,13 @@
 """Speed and memory of training on images: against loops by hand, from a file, and at two gigabytes.
 
-Usage: python benchmarks/images_speed.py [--device auto] [--images 4000] [--memory-gb 2] ...
+Usage: python benchmarks/images_speed.py [rates file memory precision] [--device auto] [--images 4000] ...
 
-* Rates of training and prediction, against loops by hand of the same network (the part ``images`` of
-  `speed.py`), and the AUC in single and in half precision after the same number of passes.
-* Training straight from HDF5, in the page cache, against the same images in memory.
-* Peak memory of a fit on images in memory and mapped from a file, against their size.
+Parts, all if none is named:
+
+* ``rates``, of training and prediction, against loops by hand of the same network (the part ``images`` of `speed.py`).
+* ``file``: training straight from HDF5, in the page cache, against the same images in memory.
+* ``memory``: peak of a fit on images in memory and mapped from a file, against their size.
+* ``precision``: the AUC in single and in half precision after the same number of passes.
 """
 
 from __future__ import annotations
@@ -142,8 +144,12 @@ def memory(args: argparse.Namespace) -> Part:
     return Part("Memory of a fit", {"images, float32": table}, ("The images themselves count.",))
 
 
+PARTS = {"rates": run_cases, "file": from_file, "memory": memory, "precision": precision}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--images", type=int, default=4000)
     parser.add_argument("--image-batch", type=int, default=256)
@@ -154,14 +160,15 @@ def main() -> None:
     parser.add_argument("--memory-gb", type=float, default=2.0)
     parser.add_argument("--output", type=Path, default=Path("results/images_speed"))
     args = parser.parse_args()
+    for name in args.parts:
+        if name not in PARTS:
+            parser.error(f"no part is named {name!r}; there are {', '.join(PARTS)}")
     if args.device == "auto":
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
     args.output.mkdir(parents=True, exist_ok=True)
     found: dict[str, Part] = {}
-    for name, part in (
-        ("rates", run_cases), ("file", from_file), ("memory", memory), ("precision", precision),
-    ):  # fmt: skip
-        found[name] = part(args)
+    for name in args.parts or PARTS:
+        found[name] = PARTS[name](args)
         show_part(found[name])
         if found[name].draw is not None:
             found[name].draw(args.output / f"{name}.png")

@@ -61,7 +61,8 @@ def make_calo_showers(
         Share of electrons, from 0 to 1: exact, to rounding, in every 500 images.
     pt : float or (float, float), default=50.0
         Transverse momentum in GeV, or the range in which it is uniform, from 2 to 1000. The
-        energy is ``pt * cosh(eta)``.
+        energy is ``pt * cosh(eta)``. Towers below 2.5 GeV of transverse energy are not read out: at
+        5 GeV a quarter of the energy is lost, at 2 GeV all of it.
     eta_max : float, default=1.2
         Largest pseudorapidity, up to 1.4; pseudorapidity is uniform on either side of zero.
     image_shape : (int, int), default=(32, 32)
