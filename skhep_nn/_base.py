@@ -39,8 +39,7 @@ _FEWEST_EPOCHS, _FEWEST_STEPS = 15, 200
 # Of the free memory of a GPU that rows may take; more of them stay on the host and are brought batch by
 # batch. The rest is for networks, batches and their gradients.
 _DEVICE_SHARE = 0.7
-
-
+# Of what a parameter may be that is None.
 _EXAMPLES = {"schedule": ", such as schedule=OneCycle()"}
 
 

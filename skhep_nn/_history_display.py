@@ -95,8 +95,8 @@ class HistoryDisplay:
         """
         if isinstance(estimator, Pipeline):
             estimator = estimator[-1]
-        check_is_fitted(estimator)
         if not hasattr(estimator, "history_"):
+            check_is_fitted(estimator)
             msg = (
                 f"{type(estimator).__name__} has no history_: give the network that it has fitted, such as "
                 "best_estimator_ or estimator_."

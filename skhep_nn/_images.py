@@ -142,7 +142,7 @@ class LazyImages:
         return values.reshape(-1, *self.shape[1:])
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
-        """Read a slice of the images; further axes are for who asked."""
+        """Read a slice of the images."""
         start, stop, _ = rows.indices(len(self))
         return self.read(start, stop)
 

@@ -133,7 +133,7 @@ class OneCycle(_Schedule):
     max_lr : float, default=1e-2
         Learning rate at the peak.
     initial_lr : float, default=1e-4
-        Learning rate of the first step.
+        Learning rate of the first step; `max_lr` where that is lower.
     final_lr : float, default=0.0
         Learning rate that the last step tends to.
     max_momentum : float, default=0.95
@@ -178,7 +178,9 @@ class OneCycle(_Schedule):
         t = steps.numbers
         up = 0.5 * (1 - np.cos(np.pi * np.minimum(t / max(peak, 1e-12), 1)))
         down = 0.5 * (1 - np.cos(np.pi * np.clip((t - peak) / max(total - peak, 1e-12), 0, 1)))
-        rising = self.initial_lr + (self.max_lr - self.initial_lr) * up
+        # Low rates in a search over the largest one are to be what they say.
+        first = min(self.initial_lr, self.max_lr)
+        rising = first + (self.max_lr - first) * up
         lr = np.where(t < peak, rising, self.max_lr + (self.final_lr - self.max_lr) * down)
         height = np.where(t < peak, up, 1 - down)
         momentum = self.max_momentum + (self.min_momentum - self.max_momentum) * height
@@ -186,9 +188,6 @@ class OneCycle(_Schedule):
 
     def _check(self) -> None:
         _check_positive(max_lr=self.max_lr, initial_lr=self.initial_lr)
-        if self.initial_lr > self.max_lr:
-            msg = f"initial_lr={self.initial_lr!r} must not be above max_lr={self.max_lr!r}; lower both."
-            raise ValueError(msg)
         if not 0 <= self.final_lr < np.inf:
             raise ValueError(f"final_lr={self.final_lr!r} must be a number of at least 0.")
         if not 0 <= self.min_momentum <= self.max_momentum < 1:

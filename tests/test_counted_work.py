@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from skhep_nn import CartesianMomenta, DenseNetClassifier, EventAugmenter, make_higgs_events
 from skhep_nn._member_groups import MemberGroups
+from skhep_nn._step_rates import StepRates
 
 MEMBERS = 10
 
@@ -158,7 +159,7 @@ def test_operators_of_gathering(events, augmentation, fixed, a_member):
 def test_python_calls_of_a_step(events, n_members, bound):
     runner = runner_of(fitted(events, n_members, EventAugmenter()))
     n_steps = runner.batches.n_steps
-    index, rates = runner.batches.draw(), [(1e-3, 0.9)] * n_steps
+    index, rates = runner.batches.draw(), [StepRates(1e-3, 0.9)] * n_steps
     calls = n_python_calls(lambda: runner.groups[0].train(index, rates, threading.Event()))
     assert 0 < calls <= bound * n_steps
 

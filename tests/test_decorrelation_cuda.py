@@ -20,6 +20,7 @@ from skhep_nn import (
 from skhep_nn._cuda import GraphedPass
 from skhep_nn._decorrelation import batch_distance_correlation
 from skhep_nn._losses import LOSSES, decorrelated
+from skhep_nn._step_rates import StepRates
 from skhep_nn.metrics import distance_correlation
 
 cuda = pytest.mark.cuda
@@ -300,7 +301,7 @@ def test_launches_of_a_pass(events, monkeypatch):
         assert_takes_captured_steps(model)
         runner = model.net_._runner
         n_steps = runner.rows.batches.n_steps
-        a_pass = [(1e-3, 0.9)] * n_steps
+        a_pass = [StepRates(1e-3, 0.9)] * n_steps
         # The first loads what is loaded once.
         work = [device_work(lambda r=runner, p=a_pass: r.run(p)) for _ in range(2)][1]
         # Penalty and network have more than a hundred operators that all would start by themselves.

@@ -162,8 +162,13 @@ def test_plateau_needs_a_validation_loss():
     np.testing.assert_allclose(history.lr, [1e-3, 1e-3, 1e-4])
 
 
-def test_a_cycle_that_would_fall_is_refused():
-    with pytest.raises(ValueError, match=r"initial_lr=0.0001 must not be above max_lr=1e-05"):
-        OneCycle(max_lr=1e-5).rates(0, n_epochs=2, n_steps=3)
+def test_no_rate_is_above_the_largest():
+    passes = [OneCycle(max_lr=1e-5).rates(e, n_epochs=4, n_steps=30).lr for e in range(4)]
+    lr = np.concatenate(passes)
+    assert lr.max() == 1e-5
+    assert (np.diff(lr) <= 0).all()
+
+
+def test_rates_that_are_no_numbers():
     with pytest.raises(ValueError, match="lr='fast' must be a positive number"):
         Constant("fast").rates(0, n_epochs=2, n_steps=3)
