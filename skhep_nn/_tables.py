@@ -220,7 +220,7 @@ class TableEstimator(BaseNetworkEstimator, ABC):
         """Warn of columns that differ by so little from their mean that float32 blurs them."""
         low, high = (f(axis=0).astype(np.float64) for f in (encoded.min, encoded.max))
         # A rough sieve first, as hardly any column needs the closer look.
-        suspects = np.flatnonzero(high - low < 10 * _BLURRED * np.maximum(abs(low), abs(high)))
+        suspects = np.flatnonzero(high - low <= 10 * _BLURRED * np.maximum(abs(low), abs(high)))
         blurred = []
         for j in np.setdiff1d(suspects, self._categorical):
             column = table.iloc[:, j] if isinstance(table, pd.DataFrame) else table[:, j]
@@ -229,13 +229,15 @@ class TableEstimator(BaseNetworkEstimator, ABC):
             center = abs(values.mean())
             # A constant that was computed in several ways differs by its own rounding.
             is_constant = np.ptp(values) <= 4 * np.finfo(precision).eps * center
-            if not is_constant and values.std() < _BLURRED * center:
+            # In small units nothing may be left at all.
+            is_lost = low[j] == high[j] == 0
+            if not is_constant and (is_lost or values.std() < _BLURRED * center):
                 blurred.append(int(j))
         if blurred:
             msg = (
                 f"columns {self._names(blurred)} of X differ by less than {_BLURRED:.0e} of their "
-                "mean, which float32 cannot resolve: subtract an offset first, for example the "
-                "smallest value."
+                "mean or are too small altogether, which float32 cannot resolve: subtract an offset first, "
+                "for example the smallest value, or choose another unit."
             )
             warnings.warn(msg, UserWarning, stacklevel=2)
 

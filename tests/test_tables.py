@@ -350,3 +350,17 @@ def test_plain_columns_are_read_as_they_are_in_any_other_way():
     as_text = model._encode_X(others.astype({"jets": object}), reset=False)[:, 2]
     np.testing.assert_array_equal(codes, as_text)
     assert set(codes) == {-1.0, 2.0}
+
+
+def test_columns_that_are_nothing_in_single_precision():
+    """What is constant from the beginning is no reason to warn."""
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    y = X[:, 0] > 0
+    X[:, 1] = 0
+    network = DenseNetClassifier(max_epochs=1, depth=1, width=4, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        network.fit(X, y)
+    X[:, 2] *= 1e-50
+    with pytest.warns(UserWarning, match=r"columns \[2\] of X .* too small altogether"):
+        network.fit(X, y)
