@@ -31,11 +31,10 @@ class BlockSpec(NamedTuple):
 
 
 class Dropout(MemberDropout):
-    """Dropout that spends one random byte on a value.
+    """Dropout of one member that spends one random byte on a value, on a GPU too.
 
-    On a CPU a float from the generator for every value costs more than the convolution around it:
-    bytes, eight of a draw, are twenty times cheaper. The rate is rounded to a 256th; what is kept is
-    scaled by the rate that is applied, so that means stay.
+    A float from the generator for every value costs more than the convolution around it. The rate is rounded to a
+    256th; what is kept is scaled by the rate that is applied, so that means stay.
     """
 
     def forward(self, x: Tensor) -> Tensor:

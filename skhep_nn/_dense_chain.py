@@ -100,6 +100,7 @@ def chain_forward(
     weights: Sequence[Tensor],
     biases: Sequence[Tensor],
     before: Sequence[Tensor],
+    kept: Sequence[Tensor] = (),
 ) -> None:
     """Run the layers on features that lie in the buffer.
 
@@ -115,11 +116,15 @@ def chain_forward(
         One a layer.
     before : sequence of Tensor of shape (members, n_neurons, batch)
         Filled with what goes into the activations.
+    kept : sequence of Tensor of shape (members, n_neurons, batch), optional
+        What dropout multiplies features by, one a layer.
     """
     layers = zip(buffers.reads, buffers.writes, weights, biases, before, strict=True)
-    for read, write, weight, bias, z in layers:
+    for i, (read, write, weight, bias, z) in enumerate(layers):
         torch.baddbmm(bias, weight, read, out=z)
         activation.into(z, write)
+        if kept:
+            write.mul_(kept[i])
 
 
 def chain_backward(
@@ -130,6 +135,7 @@ def chain_backward(
     grads: Buffers,
     grad_weights: Sequence[Tensor],
     grad_biases: Sequence[Tensor],
+    kept: Sequence[Tensor] = (),
     *,
     dense: bool,
 ) -> None:
@@ -146,12 +152,16 @@ def chain_backward(
         Gradients of the features; that of the last layer's is given, the others are filled.
     grad_weights, grad_biases : sequence of Tensor
         Filled.
+    kept : sequence of Tensor, optional
+        As in `chain_forward`.
     dense : bool
         Whether layers are densely connected, and so add to the gradients of all features before them.
     """
     last = len(before) - 1
     for i in range(last, -1, -1):
         z = before[i]
+        if kept:
+            grads.writes[i].mul_(kept[i])
         activation.backward(grads.writes[i], z)
         torch.bmm(z, buffers.reads[i].mT, out=grad_weights[i])
         torch.sum(z, -1, out=grad_biases[i])

@@ -107,13 +107,15 @@ class DenseForward:
         """Allocate memory for some features of all members."""
         return self.weights[0].new_empty(len(self.weights[0]), n_rows, width)
 
-    def __call__(self, X: Tensor) -> Tensor:
+    def __call__(self, X: Tensor, kept: Sequence[Tensor] = ()) -> Tensor:
         """Return the outputs (members, width, n_outputs) of raw rows.
 
         Parameters
         ----------
         X : Tensor of shape (width, n_features) or (members, width, n_features)
             In physical units; categorical columns hold codes.
+        kept : sequence of Tensor, optional
+            What dropout multiplies the features of each layer by.
         """
         columns = X.mT
         for run, rows in self._copies:
@@ -122,6 +124,6 @@ class DenseForward:
             into.div_(self._scale[:, rows])
         for embedding in self.embeddings:
             embedding.forward(X, self.features)
-        chain_forward(self.activation, self.buffers, self.weights, self.biases, self.before)
+        chain_forward(self.activation, self.buffers, self.weights, self.biases, self.before, kept)
         weight, bias = self.parameters["output.weight"], self.parameters["output.bias"]
         return torch.baddbmm(bias.unsqueeze(-1), weight, self.last).mT

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from skhep_nn._dense_chain import Buffers, chain_backward
 from skhep_nn._dense_forward import DenseForward
 from skhep_nn._losses import Loss
+from skhep_nn._member_layers import MemberDropout
 from skhep_nn.networks import DenseNet
 
 __all__ = ["DenseStep"]
@@ -62,6 +63,11 @@ class DenseStep:
             stack, own | {name: m[members] for name, m in moments.items()}, width, keep=True
         )
         self._allocate(grads, width)
+        self._dropout: MemberDropout | None = None
+        self._kept: list[Tensor] = []
+        if isinstance(stack.dropout, MemberDropout):
+            self._dropout = stack.dropout.of(members)
+            self._kept = [torch.empty_like(z) for z in self.forward.before]
 
     def _allocate(self, grads: dict[str, Tensor], width: int) -> None:
         """Allocate the memory of the backward pass and the views into it."""
@@ -89,7 +95,7 @@ class DenseStep:
         """Whether a stack is one of those whose gradients are written down here."""
         return (
             isinstance(stack, DenseNet)
-            and isinstance(stack.dropout, nn.Identity)
+            and isinstance(stack.dropout, nn.Identity | MemberDropout)
             and DenseForward.serves(stack)
         )
 
@@ -127,7 +133,10 @@ class DenseStep:
             The losses.
         """
         forward = self.forward
-        outputs = forward(X)
+        if self._dropout is not None:
+            for kept in self._kept:
+                self._dropout.kept(kept)
+        outputs = forward(X, self._kept)
         losses = (self.loss.value(outputs, y) * weight).sum(-1)
         grad = (self.loss.slope(outputs, y) * weight.unsqueeze(-1)).mT
         torch.bmm(grad, forward.last.mT, out=self._grads["output.weight"])
@@ -141,6 +150,7 @@ class DenseStep:
             self._grad_buffers,
             self._grad_weights,
             self._grad_biases,
+            self._kept,
             dense=forward.layout.dense,
         )
         for embedding in forward.embeddings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +10,11 @@ from torch.nn import functional as F
 
 __all__ = [
     "FEW_CATEGORIES",
-    "DropoutShare",
     "MemberDropout",
     "MemberEmbedding",
     "MemberLinear",
     "MemberPReLU",
+    "fill_with_kept",
 ]
 
 # Up to so many categories a product with zeros and ones beats looking vectors up, whose backward pass has
@@ -37,58 +36,77 @@ class MemberLinear(nn.Module):
         return multiply_add(self.bias.unsqueeze(-1), self.weight, x)
 
 
-class DropoutShare(NamedTuple):
-    """Some members of a stack, the rate at which they drop features, and whose generator they draw by."""
+def fill_with_kept(out: Tensor, rate: float, generator: torch.Generator | None) -> None:
+    """Fill a tensor on a CPU with zero for what is dropped, else with the inverse of the share that is kept.
 
-    members: slice
-    rate: float
-    lender: int
+    One random byte decides on a value: a float for each would cost as much as a layer of a small network.
+    The rate is rounded to a 256th; what is kept is scaled by the rate that is applied, so that means stay.
+    """
+    if not rate:
+        out.fill_(1)
+        return
+    dropped = min(max(1, round(256 * rate)), 255)
+    draws = torch.empty((out.numel() + 7) // 8, dtype=torch.int64)
+    draws.random_(-(2**63), None, generator=generator)
+    torch.ge(draws.view(torch.uint8)[: out.numel()].view(out.shape), dropped, out=out)
+    out.mul_(256 / (256 - dropped))
 
 
 class MemberDropout(nn.Module):
-    """Dropout that draws from a generator of its own, where training has lent it one.
+    """Dropout that draws from generators of its own, where training has lent it some.
 
-    torch's dropout reads global state, which fits side by side would take from each other. Members of a
-    stack may have rates of their own, see `share`.
+    torch's dropout reads global state, which fits side by side would take from each other. On a CPU every member
+    of a stack draws by its own, whatever it is stacked with, on a GPU all draw by the first, in one call.
+    Members of a stack may have rates of their own, see `share`.
     """
 
-    generator: torch.Generator | None = None
-    generators: Sequence[torch.Generator] = ()
-    shares: Sequence[DropoutShare] = ()
+    generators: Sequence[torch.Generator | None] = ()
+    rates: Sequence[float] = ()
     kept_share: Tensor
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
-    def share(self, shares: Sequence[DropoutShare]) -> None:
-        """Let members of a stack have rates of their own; together they are all its members."""
-        self.shares = shares
-        rates = torch.cat(
-            [torch.full((s.members.stop - s.members.start, 1, 1), s.rate) for s in shares]
-        )
-        self.register_buffer("kept_share", 1 - rates, persistent=False)
+    def share(self, rates: Sequence[float]) -> None:
+        """Let the members of a stack have rates of their own."""
+        self.rates = tuple(rates)
+        self.register_buffer("kept_share", 1 - torch.tensor(rates).view(-1, 1, 1), persistent=False)
+
+    def of(self, members: slice) -> MemberDropout:
+        """Return the dropout of some members, which draw by the same generators."""
+        some = MemberDropout(self.rate)
+        some.generators = self.generators[members]
+        if self.rates:
+            some.share(self.rates[members])
+        return some
+
+    @property
+    def generator(self) -> torch.Generator | None:
+        """The first one."""
+        return self.generators[0] if self.generators else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Drop features in training."""
         if not self.training:
             return x
-        if self.shares:
-            return x * self._kept(x) / self.kept_share.to(x.dtype)
-        kept = torch.empty_like(x).bernoulli_(1 - self.rate, generator=self.generator)
-        return x * kept / (1 - self.rate)
-
-    def _kept(self, x: Tensor) -> Tensor:
-        """Draw what members with rates of their own keep."""
-        kept = torch.ones_like(x)
-        if x.device.type != "cpu":
+        if x.device.type == "cpu":
+            return x * self.kept(torch.empty_like(x))
+        kept = torch.empty_like(x)
+        if self.rates:
             # A call for each would cost more than the drawing itself.
-            return kept.bernoulli_(self.kept_share.expand_as(x), generator=self.generator)
-        for members, rate, lender in self.shares:
-            if rate:
-                generator = self.generators[lender] if self.generators else None
-                kept[members].bernoulli_(1 - rate, generator=generator)
-        return kept
+            kept.bernoulli_(self.kept_share.expand_as(x), generator=self.generator)
+            return x * kept / self.kept_share.to(x.dtype)
+        return x * kept.bernoulli_(1 - self.rate, generator=self.generator) / (1 - self.rate)
+
+    def kept(self, out: Tensor) -> Tensor:
+        """Fill a tensor on a CPU with what features are multiplied by."""
+        members = out if out.ndim == 3 else out.unsqueeze(0)
+        n = len(members)
+        rates, generators = self.rates or [self.rate] * n, self.generators or [None] * n
+        for part, rate, generator in zip(members, rates, generators, strict=True):
+            fill_with_kept(part, rate, generator)
+        return out
 
 
 class MemberPReLU(nn.Module):

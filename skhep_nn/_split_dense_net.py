@@ -133,7 +133,7 @@ class SplitDenseNet(nn.Module):
     activation : {"swish", "relu", "selu", "prelu"}, default="swish"
         Activation of hidden layers and bottlenecks, initialised as in `DenseNet`.
     dropout : float, default=0.0
-        Dropout rate after every hidden activation.
+        Dropout rate after every hidden activation; on a CPU rounded to a 256th, at least one.
 
     Raises
     ------

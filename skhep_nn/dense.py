@@ -132,7 +132,7 @@ class DenseNetClassifier(_DenseNetEstimator, BaseNetworkClassifier):
     activation : {"swish", "relu", "selu", "prelu"}, default="swish"
         Activation of the hidden layers, each with the initialisation that suits it.
     dropout : float, default=0.0
-        Dropout rate after every hidden activation.
+        Dropout rate after every hidden activation; on a CPU rounded to a 256th, at least one.
     categorical_features : sequence of str or int, or boolean mask, default=None
         Columns with categories (any integers or strings), by name or number, or a mask of all columns:
         each gets an embedding.
@@ -312,7 +312,7 @@ class DenseNetRegressor(_DenseNetEstimator, BaseNetworkRegressor):
     activation : {"swish", "relu", "selu", "prelu"}, default="swish"
         Activation of the hidden layers, each with the initialisation that suits it.
     dropout : float, default=0.0
-        Dropout rate after every hidden activation.
+        Dropout rate after every hidden activation; on a CPU rounded to a 256th, at least one.
     categorical_features : sequence of str or int, or boolean mask, default=None
         Columns with categories (any integers or strings), by name or number, or a mask of all columns:
         each gets an embedding.

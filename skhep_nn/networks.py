@@ -80,7 +80,7 @@ class DenseNet(nn.Module):
         Activation of the hidden layers. Weights start He-normal (LeCun-normal for selu), the output
         layer Glorot-normal, biases at zero, embeddings from N(0, 1).
     dropout : float, default=0.0
-        Dropout rate after every hidden activation.
+        Dropout rate after every hidden activation; on a CPU rounded to a 256th, at least one.
 
     Raises
     ------

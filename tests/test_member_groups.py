@@ -9,10 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from skhep_nn import DenseNetClassifier, DenseNetRegressor, EventAugmenter, _workers
+from skhep_nn import (
+    Constant,
+    DenseNetClassifier,
+    DenseNetRegressor,
+    EventAugmenter,
+    _workers,
+    make_higgs_events,
+)
 from skhep_nn._dense_step import DenseStep
 from skhep_nn._losses import LOSSES
 from skhep_nn._member_groups import MemberGroups
+from skhep_nn._member_layers import fill_with_kept
 from skhep_nn._workers import side_by_side
 from skhep_nn.ensemble import Ensemble, stack_networks
 from skhep_nn.networks import CategoricalColumn, DenseNet
@@ -108,7 +116,6 @@ def test_the_gradient_is_automatic_differentiation(loss, params, monkeypatch):
 def test_what_is_not_served():
     assert DenseStep.serves(stack())
     assert not DenseStep.serves(stack(activation="prelu"))
-    assert not DenseStep.serves(stack(dropout=0.1))
     assert not DenseStep.serves(stack(categorical=[CategoricalColumn(2, 65, 3)]))
     assert not DenseStep.serves(torch.nn.Linear(3, 1))
 
@@ -257,3 +264,75 @@ def test_many_categories_are_looked_up():
     )
     X = rows(1500).numpy()
     np.testing.assert_array_equal(ensemble.predict(X), ensemble.predict(X, chunk_size=2048))
+
+
+@pytest.mark.parametrize("rates", [(), (0.5, 0.0, 0.1)])
+@pytest.mark.parametrize("members", [slice(0, 3), slice(1, 3)])
+def test_dropout_is_that_of_the_layers(rates, members, monkeypatch):
+    """The same features of the same members, whoever trains beside them; none when nobody trains."""
+    network = stack(dropout=0.25)
+    if rates:
+        network.dropout.share(rates)
+    loss = LOSSES["binary_cross_entropy"]
+    X, weight = rows(3, WIDTH), random(3, WIDTH, seed=3)
+    y = targets(loss.name, 1, 3, WIDTH)
+    monkeypatch.setattr(DenseNet, "_chains", lambda *_: False)
+
+    def lend():
+        network.dropout.generators = [torch.Generator().manual_seed(k) for k in range(3)]
+
+    lend()
+    expected = (loss.value(network.train()(X), y) * weight).sum(-1)
+    expected.sum().backward()
+    lend()
+    step = DenseStep(network, members, WIDTH, loss)
+    step.load()
+    part = X[members], y[members], weight[members]
+    torch.testing.assert_close(step.step(*part), expected[members].detach(), rtol=1e-5, atol=1e-5)
+    sizes = [p[members].numel() for p in network.parameters()]
+    parts = step.flat.grad[: sum(sizes)].split(sizes)
+    for own, p in zip(parts, network.parameters(), strict=True):
+        grad = p.grad[members]
+        limit = 2e-6 * (grad.abs().max().item() + 1e-6)
+        torch.testing.assert_close(own.view_as(grad), grad, rtol=1e-4, atol=limit)
+    without = (loss.value(network.eval()(X), y) * weight).sum(-1)[members]
+    torch.testing.assert_close(step.losses(*part), without.detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [1e-4, 0.1, 0.5, 0.9999])
+def test_what_dropout_keeps(rate):
+    """Its mean is one, and the share that is dropped the rate to a 256th."""
+    out = fill(torch.empty(300, 333), rate)
+    assert abs(out.mean() - 1) < 5 * out.std() / out.numel() ** 0.5
+    dropped = (out == 0).float().mean().item()
+    assert abs(dropped - rate) < 1 / 256 + 0.005
+    assert len(out.unique()) == 2
+    torch.testing.assert_close(fill(torch.empty(7), 0.0), torch.ones(7))
+
+
+def fill(out, rate):
+    fill_with_kept(out, rate, torch.Generator().manual_seed(0))
+    return out
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_fits_with_dropout_agree_with_automatic_differentiation(optimizer, monkeypatch):
+    """Also when members are split over workers."""
+    events = make_higgs_events(1500, random_state=0)
+    X, y = events.data.filter(like="PRI_").fillna(0), events.target
+
+    def fitted():
+        model = DenseNetClassifier(
+            n_members=3, dropout=0.2, augmentation=EventAugmenter(), max_epochs=2,
+            optimizer=optimizer, schedule=Constant(1e-3), device="cpu", random_state=0,
+        )  # fmt: skip
+        return model.fit(X, y)
+
+    fused = fitted()
+    assert isinstance(fused.net_._runner, MemberGroups)
+    monkeypatch.setattr(MemberGroups, "serves", staticmethod(lambda _: False))
+    simple = fitted()
+    assert simple.net_._runner is None
+    for column in ("train_loss", "valid_loss"):
+        np.testing.assert_allclose(fused.history_[column], simple.history_[column], rtol=1e-3)
+    np.testing.assert_allclose(fused.predict_proba(X), simple.predict_proba(X), atol=2e-3)
