@@ -20,7 +20,7 @@ from skhep_nn import (
 from skhep_nn._dense_step import DenseStep
 from skhep_nn._losses import LOSSES
 from skhep_nn._member_groups import MemberGroups
-from skhep_nn._member_layers import fill_with_kept
+from skhep_nn._member_layers import MemberDropout, fill_with_kept
 from skhep_nn._workers import side_by_side
 from skhep_nn.ensemble import Ensemble, stack_networks
 from skhep_nn.networks import CategoricalColumn, DenseNet
@@ -313,6 +313,18 @@ def test_what_dropout_keeps(rate):
 def fill(out, rate):
     fill_with_kept(out, rate, torch.Generator().manual_seed(0))
     return out
+
+
+@pytest.mark.parametrize("rates", [(), (0.5, 0.0, 0.1)])
+def test_dropout_elsewhere_than_on_a_cpu_asks_the_host_for_nothing(rates):
+    """All members at once, by operations alone that a graph can hold; tensors without numbers go that way."""
+    layer = MemberDropout(0.25)
+    if rates:
+        layer.share(rates)
+    x = torch.empty(3, 4, 5, device="meta", requires_grad=True)
+    out = layer.to("meta")(x)
+    out.sum().backward()
+    assert out.shape == x.grad.shape == (3, 4, 5)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
