@@ -45,6 +45,7 @@ class DenseStep:
 
     def __init__(self, stack: DenseNet, members: slice, width: int, loss: Loss) -> None:
         self.loss = loss
+        self._members = members
         named = {name: p.detach()[members] for name, p in stack.named_parameters()}
         sizes = [p.numel() for p in named.values()]
         total = -(-sum(sizes) // _LANES) * _LANES
@@ -66,7 +67,7 @@ class DenseStep:
         self._dropout: MemberDropout | None = None
         self._kept: list[Tensor] = []
         if isinstance(stack.dropout, MemberDropout):
-            self._dropout = stack.dropout.of(members)
+            self._dropout = stack.dropout
             self._kept = [torch.empty_like(z) for z in self.forward.before]
 
     def _allocate(self, grads: dict[str, Tensor], width: int) -> None:
@@ -135,7 +136,7 @@ class DenseStep:
         forward = self.forward
         if self._dropout is not None:
             for kept in self._kept:
-                self._dropout.kept(kept)
+                self._dropout.kept(kept, self._members)
         outputs = forward(X, self._kept)
         losses = (self.loss.value(outputs, y) * weight).sum(-1)
         grad = (self.loss.slope(outputs, y) * weight.unsqueeze(-1)).mT

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 __all__ = [
     "FEW_CATEGORIES",
+    "DropoutShare",
     "MemberDropout",
     "MemberEmbedding",
     "MemberLinear",
@@ -36,6 +39,13 @@ class MemberLinear(nn.Module):
         return multiply_add(self.bias.unsqueeze(-1), self.weight, x)
 
 
+class DropoutShare(NamedTuple):
+    """Some members of a stack, and the rate at which they drop features."""
+
+    members: slice
+    rate: float
+
+
 def fill_with_kept(out: Tensor, rate: float, generator: torch.Generator | None) -> None:
     """Fill a tensor on a CPU with zero for what is dropped, else with the inverse of the share that is kept.
 
@@ -53,38 +63,29 @@ def fill_with_kept(out: Tensor, rate: float, generator: torch.Generator | None) 
 
 
 class MemberDropout(nn.Module):
-    """Dropout that draws from generators of its own, where training has lent it some.
+    """Dropout that draws from a generator of its own, where training has lent it one.
 
     torch's dropout reads global state, which fits side by side would take from each other. On a CPU every member
-    of a stack draws by its own, whatever it is stacked with, on a GPU all draw by the first, in one call.
+    of a stack draws by its own, whatever it is stacked with; on a GPU all draw by the first, in one call.
     Members of a stack may have rates of their own, see `share`.
     """
 
-    generators: Sequence[torch.Generator | None] = ()
-    rates: Sequence[float] = ()
+    generator: torch.Generator | None = None
+    generators: Sequence[torch.Generator] = ()
+    shares: Sequence[DropoutShare] = ()
     kept_share: Tensor
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
-    def share(self, rates: Sequence[float]) -> None:
-        """Let the members of a stack have rates of their own."""
-        self.rates = tuple(rates)
-        self.register_buffer("kept_share", 1 - torch.tensor(rates).view(-1, 1, 1), persistent=False)
-
-    def of(self, members: slice) -> MemberDropout:
-        """Return the dropout of some members, which draw by the same generators."""
-        some = MemberDropout(self.rate)
-        some.generators = self.generators[members]
-        if self.rates:
-            some.share(self.rates[members])
-        return some
-
-    @property
-    def generator(self) -> torch.Generator | None:
-        """The first one."""
-        return self.generators[0] if self.generators else None
+    def share(self, shares: Sequence[DropoutShare]) -> None:
+        """Let members of a stack have rates of their own; together they are all its members."""
+        self.shares = shares
+        rates = torch.cat(
+            [torch.full((s.members.stop - s.members.start, 1, 1), s.rate) for s in shares]
+        )
+        self.register_buffer("kept_share", 1 - rates, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Drop features in training."""
@@ -92,20 +93,24 @@ class MemberDropout(nn.Module):
             return x
         if x.device.type == "cpu":
             return x * self.kept(torch.empty_like(x))
-        kept = torch.empty_like(x)
-        if self.rates:
+        if self.shares:
             # A call for each would cost more than the drawing itself.
+            kept = torch.ones_like(x)
             kept.bernoulli_(self.kept_share.expand_as(x), generator=self.generator)
             return x * kept / self.kept_share.to(x.dtype)
-        return x * kept.bernoulli_(1 - self.rate, generator=self.generator) / (1 - self.rate)
+        kept = torch.empty_like(x).bernoulli_(1 - self.rate, generator=self.generator)
+        return x * kept / (1 - self.rate)
 
-    def kept(self, out: Tensor) -> Tensor:
-        """Fill a tensor on a CPU with what features are multiplied by."""
-        members = out if out.ndim == 3 else out.unsqueeze(0)
-        n = len(members)
-        rates, generators = self.rates or [self.rate] * n, self.generators or [None] * n
-        for part, rate, generator in zip(members, rates, generators, strict=True):
-            fill_with_kept(part, rate, generator)
+    def kept(self, out: Tensor, members: slice = slice(None)) -> Tensor:
+        """Fill a tensor on a CPU with what the features of members are multiplied by."""
+        parts = out if out.ndim == 3 else out.unsqueeze(0)
+        lent = self.generators if out.ndim == 3 else ()
+        generators: Sequence[torch.Generator | None] = lent or [self.generator] * len(parts)
+        rates = np.full(len(generators), self.rate, dtype=float)
+        for share in self.shares:
+            rates[share.members] = share.rate
+        for part, rate, generator in zip(parts, rates[members], generators[members], strict=True):
+            fill_with_kept(part, float(rate), generator)
         return out
 
 

@@ -223,11 +223,10 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
 
     def _lend_to_dropout(self, generators: Sequence[torch.Generator]) -> None:
         """Lend every member's dropout layers its random numbers."""
-        members = separate_members(self.module_)
-        for k, network in enumerate(members):
+        for network, generator in zip(separate_members(self.module_), generators, strict=False):
             for module in network.modules():
                 if isinstance(module, MemberDropout):
-                    module.generators = generators if len(members) == 1 else [generators[k]]
+                    module.generator, module.generators = generator, generators
 
     @property
     def classes_(self) -> IntArray:

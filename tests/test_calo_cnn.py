@@ -276,7 +276,7 @@ def test_starting_values_come_from_the_generator_alone(preset):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_dropout(rate, dtype):
     dropout = Dropout(rate)
-    dropout.generators = [torch.Generator().manual_seed(0)]
+    dropout.generator = torch.Generator().manual_seed(0)
     x = torch.ones(32, 7, 31, 15, dtype=dtype).to(memory_format=torch.channels_last)
     x.requires_grad_()
     state = torch.get_rng_state()
@@ -389,7 +389,7 @@ def test_dropout_differs_between_stacked_members(run):
     generator = torch.Generator().manual_seed(0)
     for module in template.modules():
         if isinstance(module, Dropout):
-            module.generators = [generator]
+            module.generator = generator
     parameters, buffers = torch.func.stack_module_state([members[0]] * 3)
     state = torch.get_rng_state()
     out = run(template, parameters, buffers, x[:1].expand_as(x))
