@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skhep_nn._member_layers import MemberDropout
+from skhep_nn._member_layers import MemberDropout, dropped_bytes, random_bytes
 
 __all__ = ["MOMENTUM", "Block", "BlockSpec", "Convolution", "Dropout", "linear"]
 
@@ -41,15 +41,13 @@ class Dropout(MemberDropout):
         """Drop values in training."""
         if not self.training:
             return x
-        dropped = max(1, round(256 * self.rate))
+        dropped = dropped_bytes(self.rate)
         if x.ndim == 4:  # in the order of memory, so that nothing is transposed
             return self._drop(x.permute(0, 2, 3, 1), dropped).permute(0, 3, 1, 2)
         return self._drop(x, dropped)
 
     def _drop(self, x: Tensor, dropped: int) -> Tensor:
-        draws = x.new_empty((x.numel() + 7) // 8, dtype=torch.int64)
-        draws = draws.random_(-(2**63), None, generator=self.generator)
-        kept = draws.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
+        kept = random_bytes(x, self.generator) >= dropped
         return x * kept.to(x.dtype).mul_(256 / (256 - dropped))
 
 

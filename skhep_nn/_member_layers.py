@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 __all__ = [
     "FEW_CATEGORIES",
-    "DropoutShare",
     "MemberDropout",
     "MemberEmbedding",
     "MemberLinear",
     "MemberPReLU",
+    "dropped_bytes",
     "fill_with_kept",
+    "random_bytes",
 ]
 
 # Up to so many categories a product with zeros and ones beats looking vectors up, whose backward pass has
@@ -39,26 +38,28 @@ class MemberLinear(nn.Module):
         return multiply_add(self.bias.unsqueeze(-1), self.weight, x)
 
 
-class DropoutShare(NamedTuple):
-    """Some members of a stack, and the rate at which they drop features."""
+def dropped_bytes(rate: float) -> int:
+    """Return how many of the 256 values of a byte stand for what is dropped; at least one, and not all."""
+    return min(max(1, round(256 * rate)), 255)
 
-    members: slice
-    rate: float
+
+def random_bytes(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draw a byte for every value of a tensor, eight at once: a float for each would cost as much as a layer."""
+    draws = x.new_empty((x.numel() + 7) // 8, dtype=torch.int64)
+    draws = draws.random_(-(2**63), None, generator=generator)
+    return draws.view(torch.uint8)[: x.numel()].view(x.shape)
 
 
 def fill_with_kept(out: Tensor, rate: float, generator: torch.Generator | None) -> None:
-    """Fill a tensor on a CPU with zero for what is dropped, else with the inverse of the share that is kept.
+    """Fill a tensor with zero for what is dropped, else with the inverse of the share that is kept.
 
-    One random byte decides on a value: a float for each would cost as much as a layer of a small network.
     The rate is rounded to a 256th; what is kept is scaled by the rate that is applied, so that means stay.
     """
     if not rate:
         out.fill_(1)
         return
-    dropped = min(max(1, round(256 * rate)), 255)
-    draws = torch.empty((out.numel() + 7) // 8, dtype=torch.int64)
-    draws.random_(-(2**63), None, generator=generator)
-    torch.ge(draws.view(torch.uint8)[: out.numel()].view(out.shape), dropped, out=out)
+    dropped = dropped_bytes(rate)
+    torch.ge(random_bytes(out, generator), dropped, out=out)
     out.mul_(256 / (256 - dropped))
 
 
@@ -72,20 +73,17 @@ class MemberDropout(nn.Module):
 
     generator: torch.Generator | None = None
     generators: Sequence[torch.Generator] = ()
-    shares: Sequence[DropoutShare] = ()
+    rates: Sequence[float] = ()
     kept_share: Tensor
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
-    def share(self, shares: Sequence[DropoutShare]) -> None:
-        """Let members of a stack have rates of their own; together they are all its members."""
-        self.shares = shares
-        rates = torch.cat(
-            [torch.full((s.members.stop - s.members.start, 1, 1), s.rate) for s in shares]
-        )
-        self.register_buffer("kept_share", 1 - rates, persistent=False)
+    def share(self, rates: Sequence[float]) -> None:
+        """Let the members of a stack have rates of their own."""
+        self.rates = rates
+        self.register_buffer("kept_share", 1 - torch.tensor(rates).view(-1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Drop features in training."""
@@ -93,7 +91,7 @@ class MemberDropout(nn.Module):
             return x
         if x.device.type == "cpu":
             return x * self.kept(torch.empty_like(x))
-        if self.shares:
+        if self.rates:
             # A call for each would cost more than the drawing itself.
             kept = torch.ones_like(x)
             kept.bernoulli_(self.kept_share.expand_as(x), generator=self.generator)
@@ -106,11 +104,9 @@ class MemberDropout(nn.Module):
         parts = out if out.ndim == 3 else out.unsqueeze(0)
         lent = self.generators if out.ndim == 3 else ()
         generators: Sequence[torch.Generator | None] = lent or [self.generator] * len(parts)
-        rates = np.full(len(generators), self.rate, dtype=float)
-        for share in self.shares:
-            rates[share.members] = share.rate
+        rates = self.rates or [self.rate] * len(generators)
         for part, rate, generator in zip(parts, rates[members], generators[members], strict=True):
-            fill_with_kept(part, float(rate), generator)
+            fill_with_kept(part, rate, generator)
         return out
 
 

@@ -7,7 +7,6 @@ that a member with another one has its share of the step; decay is added to its 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skhep_nn._member_layers import DropoutShare, MemberDropout
+from skhep_nn._member_layers import MemberDropout
 from skhep_nn.ensemble import separate_members
 from skhep_nn.schedules import Rates
 
@@ -63,14 +62,11 @@ class MemberSettings(NamedTuple):
         Of the estimators.
     dropout : tuple
         Of the estimators: rates, or what else their networks take.
-    first : tuple of int
-        The first member of the estimator that a member is of.
     """
 
     lr_factor: tuple[float, ...]
     weight_decay: tuple[float, ...]
     dropout: tuple[Any, ...]
-    first: tuple[int, ...]
 
     @property
     def steps_differ(self) -> bool:
@@ -92,10 +88,8 @@ class MemberSettings(NamedTuple):
 
     def share_dropout(self, stack: nn.Module) -> None:
         """Let the members of a stack drop features at their own rates, by their own random numbers."""
-        edges = [*sorted(set(self.first)), len(self.first)]
-        shares = tuple(DropoutShare(slice(a, b), self.dropout[a]) for a, b in pairwise(edges))
         for module in _stacked_dropout(stack):
-            module.share(shares)
+            module.share(self.dropout)
 
 
 def _stacked_dropout(stack: nn.Module) -> Iterator[MemberDropout]:

@@ -233,10 +233,6 @@ def _flat(schedule: Any) -> dict[str, Any]:
 
 def _settings(estimators: Sequence[Any], factors: list[float]) -> MemberSettings:
     """Return what members differ in, given the learning rates of estimators."""
-    first, start = [], 0
-    for estimator in estimators:
-        first += [start] * estimator.n_members
-        start += estimator.n_members
     of_member = [
         (e, f) for e, f in zip(estimators, factors, strict=True) for _ in range(e.n_members)
     ]
@@ -244,7 +240,6 @@ def _settings(estimators: Sequence[Any], factors: list[float]) -> MemberSettings
         tuple(factor for _, factor in of_member),
         tuple(float(estimator.weight_decay) for estimator, _ in of_member),
         tuple(estimator._network_params.get("dropout") for estimator, _ in of_member),
-        tuple(first),
     )
 
 

@@ -20,7 +20,7 @@ from skhep_nn import (
 from skhep_nn._dense_step import DenseStep
 from skhep_nn._losses import LOSSES
 from skhep_nn._member_groups import MemberGroups
-from skhep_nn._member_layers import DropoutShare, MemberDropout, fill_with_kept
+from skhep_nn._member_layers import MemberDropout, fill_with_kept
 from skhep_nn._workers import side_by_side
 from skhep_nn.ensemble import Ensemble, stack_networks
 from skhep_nn.networks import CategoricalColumn, DenseNet
@@ -272,7 +272,7 @@ def test_dropout_is_that_of_the_layers(rates, members, monkeypatch):
     """The same features of the same members, whoever trains beside them; none when nobody trains."""
     network = stack(dropout=0.25)
     if rates:
-        network.dropout.share([DropoutShare(slice(k, k + 1), r) for k, r in enumerate(rates)])
+        network.dropout.share(rates)
     loss = LOSSES["binary_cross_entropy"]
     X, weight = rows(3, WIDTH), random(3, WIDTH, seed=3)
     y = targets(loss.name, 1, 3, WIDTH)
@@ -320,7 +320,7 @@ def test_dropout_elsewhere_than_on_a_cpu_asks_the_host_for_nothing(rates):
     """All members at once, by operations alone that a graph can hold; tensors without numbers go that way."""
     layer = MemberDropout(0.25)
     if rates:
-        layer.share([DropoutShare(slice(k, k + 1), r) for k, r in enumerate(rates)])
+        layer.share(rates)
     x = torch.empty(3, 4, 5, device="meta", requires_grad=True)
     out = layer.to("meta")(x)
     out.sum().backward()

@@ -18,7 +18,7 @@ from skhep_nn import (
 )
 from skhep_nn._cuda import FlatAdam
 from skhep_nn._dense_kernels import adam_rates
-from skhep_nn._member_layers import DropoutShare, MemberDropout
+from skhep_nn._member_layers import MemberDropout
 from skhep_nn._member_settings import MemberSettings, OwnSteps, proportion
 
 LR = [1e-2, 1e-3, 3e-3]
@@ -154,7 +154,7 @@ def test_on_cuda(events, optimizer):
 def test_dropout_on_cuda():
     x = torch.ones(2, 50, 400, device="cuda")
     layer = MemberDropout(0.5)
-    layer.share([DropoutShare(slice(0, 1), 0.5), DropoutShare(slice(1, 2), 0.1)])
+    layer.share([0.5, 0.1])
     layer.to("cuda").generator = torch.Generator("cuda").manual_seed(0)
     np.testing.assert_allclose((layer(x) == 0).float().mean((1, 2)).cpu(), [0.5, 0.1], atol=0.02)
     np.testing.assert_allclose(layer(x).mean((1, 2)).cpu(), 1, atol=0.05)
@@ -176,7 +176,7 @@ def test_flat_adam_of_members(kind, own_decay, aligned):
         alone.append((p, kind(p, lr=LR[k], weight_decay=decay[k])))
     optimizer = kind(stack.parameters(), lr=max(LR), weight_decay=decay[-1])
     factor = tuple(lr / max(LR) for lr in LR)
-    settings = MemberSettings(factor, tuple(decay), (None,) * 3, (0, 1, 2))
+    settings = MemberSettings(factor, tuple(decay), (None,) * 3)
     own = OwnSteps.of(stack, optimizer, settings)
     group = optimizer.param_groups[0]
     decoupled = kind is torch.optim.AdamW
@@ -197,7 +197,7 @@ def test_flat_adam_of_members(kind, own_decay, aligned):
 
 
 def test_settings_that_agree_are_none():
-    settings = MemberSettings((1.0, 1.0), (0.1, 0.1), (None, None), (0, 1))
+    settings = MemberSettings((1.0, 1.0), (0.1, 0.1), (None, None))
     stack = torch.nn.Linear(2, 1)
     optimizer = torch.optim.Adam(stack.parameters(), weight_decay=0.1)
     assert OwnSteps.of(stack, optimizer, settings) is None
