@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone
 from sklearn.model_selection import ParameterSampler
-from sklearn.utils import check_random_state, get_tags
+from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
@@ -30,6 +30,7 @@ from skhep_nn._search_candidates import (
     window_of,
 )
 from skhep_nn._search_proposals import METHODS, Proposals, proposals_of
+from skhep_nn._seeds import seed_of
 from skhep_nn._tables import is_integer
 
 __all__ = ["ArchitectureSearch"]
@@ -200,11 +201,9 @@ class ArchitectureSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[mis
         if y is None:
             msg = f"{type(self).__name__} requires y to be passed, but the target y is None."
             raise ValueError(msg)
-        seed = self.random_state
-        if seed is not None:
-            seed = check_random_state(seed).randint(np.iinfo(np.int32).max)
-        # Never numpy's global state, which scikit-learn would draw from without a seed.
-        drawing, training = np.random.SeedSequence(seed).generate_state(2) >> 1
+        drawing, training = (
+            np.random.SeedSequence(seed_of(self.random_state)).generate_state(2) >> 1
+        )
         model = clone(self.estimator)
         if model.random_state is None:
             model.set_params(random_state=int(training))

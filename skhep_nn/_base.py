@@ -15,7 +15,7 @@ from sklearn.base import (
     clone,
     is_classifier,
 )
-from sklearn.utils import check_consistent_length, check_random_state
+from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from torch import nn
 
@@ -26,7 +26,8 @@ from skhep_nn._folds import make_folds
 from skhep_nn._losses import Loss
 from skhep_nn._member_settings import MemberSettings
 from skhep_nn._outcome import history_frame, member_weights
-from skhep_nn._params import OPTIMIZERS, check_params, is_flag
+from skhep_nn._params import OPTIMIZERS, check_owners, check_params, is_flag
+from skhep_nn._seeds import seed_of
 from skhep_nn._torch_state import half_precision, recording_gradients, tensor_of, threads_for
 from skhep_nn._training import MemberNet
 from skhep_nn.ensemble import Ensemble, operations_of, separate_members, stack_networks
@@ -39,8 +40,6 @@ _FEWEST_EPOCHS, _FEWEST_STEPS = 15, 200
 # Of the free memory of a GPU that rows may take; more of them stay on the host and are brought batch by
 # batch. The rest is for networks, batches and their gradients.
 _DEVICE_SHARE = 0.7
-# Of what a parameter may be that is None.
-_EXAMPLES = {"schedule": ", such as schedule=OneCycle()"}
 
 
 class Target(NamedTuple):
@@ -125,12 +124,7 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
         ValueError
             If there is no such parameter, or no object that would have it.
         """
-        objects = {name.partition("__")[0] for name in params if "__" in name}
-        for name in sorted(objects - params.keys()):
-            if getattr(self, name, self) is None:
-                given = next(key for key in params if key.startswith(f"{name}__"))
-                msg = f"{given} cannot be set while {name} is None: give an object first{_EXAMPLES.get(name, '')}."
-                raise ValueError(msg)
+        check_owners(self, set(params))
         super().set_params(**params)
         return self
 
@@ -195,11 +189,8 @@ class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: i
         target = extend(self._encode_y(y, weight))
         weight = self._training_weight(target, weight)
 
-        # None is a seed of its own: scikit-learn's reading of it would draw from numpy's global state.
-        seed = None
-        if self.random_state is not None:
-            seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
-        lent, split, *members = np.random.SeedSequence(seed).spawn(2 + self.n_members)
+        seeds = np.random.SeedSequence(seed_of(self.random_state))
+        lent, split, *members = seeds.spawn(2 + self.n_members)
         self.augmenter_ = None
         if self.augmentation is not None:
             self.augmenter_ = clone(self.augmentation)

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import (
     _check_feature_names_in,
     check_array,
@@ -23,13 +22,6 @@ from sklearn.utils.validation import (
 Names: TypeAlias = NDArray[np.object_]
 
 READ_AS: dict[str, Any] = {"dtype": [np.float64, np.float32], "ensure_all_finite": "allow-nan"}
-
-
-def random_numbers(random_state: Any) -> np.random.RandomState:
-    """Source of random numbers; None is a fresh one, which leaves numpy's global state alone."""
-    fresh = np.random.RandomState() if random_state is None else random_state
-    rng: np.random.RandomState = check_random_state(fresh)
-    return rng
 
 
 def as_pandas(X: Any) -> Any:

@@ -11,12 +11,12 @@ from sklearn.base import clone, is_classifier
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.inspection import permutation_importance
 from sklearn.metrics import check_scoring
-from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.parallel import Parallel, delayed
 
 from skhep_nn._feature_table import check_positive_weight, feature_table
 from skhep_nn._folds import make_folds
+from skhep_nn._seeds import random_numbers
 from skhep_nn._tables import is_integer
 from skhep_nn._weights import FloatArray, check_labels, check_vector, class_balanced_weights
 
@@ -152,7 +152,7 @@ def forest_importance(
         forest = _default_forest(for_labels=for_labels)
     _check_counts(n_forests=n_forests, n_repeats=n_repeats)
     events = _weighted(_Events(values, target, weight))
-    tasks = _tasks(forest, events, n_forests, check_random_state(_own(random_state)))
+    tasks = _tasks(forest, events, n_forests, random_numbers(random_state))
     found = _gather(
         _in_threads(n_jobs)(delayed(_held_out)(*task, scoring, n_repeats) for task in tasks)
     )
@@ -250,7 +250,7 @@ def mutual_dependence(
     values, names = feature_table(X, n_least=2)
     weight = check_positive_weight(sample_weight, len(values))
     _check_counts(n_forests=n_forests, n_repeats=n_repeats, max_samples=max_samples)
-    rng = check_random_state(_own(random_state))
+    rng = random_numbers(random_state)
     if max_samples is not None and len(values) > max_samples:
         rows = rng.choice(len(values), max_samples, replace=False)
         values, weight = values[rows], weight[rows]
@@ -373,11 +373,6 @@ def _error(values: FloatArray) -> Any:
 def _for_labels(y: npt.ArrayLike, forest: Any) -> bool:
     """Whether `y` holds classes."""
     return bool(type_of_target(y) != "continuous" if forest is None else is_classifier(forest))
-
-
-def _own(random_state: RandomState) -> Any:
-    """Keep away from numpy's global state."""
-    return np.random.RandomState() if random_state is None else random_state
 
 
 def _n_least(n_forests: int) -> int:

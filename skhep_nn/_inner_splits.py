@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from sklearn.pipeline import Pipeline
 
-__all__ = ["inner_split"]
+__all__ = ["inner_split", "warn_of_copies"]
 
 # Above so many rows histogram-based gradient boosting stops early, unless told.
 _STOPS_EARLY_ABOVE = 10_000
@@ -36,3 +37,15 @@ def inner_split(estimator: Any, n_rows: int) -> str | None:
     # Gradient boosting that does not go by histograms.
     stops = "validation_fraction" in params and "early_stopping" not in params
     return "n_iter_no_change" if stops and params.get("n_iter_no_change") is not None else None
+
+
+def warn_of_copies(wrapper: str, estimator: Any, n_rows: int) -> None:
+    """Warn, where the fit of a wrapper was called, if copies of an event would be validated on others of it."""
+    name = inner_split(estimator, n_rows)
+    if name is not None:
+        warnings.warn(
+            f"{type(estimator).__name__} sets aside some of the rows that it is fitted to ({name}), and copies of one "
+            f"event are on both sides: what it finds there is too good. Put {wrapper} inside of it, or turn that "
+            "off; a network of this package takes augmentation= itself.",
+            stacklevel=3,
+        )

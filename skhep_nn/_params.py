@@ -13,6 +13,7 @@ __all__ = [
     "OPTIMIZERS",
     "PRECISIONS",
     "check_augmentation",
+    "check_owners",
     "check_params",
     "check_searchable",
     "is_flag",
@@ -116,17 +117,22 @@ def check_augmentation(augmentation: Any) -> None:
         raise TypeError(msg)
 
 
+def check_owners(model: Any, names: set[str]) -> None:
+    """Raise ValueError where a name is of a parameter of an object that is None, and no other name gives one."""
+    for name in sorted(names):
+        owner, nested, _ = name.partition("__")
+        if nested and owner not in names and getattr(model, owner, model) is None:
+            example = ", such as schedule=OneCycle()" if owner == "schedule" else ""
+            msg = f"{name} cannot be set while {owner} is None: give an object first{example}."
+            raise ValueError(msg)
+
+
 def check_searchable(model: Any, names: set[str]) -> None:
     """Raise ValueError where a search names parameters that the model does not have, or not as it is."""
-    unknown = []
-    for name in sorted(names - set(model.get_params())):
-        owner, nested, _ = name.partition("__")
-        if nested and owner in names:
-            continue  # of an object that the search gives
-        if nested and getattr(model, owner, model) is None:
-            msg = f"param_distributions names {name!r}, but {owner} is None: give the estimator one first."
-            raise ValueError(msg)
-        unknown.append(name)
+    check_owners(model, names)
+    unknown = names - set(model.get_params())
+    # Others are of an object that the search gives.
+    unknown = {name for name in unknown if name.partition("__")[0] not in names - {name}}
     if unknown:
-        msg = f"param_distributions names {unknown}, which {type(model).__name__} does not have"
+        msg = f"param_distributions names {sorted(unknown)}, which {type(model).__name__} does not have"
         raise ValueError(msg)

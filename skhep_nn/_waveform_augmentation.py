@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from skhep_nn._events import random_numbers
 from skhep_nn._images import chunks, floating
+from skhep_nn._seeds import random_numbers
 from skhep_nn._waveforms import WaveformTransformer, baseline_window
 
 __all__ = ["WaveformAugmenter"]

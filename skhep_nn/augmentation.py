@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from skhep_nn._events import EventTransformer, random_numbers
+from skhep_nn._events import EventTransformer
 from skhep_nn._image_augmentation import ImageAugmenter
 from skhep_nn._momenta import (
     Array,
@@ -19,6 +19,7 @@ from skhep_nn._momenta import (
     Turn,
     find_complete,
 )
+from skhep_nn._seeds import random_numbers
 from skhep_nn._waveform_augmentation import WaveformAugmenter
 
 __all__ = ["EventAugmenter", "ImageAugmenter", "WaveformAugmenter"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from numbers import Integral
 from typing import Any, Self
@@ -25,7 +24,7 @@ from sklearn.utils.validation import (
 )
 
 from skhep_nn._events import as_pandas
-from skhep_nn._inner_splits import inner_split
+from skhep_nn._inner_splits import warn_of_copies
 from skhep_nn.augmentation import EventAugmenter
 
 __all__ = ["AugmentedClassifier", "AugmentedRegressor"]
@@ -93,7 +92,8 @@ class _Augmented(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         X = self._read(X, reset=True)
         check_consistent_length(X, y)
         n_rows, n_parts = len(y), self._n_parts()
-        self._warn_of_copies(n_rows * n_parts if self.n_copies else 0)
+        if self.n_copies:
+            warn_of_copies(type(self).__name__, self.estimator, n_rows * n_parts)
         params = self._params(X, sample_weight, fit_params, n_parts)
         self.augmenter_ = self._new_augmenter().fit(X)
         rows = np.tile(np.arange(n_rows), n_parts)
@@ -103,18 +103,6 @@ class _Augmented(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
             **{k: _rows(v, rows) if _has_rows(v, n_rows) else v for k, v in params.items()},
         )
         return self
-
-    def _warn_of_copies(self, n_rows: int) -> None:
-        """Warn where copies of an event would be validated on others of it."""
-        name = inner_split(self.estimator, n_rows) if n_rows else None
-        if name is not None:
-            inner, outer = type(self.estimator).__name__, type(self).__name__
-            warnings.warn(
-                f"{inner} sets aside some of the rows that it is fitted to ({name}), and copies of one event "
-                f"are on both sides: what it finds there is too good. Put {outer} inside of it, or turn that "
-                "off; a network of this package takes augmentation= itself.",
-                stacklevel=3,
-            )
 
     def _n_parts(self) -> int:
         """Rows in training for one that was given."""

@@ -18,7 +18,7 @@ from sklearn.base import (
     is_classifier,
 )
 from sklearn.model_selection import ParameterSampler
-from sklearn.utils import check_random_state, get_tags, indexable
+from sklearn.utils import get_tags, indexable
 from sklearn.utils.validation import check_is_fitted
 
 from skhep_nn._base import BaseNetworkEstimator
@@ -34,6 +34,7 @@ from skhep_nn._hyper_candidates import (
     train_candidates,
 )
 from skhep_nn._params import check_searchable
+from skhep_nn._seeds import seed_of
 from skhep_nn._tables import is_integer
 from skhep_nn.ensemble import Ensemble
 
@@ -88,11 +89,8 @@ class _HyperEnsemble(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         distributions = self._check_params()
         for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("__")]:
             delattr(self, name)
-        seed = self.random_state
-        if seed is not None:
-            seed = check_random_state(seed).randint(np.iinfo(np.int32).max)
-        # Never numpy's global state, which scikit-learn would draw from without a seed.
-        drawing, splitting = (int(n) for n in np.random.SeedSequence(seed).generate_state(2) >> 1)
+        seeds = np.random.SeedSequence(seed_of(self.random_state)).generate_state(2) >> 1
+        drawing, splitting = seeds.tolist()
         data = Data(X, y, sample_weight)
         judge = Judge(self.estimator, data, self.validation_fraction, splitting)
         data = Data(*indexable(*data))

@@ -13,7 +13,7 @@ from sklearn import get_config
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, RegressorMixin, clone
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.model_selection import KFold, check_cv
-from sklearn.utils import Bunch, check_random_state, get_tags, indexable
+from sklearn.utils import Bunch, get_tags, indexable
 from sklearn.utils._indexing import _safe_indexing
 from sklearn.utils.metadata_routing import UNUSED, MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.parallel import Parallel, delayed
@@ -26,6 +26,8 @@ from sklearn.utils.validation import (
     has_fit_parameter,
     validate_data,
 )
+
+from skhep_nn._seeds import seed_of
 
 __all__ = ["StackedPostRegressor"]
 
@@ -207,11 +209,8 @@ class StackedPostRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):  
         check_consistent_length(X, y)
         (X,) = indexable(X)
         prefit = isinstance(self.cv, str)
-        seed = self.random_state
-        if seed is not None:
-            seed = check_random_state(seed).randint(np.iinfo(np.int32).max)
-        # Never numpy's global state, which scikit-learn would draw from without a seed.
-        folds, forest = (int(n) for n in np.random.default_rng(seed).integers(2**31, size=2))
+        rng = np.random.default_rng(seed_of(self.random_state))
+        folds, forest = rng.integers(2**31, size=2).tolist()
         post = clone(self._post_prototype(forest))
         to_fit = [post] if prefit else [self.estimator, post]
         params = self._params(X, sample_weight, fit_params, to_fit)

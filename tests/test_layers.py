@@ -26,6 +26,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "_docs",
             "_events",
             "_inner_splits",
+            "_seeds",
             "_grids",
             "_member_layers",
             "_momenta",
