@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import cycle
 from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from skhep_nn._batches import Batch, EventDataset, TrainBatches
 from skhep_nn._streams import StreamTrainBatches, own_first
 
 __all__ = ["GraphedRows", "rows_for"]
+
+# Buffers on the host for rows from a file: a wait for the next piece of it is bridged by those on their way.
+_N_BUFFERS = 4
 
 
 class GraphedRows(Protocol):
@@ -109,18 +110,21 @@ class _Planned:
 
 
 class _Arriving:
-    """A tensor on the device that is filled from two buffers on the host in turns."""
+    """A tensor on the device that is filled from buffers on the host in turns."""
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
         self.tensor = torch.zeros(shape, dtype=dtype, device=device)
-        pinned = [torch.zeros(shape, dtype=dtype, pin_memory=True) for _ in range(2)]
-        self._buffers = cycle(pinned)
+        buffers = [torch.zeros(shape, dtype=dtype, pin_memory=True) for _ in range(_N_BUFFERS)]
+        self._buffers = cycle(buffers)
 
-    def bring(self, values: NDArray[np.generic]) -> None:
-        """Fill the first rows; whoever calls sees to it that the buffer has left."""
-        buffer = next(self._buffers)[: len(values)]
-        buffer.numpy()[...] = values
-        self.tensor[: len(values)].copy_(buffer, non_blocking=True)
+    def buffer(self, n_rows: int) -> Tensor:
+        """Return the memory to fill next; whoever does sees to it that it has left."""
+        self._filled = next(self._buffers)[:n_rows]
+        return self._filled
+
+    def send(self) -> None:
+        """Bring what has been filled to the first rows."""
+        self.tensor[: len(self._filled)].copy_(self._filled, non_blocking=True)
 
 
 class _Streamed:
@@ -131,37 +135,42 @@ class _Streamed:
     def __init__(self, batches: StreamTrainBatches) -> None:
         self.batches = batches
         dataset, device, width = batches.dataset, batches.device, batches.width
-        n_members = len(batches.belongs)
         dtype = torch.from_numpy(np.empty(0, dataset.X.dtype)).dtype
         self.values = _Arriving((width, *dataset.X.shape[1:]), dtype, device)
-        self.rows = _Arriving((width,), torch.long, device)
-        self.places = _Arriving((n_members, width), torch.long, device)
-        self.shares = _Arriving((n_members, width), torch.float32, device)
-        self._left = cycle([torch.cuda.Event(), torch.cuda.Event()])
+        # One line with the rows' numbers in the file, one for each member with the places of its own among
+        # them and, at the end, how many these are: one transfer, for each costs as much as the other work
+        # on a batch.
+        self.numbers = _Arriving((1 + len(batches.belongs), width + 1), torch.long, device)
+        self._lane = torch.arange(width, device=device)
+        self._left = cycle([torch.cuda.Event() for _ in range(_N_BUFFERS)])
         self.turn()
 
     def gather(self) -> Batch:
-        places = self.places.tensor
-        index = self.rows.tensor[places]
-        batch = self.batches.gather(self.values.tensor, places, index, self.shares.tensor)
+        rows, own = self.numbers.tensor[0], self.numbers.tensor[1:]
+        places, counts = own[:, :-1], own[:, -1:]
+        share = (self._lane < counts) / counts.clamp(min=1)
+        batch = self.batches.gather(self.values.tensor, places, rows[places], share)
         return Batch(*(part.unsqueeze(0) for part in batch))
 
     def stage(self, first: int) -> None:
         del first
-        values, rows = next(self._chunks)
-        own = np.zeros(self.places.tensor.shape, dtype=np.bool_)
-        own[:, : len(rows)] = self.batches.belongs[:, rows]
+        pick = next(self._picks)
+        n_rows, width = len(pick.rows), len(self._lane)
+        belongs = np.zeros((len(self.batches.belongs), width), dtype=np.bool_)
+        belongs[:, :n_rows] = self.batches.belongs[:, pick.rows]
         # A last batch that is not full has rows of the one before at its end, of weight zero.
-        places, used = own_first(own, width=own.shape[1])
+        places, used = own_first(belongs, width)
         left = next(self._left)
         left.synchronize()
-        self.values.bring(values)
-        self.rows.bring(rows)
-        self.places.bring(places)
-        self.shares.bring(used / used.sum(axis=1, keepdims=True).clip(min=1))
+        values, numbers = self.values.buffer(n_rows), self.numbers.buffer(1 + len(belongs))
+        # On this thread alone: those of torch would keep the ones that read waiting.
+        pick.gather(values.numpy())
+        lines = numbers.numpy()
+        lines[0, :n_rows] = pick.rows
+        lines[1:, :-1], lines[1:, -1] = places, used.sum(axis=1)
+        self.values.send()
+        self.numbers.send()
         left.record()
 
     def turn(self) -> None:
-        self._chunks: Iterator[tuple[NDArray[np.generic], NDArray[np.intp]]] = iter(
-            self.batches.chunks
-        )
+        self._picks = self.batches.chunks.picks()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import threading
+import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from numbers import Integral
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from skhep_nn._reader_threads import ReaderThreads
 
 __all__ = ["ArrayChunks", "ChunkSource", "ShuffledChunks", "even_bounds"]
 
@@ -22,7 +24,6 @@ Rows = NDArray[np.intp]
 _BUFFER_BYTES = 64 << 20
 _BUFFER_CHUNKS = 4  # at least: fewer would leave neighbours of the file together
 _BUFFER_BATCHES = 4
-_MOST_THREADS = 8
 _ROWS_PER_CHUNK = 256  # of arrays, which have no chunks of their own
 
 
@@ -38,6 +39,30 @@ class ChunkSource(Protocol):
         """Read rows, a new array."""
 
     def __len__(self) -> int: ...
+
+
+class Pick(NamedTuple):
+    """A batch whose rows still lie in a buffer, until the next batch is asked for.
+
+    Parameters
+    ----------
+    buffer : ndarray of shape (n_buffer, ...)
+        Rows of this batch and of others.
+    places : ndarray of shape (n,)
+        Where in the buffer those of this batch are.
+    rows : ndarray of shape (n,)
+        Their numbers in the source.
+    """
+
+    buffer: Array
+    places: Rows
+    rows: Rows
+
+    def gather(self, out: Array | None = None) -> Array:
+        """Gather the rows, into an array of their shape and type if there is one."""
+        # Without a check of numbers that are right, which would take memory beside `out`.
+        values: Array = np.take(self.buffer, self.places, axis=0, out=out, mode="clip")
+        return values
 
 
 def even_bounds(n_rows: int, chunk_size: int) -> Rows:
@@ -112,8 +137,9 @@ class ShuffledChunks:
     drop_last : bool, default=False
         Leave out the last batch of an epoch where it is smaller.
     n_threads : int, default=None
-        Threads that read, of which each takes another chunk: ``source.read`` must bear that unless
-        it is 1. None is one less than there are processors, at most eight.
+        Threads that read, of which each takes other chunks: ``source.read`` must bear that unless
+        it is 1. None begins with one and takes more, at most eight and one less than there are
+        processors, while batches have to wait for them and reading becomes faster.
     random_state : int, numpy Generator or None, default=None
         Seed or source of random numbers.
 
@@ -155,8 +181,8 @@ class ShuffledChunks:
         self.source = source
         self.batch_size = _positive("batch_size", batch_size)
         self.drop_last = drop_last
-        spare = max(1, min(_MOST_THREADS, (os.cpu_count() or 1) - 1))
-        self.n_threads = spare if n_threads is None else _positive("n_threads", n_threads)
+        self.n_threads = n_threads if n_threads is None else _positive("n_threads", n_threads)
+        self._readers = ReaderThreads(self.n_threads)
         self._rng = np.random.default_rng(random_state)
         self._rows = _assign(source, rows)
         self.n_rows = sum(map(len, self._rows))
@@ -168,11 +194,14 @@ class ShuffledChunks:
         return whole + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[tuple[Array, Rows]]:
-        # Before anything is yielded, so that epochs do not depend on when batches are taken.
-        rng = self._rng.spawn(1)[0]
-        return self._batches(rng)
+        return ((pick.gather(), pick.rows) for pick in self.picks())
 
-    def _batches(self, rng: np.random.Generator) -> Iterator[tuple[Array, Rows]]:
+    def picks(self) -> Iterator[Pick]:
+        """Go through one epoch, and leave it to others to gather rows, whereto they like."""
+        # Before anything is yielded, so that epochs do not depend on when batches are taken.
+        return self._picks(self._rng.spawn(1)[0])
+
+    def _picks(self, rng: np.random.Generator) -> Iterator[Pick]:
         """Hand out one epoch."""
         size, dealt = self.batch_size, self._deal(rng)
         kept_values, kept_rows = np.empty(0), np.empty(0, np.intp)
@@ -186,7 +215,7 @@ class ShuffledChunks:
             end = rows.size if is_last and not self.drop_last else whole
             for start in range(0, end, size):
                 chosen = order[start : min(start + size, end)]
-                yield values[chosen], rows[chosen]
+                yield Pick(values, chosen, rows[chosen])
             kept_values, kept_rows = values[order[whole:]], rows[order[whole:]]
 
     def _read_ahead(self, dealt: list[list[int]]) -> Iterator[tuple[Array, Rows]]:
@@ -196,18 +225,23 @@ class ShuffledChunks:
         for chunks in dealt:
             rooms.append(room)
             room = (room + sum(self._rows[chunk].size for chunk in chunks)) % self.batch_size
+        # In turns: to get new memory for every buffer takes about as long as to fill it.
+        plans = zip(dealt, rooms, itertools.cycle(self._memory(dealt, rooms)), strict=False)
         ahead = ThreadPoolExecutor(1, "ShuffledChunks")
-        with ahead, ThreadPoolExecutor(self.n_threads, "ShuffledChunks-read") as readers:
-            waiting: list[Future[tuple[Array, Rows]]] = []
-            # In turns: to get new memory for every buffer takes about as long as to fill it.
-            turns = itertools.cycle(self._memory(dealt, rooms))
+        with ahead, ThreadPoolExecutor(self._readers.most, "ShuffledChunks-read") as readers:
+            started = (ahead.submit(self._read, readers, *plan, stopped) for plan in plans)
             try:
-                for plan in zip(dealt, rooms, turns, strict=False):
-                    waiting.append(ahead.submit(self._read, readers, *plan, stopped))
-                    if len(waiting) > 1:
-                        yield waiting.pop(0).result()
-                if waiting:
-                    yield waiting.pop().result()
+                is_first, following = True, next(started, None)
+                while following is not None:
+                    current, following = following, next(started, None)
+                    waited = not current.done()
+                    buffer = current.result()
+                    # The first one is always waited for, the last one may be small.
+                    if not is_first and following is not None:
+                        rate = buffer.rows.size / buffer.seconds
+                        self._readers.judge(buffer.n_threads, rate, waited=waited)
+                    yield buffer.values, buffer.rows
+                    is_first = False
             finally:
                 stopped.set()
 
@@ -248,28 +282,44 @@ class ShuffledChunks:
         room: int,
         memory: Array,
         stopped: threading.Event,
-    ) -> tuple[Array, Rows]:
+    ) -> _Buffer:
         """Read the rows of some chunks behind some room, unless all stops meanwhile."""
         parts = [self._rows[chunk] for chunk in chunks]
         rows = np.concatenate([np.empty(room, np.intp), *parts])
         ends = room + np.cumsum([part.size for part in parts])
         values = memory[: rows.size]
 
-        def fill(part: Rows, end: int) -> None:
-            """Read one chunk to its place."""
-            if not stopped.is_set():
-                values[end - part.size : end] = self._rows_of(part)
+        def fill(first: int) -> None:
+            """Read every so many-th chunk to its place."""
+            for part, end in zip(parts[first::n_threads], ends[first::n_threads], strict=True):
+                if stopped.is_set():
+                    return
+                self._read_part(part, values[end - part.size : end])
 
+        n_threads = self._readers.n_threads
+        begun = time.perf_counter()
         # Going through the results raises what a thread raised.
-        for _ in readers.map(fill, parts, ends):
+        for _ in readers.map(fill, range(n_threads)):
             pass
-        return values, rows
+        return _Buffer(values, rows, n_threads, time.perf_counter() - begun)
 
-    def _rows_of(self, part: Rows) -> Array:
+    def _read_part(self, part: Rows, out: Array) -> None:
         """Read the wanted rows of a chunk."""
         first = int(part[0])
         values = self.source.read(first, int(part[-1]) + 1)
-        return values if part.size == len(values) else values[part - first]
+        if part.size == len(values):
+            out[...] = values
+        else:
+            np.take(values, part - first, axis=0, out=out, mode="clip")
+
+
+class _Buffer(NamedTuple):
+    """Rows of a buffer, their numbers, and how they were read."""
+
+    values: Array
+    rows: Rows
+    n_threads: int
+    seconds: float
 
 
 def _positive(name: str, value: object) -> int:

@@ -31,13 +31,13 @@ FLOORS: tuple[frozenset[str], ...] = (
             "_member_layers",
             "_momenta",
             "_params",
-            "_shuffled_chunks",
+            "_reader_threads",
             "_torch_state",
             "_version",
             "_weights",
         }
     ),
-    frozenset({"_images"}),
+    frozenset({"_images", "_shuffled_chunks"}),
     frozenset({"_waveforms"}),
     frozenset(
         {
