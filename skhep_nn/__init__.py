@@ -24,6 +24,7 @@ from skhep_nn.datasets import (
 )
 from skhep_nn.dense import DenseNetClassifier, DenseNetRegressor
 from skhep_nn.ensemble import Ensemble
+from skhep_nn.export import to_onnx
 from skhep_nn.hyper_ensemble import HyperEnsembleClassifier, HyperEnsembleRegressor
 from skhep_nn.kinematics import CartesianMomenta, EventAligner
 from skhep_nn.metrics import (
@@ -36,6 +37,7 @@ from skhep_nn.metrics import (
     within_tolerance_score,
     within_tolerance_scorer,
 )
+from skhep_nn.persistence import load, save
 from skhep_nn.preprocessing import ImageCropper, ImageScaler, WaveformScaler
 from skhep_nn.schedules import Constant, CosineRestarts, CyclicLR, OneCycle, ReduceOnPlateau
 from skhep_nn.stacking import StackedPostRegressor
@@ -78,6 +80,7 @@ __all__ = [
     "best_cut",
     "fetch_higgsml",
     "fit_together",
+    "load",
     "load_calo_hdf5",
     "load_higgsml",
     "load_waveforms",
@@ -88,6 +91,8 @@ __all__ = [
     "make_ion_tracks",
     "make_waveforms",
     "make_within_tolerance_scorer",
+    "save",
+    "to_onnx",
     "within_tolerance_score",
     "within_tolerance_scorer",
 ]

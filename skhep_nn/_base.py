@@ -28,6 +28,7 @@ from skhep_nn._member_settings import MemberSettings
 from skhep_nn._outcome import history_frame, member_weights
 from skhep_nn._params import OPTIMIZERS, check_owners, check_params, is_flag
 from skhep_nn._seeds import seed_of
+from skhep_nn._stored_frames import FramesAsArrays
 from skhep_nn._torch_state import half_precision, recording_gradients, tensor_of, threads_for
 from skhep_nn._training import MemberNet
 from skhep_nn.ensemble import Ensemble, operations_of, separate_members, stack_networks
@@ -74,7 +75,7 @@ class Job(NamedTuple):
     settings: MemberSettings | None = None
 
 
-class BaseNetworkEstimator(CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
+class BaseNetworkEstimator(FramesAsArrays, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
     """Fit an ensemble of networks and predict with it.
 
     Subclasses say how inputs become an array (`_encode_X`), what the targets are (`_encode_y`) and

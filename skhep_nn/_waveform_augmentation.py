@@ -281,7 +281,9 @@ class WaveformAugmenter(WaveformTransformer):
             raise IndexError(f"There are {self.n_views_} views, from 0 on; got index {index}.")
         traces = self._traces(X)
         sources = self._sources(torch, self._views[index], device=X.device)
-        return _as_signed(traces).index_select(-2, sources).view(X.dtype).reshape(X.shape)
+        seen = _as_signed(traces).index_select(-2, sources).reshape(X.shape)
+        # Seen as what it is already, it would still be an operator, and one that ONNX does not know.
+        return seen if seen.dtype == X.dtype else seen.view(X.dtype)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -35,6 +35,7 @@ from skhep_nn._hyper_candidates import (
 )
 from skhep_nn._params import check_searchable
 from skhep_nn._seeds import seed_of
+from skhep_nn._stored_frames import FramesAsArrays
 from skhep_nn._tables import is_integer
 from skhep_nn.ensemble import Ensemble
 
@@ -43,7 +44,7 @@ __all__ = ["HyperEnsembleClassifier", "HyperEnsembleRegressor"]
 Probabilities = NDArray[np.float64]
 
 
-class _HyperEnsemble(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
+class _HyperEnsemble(FramesAsArrays, MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
     """What the classifier and the regressor share: candidates, their selection, the weighted mean."""
 
     def __init__(

@@ -1,0 +1,228 @@
+"""Networks as ONNX: the same predictions by another runtime, from the input that `fit` had."""
+
+import json
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+
+from skhep_nn import (
+    CaloCNNClassifier,
+    CaloCNNRegressor,
+    CartesianMomenta,
+    DenseNetClassifier,
+    DenseNetRegressor,
+    EventAligner,
+    EventAugmenter,
+    ImageAugmenter,
+    ImageCropper,
+    WaveformAugmenter,
+    WaveformClassifier,
+    WaveformRegressor,
+    make_calo_showers,
+    make_higgs_events,
+    make_ion_tracks,
+    make_waveforms,
+    to_onnx,
+)
+
+pytest.importorskip("onnxscript")
+onnx = pytest.importorskip("onnx")
+runtime = pytest.importorskip("onnxruntime")
+
+# The graph computes in single precision.
+FAST = {"max_epochs": 2, "device": "cpu", "precision": "float32", "random_state": 0}
+SMALL_DENSE = {"depth": 2, "width": 8}
+SMALL = {
+    "network_params": {"channels": (4,), "kernels": 3, "pooling": 4, "dropout": 0.0, "dense": (8,)}
+}
+TOLERANCE = 2e-6
+
+
+@pytest.fixture(scope="module")
+def events():
+    return make_higgs_events(400, random_state=0)
+
+
+def run(model, X):
+    """All outputs of a graph, by name."""
+    session = runtime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    names = [output.name for output in session.get_outputs()]
+    rows = np.ascontiguousarray(X, dtype=np.float32)
+    return dict(zip(names, session.run(None, {"X": rows}), strict=True))
+
+
+def told(model):
+    return {entry.key: json.loads(entry.value) for entry in model.metadata_props}
+
+
+def test_the_whole_of_a_higgs_job(events, tmp_path):
+    """Momenta, filled columns, categories, views, members and their weights."""
+    network = DenseNetClassifier(
+        n_members=3,
+        augmentation=EventAugmenter(),
+        categorical_features=["PRI_jet_num"],
+        **SMALL_DENSE,
+        **FAST,
+    )
+    model = make_pipeline(CartesianMomenta(), network).fit(events.data, events.target)
+    graph = to_onnx(model, tmp_path / "higgs.onnx")
+    rows = events.data.copy()
+    rows.loc[rows.index[0], "PRI_jet_num"] = 7  # unseen at fit
+    assert rows.isna().any(axis=None)
+    outputs = run(graph, rows)
+    assert list(outputs) == ["probabilities"]
+    np.testing.assert_allclose(
+        outputs["probabilities"], model.predict_proba(rows), rtol=0, atol=TOLERANCE
+    )
+    stored = onnx.load(tmp_path / "higgs.onnx")
+    assert told(stored)["classes"] == network.classes_.tolist()
+    assert told(stored)["feature_names_in"] == list(events.data.columns)
+    # Any number of rows, not only that of the example.
+    one = run(stored, rows[:1])["probabilities"]
+    np.testing.assert_allclose(one, outputs["probabilities"][:1], atol=TOLERANCE)
+    # As many networks in the graph as members, not one for each of their eight views.
+    products = [node for node in stored.graph.node if node.op_type in ("MatMul", "Gemm")]
+    assert len(products) < 10 * len(network.ensemble_)
+
+
+def test_without_views(events):
+    X = events.data[["PRI_tau_pt", "PRI_tau_eta", "PRI_tau_phi"]]
+    model = DenseNetClassifier(augmentation=EventAugmenter(), tta=False, **SMALL_DENSE, **FAST)
+    model.fit(X, events.target)
+    found = run(to_onnx(model), X)["probabilities"]
+    np.testing.assert_allclose(found, model.predict_proba(X), rtol=0, atol=TOLERANCE)
+
+
+def test_many_classes_and_split_networks(events):
+    X = events.data[["PRI_tau_pt", "PRI_lep_pt", "PRI_met"]]
+    y = np.arange(len(X)) % 3
+    model = DenseNetClassifier(
+        blocks={"leptons": ["PRI_tau_pt", "PRI_lep_pt"], "rest": ["PRI_met"]}, **FAST
+    ).fit(X, y)
+    found = run(to_onnx(model), X)["probabilities"]
+    np.testing.assert_allclose(found, model.predict_proba(X), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("n_targets", [1, 2])
+def test_targets_come_in_their_units(events, n_targets):
+    X = events.data[["PRI_tau_pt", "PRI_lep_pt", "PRI_tau_phi"]]
+    y = 1e3 + 50 * events.data[["PRI_met", "PRI_met_sumet"][:n_targets]].to_numpy()
+    y = y[:, 0] if n_targets == 1 else y
+    model = DenseNetRegressor(n_members=2, **SMALL_DENSE, **FAST).fit(X, y)
+    found = run(to_onnx(model), X)["prediction"]
+    assert found.shape == y.shape
+    np.testing.assert_allclose(found, model.predict(X), rtol=1e-5)
+
+
+@pytest.mark.parametrize("n_axes", [2, 3, 4])
+def test_images_in_the_shape_of_the_fit(n_axes):
+    showers = make_calo_showers(60, random_state=0)
+    X = {2: showers.images.reshape(60, -1), 3: showers.images[..., 0], 4: showers.images}[n_axes]
+    shape = (32, 32, 2) if n_axes == 2 else None
+    model = CaloCNNClassifier(
+        augmentation=ImageAugmenter(), image_shape=shape, n_members=2, **SMALL, **FAST
+    ).fit(X, showers.target)
+    found = run(to_onnx(model), X)["probabilities"]
+    np.testing.assert_allclose(found, model.predict_proba(X), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["compact", "challenge", "attention", "resnet15"])
+def test_presets_of_images(preset):
+    showers = make_calo_showers(40, random_state=0)
+    model = CaloCNNClassifier(preset=preset, **FAST | {"max_epochs": 1})
+    model.fit(showers.images, showers.target)
+    found = run(to_onnx(model), showers.images)["probabilities"]
+    np.testing.assert_allclose(found, model.predict_proba(showers.images), rtol=0, atol=1e-5)
+
+
+def test_energies_and_the_class_beside_them():
+    ions = make_ion_tracks(60, random_state=0)
+    model = CaloCNNRegressor(**SMALL, **FAST)
+    model.fit(ions.images, ions.target, aux_target=np.arange(60) % 2)
+    outputs = run(to_onnx(model), ions.images)
+    assert list(outputs) == ["prediction", "aux_probabilities"]
+    np.testing.assert_allclose(outputs["prediction"], model.predict(ions.images), rtol=1e-4)
+    np.testing.assert_allclose(
+        outputs["aux_probabilities"], model.predict_aux_proba(ions.images), rtol=0, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("augmentation", [None, WaveformAugmenter()])
+def test_traces(augmentation):
+    traces = make_waveforms(40, n_points=500, random_state=0).traces
+    model = WaveformClassifier(augmentation=augmentation, **FAST).fit(traces, np.arange(40) % 2)
+    found = run(to_onnx(model), traces)["probabilities"]
+    np.testing.assert_allclose(found, model.predict_proba(traces), rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_separations_through_a_sigmoid():
+    traces = make_waveforms(40, n_points=500, random_state=0).traces
+    model = WaveformRegressor(preset="school", output="sigmoid", **FAST)
+    model.fit(traces, np.linspace(0, 1, 40))
+    found = run(to_onnx(model), traces)["prediction"]
+    np.testing.assert_allclose(found, model.predict(traces), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "values", [[0, 1, 2], [-3, 5, 100_000], [0.5, 0.25, 8.0], list(range(300))]
+)
+def test_categories_of_numbers(values):
+    column = np.resize(values, 600)
+    X = pd.DataFrame({"x": np.linspace(-1, 1, 600), "kind": column})
+    model = DenseNetClassifier(categorical_features=["kind"], **SMALL_DENSE, **FAST)
+    model.fit(X, np.arange(600) % 2)
+    rows = X[:310].copy()
+    rows.loc[0, "kind"] = 77_777  # unseen
+    found = run(to_onnx(model), rows)["probabilities"]
+    np.testing.assert_allclose(found, model.predict_proba(rows), rtol=0, atol=TOLERANCE)
+
+
+# -- what cannot be written -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [(["ee", "mumu"], "Turn text into numbers"), ([1, 2**24 + 1], "float32 cannot hold")],
+)
+def test_categories_that_no_tensor_holds(values, message):
+    X = pd.DataFrame({"x": np.linspace(-1, 1, 60), "kind": np.resize(np.array(values, object), 60)})
+    model = DenseNetClassifier(categorical_features=["kind"], **FAST).fit(X, np.arange(60) % 2)
+    with pytest.raises(ValueError, match=message):
+        to_onnx(model)
+
+
+def test_steps_that_are_not_written(events):
+    X, y = events.data, events.target
+    aligned = make_pipeline(EventAligner(), CartesianMomenta(), DenseNetClassifier(**FAST))
+    with pytest.raises(TypeError, match=r"EventAligner cannot be written .*to_onnx\(model\[-1\]\)"):
+        to_onnx(aligned.fit(X, y))
+    with pytest.raises(TypeError, match="RandomForestClassifier must be a network of skhep_nn"):
+        to_onnx(RandomForestClassifier(n_estimators=2).fit(X.fillna(0), y))
+    with pytest.raises(TypeError, match="ImageCropper cannot"):
+        to_onnx(make_pipeline(ImageCropper(), CaloCNNClassifier()))
+    with pytest.raises(NotFittedError):
+        to_onnx(DenseNetClassifier())
+
+
+def test_passed_steps_are_none(events):
+    X = events.data[["PRI_tau_pt", "PRI_lep_pt"]]
+    network = DenseNetClassifier(**SMALL_DENSE, **FAST)
+    model = make_pipeline("passthrough", network).fit(X, events.target)
+    found = run(to_onnx(model), X)["probabilities"]
+    np.testing.assert_allclose(found, model.predict_proba(X), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxscript"])
+def test_error_without_onnx_names_the_extra(monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=r"skhep_nn\[onnx\]"):
+        to_onnx(DenseNetClassifier())

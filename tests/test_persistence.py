@@ -1,0 +1,236 @@
+"""Stored without pickle and loaded again: the same predictions, and nothing made that is not trusted."""
+
+import io
+import pickle
+import sys
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_array_equal
+from scipy.stats import loguniform
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.pipeline import make_pipeline
+
+import skhep_nn
+from skhep_nn import (
+    AugmentedClassifier,
+    CaloCNNClassifier,
+    CaloCNNRegressor,
+    CartesianMomenta,
+    CosineRestarts,
+    DenseNetClassifier,
+    DenseNetRegressor,
+    EventAugmenter,
+    HyperEnsembleClassifier,
+    ImageAugmenter,
+    ImageCropper,
+    StackedPostRegressor,
+    StochasticWeightAveraging,
+    WaveformAugmenter,
+    WaveformClassifier,
+    WaveformScaler,
+    load,
+    make_calo_showers,
+    make_higgs_events,
+    make_ion_tracks,
+    make_waveforms,
+    save,
+)
+from skhep_nn.persistence import _is_our_class
+
+skops_io = pytest.importorskip("skops.io")
+
+TREE = "sklearn.tree._tree.Tree"
+FAST = {"max_epochs": 2, "device": "cpu", "random_state": 0}
+
+
+@pytest.fixture(scope="module")
+def events():
+    return make_higgs_events(400, random_state=0)
+
+
+@pytest.fixture(scope="module")
+def showers():
+    return make_calo_showers(60, random_state=0)
+
+
+def through_file(model, tmp_path, **options):
+    save(model, tmp_path / "model.skops")
+    return load(tmp_path / "model.skops", **options)
+
+
+def test_a_pipeline_is_stored_as_a_whole(events, tmp_path):
+    network = DenseNetClassifier(
+        n_members=3,
+        augmentation=EventAugmenter(),
+        categorical_features=["PRI_jet_num"],
+        averaging=StochasticWeightAveraging(),
+        **FAST | {"max_epochs": 4},
+    )
+    model = make_pipeline(CartesianMomenta(), network)
+    model.fit(events.data, events.target)
+    loaded = through_file(model, tmp_path)
+    assert_array_equal(loaded.predict_proba(events.data), model.predict_proba(events.data))
+    assert_array_equal(loaded.feature_names_in_, model.feature_names_in_)
+    assert not hasattr(loaded[-1], "net_")
+    pd.testing.assert_frame_equal(loaded[-1].history_, network.history_)
+    with pytest.raises(ValueError, match="feature names"):
+        loaded.predict(events.data.rename(columns={"DER_mass_MMC": "mass"}))
+
+
+def test_labels_and_categories_of_text(events, tmp_path):
+    X = events.data[["PRI_tau_pt", "PRI_lep_pt"]].assign(
+        channel=np.array(["ee", "mumu"])[np.arange(400) % 2]
+    )
+    y = np.where(events.target == "s", "signal", "background")
+    model = DenseNetClassifier(categorical_features=["channel"], **FAST).fit(X, y)
+    loaded = through_file(model, tmp_path)
+    assert_array_equal(loaded.predict(X), model.predict(X))
+    assert loaded.classes_.dtype == model.classes_.dtype
+
+
+def test_regressors_of_tables(events, tmp_path):
+    X = events.data[["PRI_tau_pt", "PRI_lep_pt"]]
+    model = DenseNetRegressor(**FAST).fit(X, events.data["PRI_met"])
+    assert_array_equal(through_file(model, tmp_path).predict(X), model.predict(X))
+
+
+def test_images(showers, tmp_path):
+    model = make_pipeline(
+        ImageCropper(size=24),
+        CaloCNNClassifier(
+            augmentation=ImageAugmenter(), schedule=CosineRestarts(max_lr=1e-3), **FAST
+        ),
+    ).fit(showers.images, showers.target)
+    loaded = through_file(model, tmp_path)
+    assert_array_equal(loaded.predict_proba(showers.images), model.predict_proba(showers.images))
+
+
+def test_a_forest_has_to_be_trusted(tmp_path):
+    ions = make_ion_tracks(80, random_state=0)
+    model = StackedPostRegressor(CaloCNNRegressor(**FAST), cv=2, random_state=0)
+    model.fit(ions.images, ions.target)
+    with pytest.raises(ValueError, match=rf"holds {TREE}, .*trusted=\['{TREE}'\]"):
+        through_file(model, tmp_path)
+    loaded = load(tmp_path / "model.skops", trusted=[TREE])
+    assert_array_equal(loaded.predict(ions.images), model.predict(ions.images))
+
+
+def test_waveforms(tmp_path):
+    traces = make_waveforms(40, random_state=0).traces
+    network = WaveformClassifier(augmentation=WaveformAugmenter(), **FAST)
+    model = make_pipeline(WaveformScaler(), network).fit(traces, np.arange(40) % 2)
+    assert_array_equal(
+        through_file(model, tmp_path).predict_proba(traces), model.predict_proba(traces)
+    )
+
+
+def test_what_is_built_around_estimators(events, tmp_path):
+    X = events.data.filter(regex="PRI_(tau|lep|met)").drop(columns="PRI_met_sumet")
+    boosting = HistGradientBoostingClassifier(max_iter=3)
+    model = AugmentedClassifier(boosting, augmenter=EventAugmenter(), random_state=0)
+    model.fit(X, events.target)
+    loaded = through_file(model, tmp_path, trusted=_others(model))
+    assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))
+
+
+def test_hyper_ensembles_keep_their_tables(events, tmp_path):
+    X = events.data[["PRI_tau_pt", "PRI_lep_pt"]]
+    space = {"lr_factor": loguniform(0.5, 2), "activation": ["swish", "relu"]}
+    model = HyperEnsembleClassifier(
+        DenseNetClassifier(**FAST), space, n_candidates=3, n_selected=2, random_state=0
+    ).fit(X, events.target)
+    others = _others(model)
+    assert others, "the distribution is of scipy"
+    loaded = through_file(model, tmp_path, trusted=others)
+    assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))
+    pd.testing.assert_frame_equal(loaded.candidates_, model.candidates_)
+    pd.testing.assert_frame_equal(loaded.selection_, model.selection_)
+
+
+def _others(model):
+    """Types in a model that are neither ours nor those of skops."""
+    named = skops_io.get_untrusted_types(data=skops_io.dumps(model))
+    return [name for name in named if not _is_our_class(name)]
+
+
+def test_an_estimator_that_is_not_fitted(tmp_path):
+    model = through_file(DenseNetClassifier(n_members=5), tmp_path)
+    assert model.get_params()["n_members"] == 5
+
+
+def test_pickle_sees_the_same_tables(events):
+    X = events.data[["PRI_tau_pt", "PRI_lep_pt"]]
+    model = DenseNetClassifier(**FAST).fit(X, events.target)
+    loaded = pickle.loads(pickle.dumps(model))
+    pd.testing.assert_frame_equal(loaded.history_, model.history_)
+
+
+# -- what is refused ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("skhep_nn.dense.DenseNetClassifier", True),
+        ("skhep_nn._momenta.Momentum", True),
+        ("skhep_nn.ensemble.Tensor", False),  # imported there, not ours
+        ("skhep_nn._shuffled_chunks.ThreadPoolExecutor", False),
+        ("skhep_nn.persistence.load", False),  # no class
+        ("skhep_nn.nowhere.Thing", False),
+        ("skhep_nn.dense.Nothing", False),
+        ("skhep_nnn.dense.DenseNetClassifier", False),
+        ("os.system", False),
+    ],
+)
+def test_only_our_own_classes_need_no_leave(name, expected):
+    assert _is_our_class(name) is expected
+
+
+def test_what_others_have_smuggled_in_is_not_made(tmp_path):
+    path = tmp_path / "model.skops"
+    model = DenseNetClassifier(**FAST)
+    model.extra_ = io.StringIO  # a class that neither skops nor we vouch for
+    save(model, path)
+    with pytest.raises(ValueError, match=r"_?io\.StringIO"):
+        load(path)
+
+
+def test_what_cannot_be_stored_leaves_the_old_file(tmp_path):
+    path = tmp_path / "model.skops"
+    save(DenseNetClassifier(), path)
+    before = path.read_bytes()
+    model = DenseNetClassifier()
+    model.lock_ = (number for number in range(3))
+    with pytest.raises(TypeError, match=r"DenseNetClassifier holds something .* joblib"):
+        save(model, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_that_are_none(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "nowhere.skops")
+    text = tmp_path / "notes.txt"
+    text.write_text("no archive")
+    with pytest.raises(ValueError, match=r"notes\.txt was not written by skhep_nn\.save"):
+        load(text)
+    other = tmp_path / "other.zip"
+    with zipfile.ZipFile(other, "w") as archive:
+        archive.writestr("a.txt", "a")
+    with pytest.raises(ValueError, match="not written by"):
+        load(other)
+
+
+def test_error_without_skops_names_the_extra(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "skops.io", None)
+    with pytest.raises(ImportError, match=r"skhep_nn\[store\]"):
+        save(DenseNetClassifier(), tmp_path / "model.skops")
+    with pytest.raises(ImportError, match=r"skhep_nn\[store\]"):
+        load(tmp_path / "model.skops")
+
+
+def test_names_are_public():
+    assert {"load", "save"} <= set(skhep_nn.__all__)
