@@ -85,17 +85,28 @@ def _small_fits(n_rows: int, repeats: int) -> pd.DataFrame:
 
 
 def _one_row(repeats: int, calls: int = 100) -> pd.DataFrame:
-    """Seconds of `predict` of one row, one member and ten."""
+    """Seconds of `predict` of one row, one member and ten, and these with eight views."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(500, 31))
     y = (X[:, 0] > 0).astype(int)
+    names = [f"{k}_{axis}" for k in range(10) for axis in ("px", "py", "pz")]
+    views = EventAugmenter(columns=[*names, "mass"])
 
-    def repeated(n_members: int) -> Variant:
-        model = DenseNetClassifier(n_members=n_members, max_epochs=1, device="cpu", random_state=0)
-        model.fit(X, y)
+    def repeated(n_members: int, augmentation: EventAugmenter | None = None) -> Variant:
+        model = DenseNetClassifier(
+            n_members=n_members,
+            augmentation=augmentation,
+            max_epochs=1,
+            device="cpu",
+            random_state=0,
+        ).fit(X, y)
         return seconds_of(lambda: [model.predict(X[:1]) for _ in range(calls)])
 
-    variants = {"1 member": repeated(1), f"{MEMBERS} members": repeated(MEMBERS)}
+    variants = {
+        "1 member": repeated(1),
+        f"{MEMBERS} members": repeated(MEMBERS),
+        f"{MEMBERS} members, 8 views": repeated(MEMBERS, views),
+    }
     return in_turn(variants, repeats) / calls
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "chunk_rows",
     "cut",
     "in_chunks",
+    "outputs_of_views",
     "rows_of",
     "seen",
     "weighted_mean",
@@ -35,6 +36,7 @@ __all__ = [
 # Measured: chunks of 1,024 to 2,048 rows keep the activations of a table's network in the cache of a CPU
 # core; of images it can hold fewer. A GPU wants few, large calls.
 _CPU_CHUNK, _CPU_BYTES = 2048, 1 << 20
+_JOINED_ROWS = 1024
 _CUDA_CHUNK, _CUDA_BYTES = 65536, 1 << 25
 # Multiplications and additions that a call on a CPU is worth, however large its rows.
 _CPU_WORK = 200_000_000
@@ -90,6 +92,32 @@ def seen(rows: Tensor, views: Views | None) -> Iterable[Tensor]:
     return (views.view_tensor(rows, v) for v in range(views.n_views_))
 
 
+def outputs_of_views(
+    outputs: Callable[[Tensor], Tensor], rows: Tensor, views: Views | None, *, join: bool
+) -> Iterable[Tensor]:
+    """Go through the predictions for the views of some rows.
+
+    Parameters
+    ----------
+    outputs : callable
+        Maps rows to predictions of shape (members, rows, n_outputs).
+    rows : Tensor of shape (rows, ...)
+        Rows.
+    views : Views or None
+        None is the rows as they are.
+    join : bool
+        Predict few rows in one batch with all their views: what a call costs is then paid once.
+
+    Returns
+    -------
+    iterable of Tensor of shape (members, rows, n_outputs)
+    """
+    if views is None or not join or len(rows) * views.n_views_ > _JOINED_ROWS:
+        return map(outputs, seen(rows, views))
+    of_each: Iterable[Tensor] = outputs(torch.cat(list(seen(rows, views)))).split(len(rows), dim=1)
+    return of_each
+
+
 def weighted_mean(outputs: Iterable[Tensor], weights: NDArray[np.float64]) -> Tensor:
     """Average over views and members.
 
@@ -105,14 +133,16 @@ def weighted_mean(outputs: Iterable[Tensor], weights: NDArray[np.float64]) -> Te
     -------
     Tensor of shape (rows, n_outputs)
     """
-    used = np.flatnonzero(weights)
+    used = np.flatnonzero(weights).tolist()
+    factors = torch.as_tensor(weights, dtype=torch.float32).view(-1, 1, 1)
     total, n_views = torch.zeros(()), 0
     # Term by term in a fixed order: torch's own sums choose theirs by shape.
     for out in outputs:
         n_views += 1
+        factors = factors.to(out.device)
+        terms = (out * factors).unbind()
         for k in used:
-            term = out[k] * np.float32(weights[k]).item()
-            total = term if total.ndim == 0 else total.add_(term)
+            total = terms[k] if total.ndim == 0 else total.add_(terms[k])
     return total / n_views
 
 

@@ -23,8 +23,8 @@ from skhep_nn._prediction import (
     chunk_rows,
     cut,
     in_chunks,
+    outputs_of_views,
     rows_of,
-    seen,
     weighted_mean,
 )
 from skhep_nn._torch_state import computable
@@ -365,6 +365,8 @@ class Ensemble:
             counted = getattr(runtime.members[0], "n_operations", None)
             size = chunk_size or chunk_rows(rows, device, counted)
         chunks = cut(rows, size)
+        # Where a row's prediction is the same bits in whatever batch it is.
+        join = on_cpu and plain and getattr(runtime.stack, "stackable", False)
 
         def predictor() -> Callable[[Tensor], Tensor]:
             if plain and runtime.kernels is not None:
@@ -374,8 +376,9 @@ class Ensemble:
                 outputs = by_memory(runtime.stack, len(self), link, outputs)
 
             def mean(chunk: Tensor) -> Tensor:
+                rows = computable(chunk.to(device))
                 return weighted_mean(
-                    map(outputs, seen(computable(chunk.to(device)), views)), self.weights
+                    outputs_of_views(outputs, rows, views, join=join), self.weights
                 )
 
             return mean

@@ -82,6 +82,30 @@ def test_narrow_networks_and_views_round_alike_too(width):
         np.testing.assert_array_equal(part, whole[start:stop])
 
 
+@pytest.mark.parametrize(
+    ("n_rows", "n_calls"), [(1, 1), (128, 1), (129, 8)], ids=["one", "few", "many"]
+)
+def test_few_rows_are_predicted_with_all_their_views_at_once(n_rows, n_calls, monkeypatch):
+    """Counted work: a call costs as much for one row as for thirty."""
+
+    class Shifted:
+        n_views_ = 8
+
+        def view_tensor(self, X, index):
+            return X + index
+
+    fitted, _ = ensemble(n_features=3, n_outputs=1)
+    plain, sizes = fitted.predict_members, []
+
+    def counted(X, **kwargs):
+        sizes.append(len(X))
+        return plain(X, **kwargs)
+
+    monkeypatch.setattr(fitted, "predict_members", counted)
+    fitted.predict(np.zeros((n_rows, 3), dtype=np.float32), views=Shifted())
+    assert sizes == [8 * n_rows // n_calls] * n_calls
+
+
 def test_views_are_averaged_after_the_link(rows):
     class Mirror:
         n_views_ = 2
