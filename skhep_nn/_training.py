@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from skorch import NeuralNet
 from skorch.callbacks import Callback, EpochTimer, PrintLog
+from skorch.exceptions import SkorchException
 from torch import Tensor, nn
 
 from skhep_nn._averaging_runs import Kept, Scores, ScoresOf, kept_states
@@ -289,6 +290,15 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
                 if isinstance(callback, SklearnCallbacks):
                     raise  # these never stop so: it is the user
                 raise _Stop from stop
+            except (KeyError, SkorchException) as error:
+                if "valid_" in str(error) and not any(len(fold.valid) for fold in self.folds):
+                    msg = (
+                        f"{type(callback).__name__} reads validation losses, but no rows are held back: set "
+                        "early_stopping, which holds back validation_fraction of them, or n_members of 2 "
+                        f"or more. ({error})"
+                    )
+                    raise ValueError(msg) from error
+                raise
 
     def fit_loop(
         self, X: Any, y: Any = None, epochs: int | None = None, **params: Any

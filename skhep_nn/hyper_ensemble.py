@@ -19,7 +19,7 @@ from sklearn.base import (
 )
 from sklearn.model_selection import ParameterSampler
 from sklearn.utils import get_tags, indexable
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from skhep_nn._base import BaseNetworkEstimator
 from skhep_nn._hyper_candidates import (
@@ -92,6 +92,8 @@ class _HyperEnsemble(FramesAsArrays, MetaEstimatorMixin, BaseEstimator):  # type
             delattr(self, name)
         seeds = np.random.SeedSequence(seed_of(self.random_state)).generate_state(2) >> 1
         drawing, splitting = seeds.tolist()
+        if isinstance(sample_weight, Real):
+            sample_weight = np.full(_num_samples(X), float(sample_weight))
         data = Data(X, y, sample_weight)
         judge = Judge(self.estimator, data, self.validation_fraction, splitting)
         data = Data(*indexable(*data))

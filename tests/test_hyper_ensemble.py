@@ -92,6 +92,17 @@ def test_tables_say_what_was_picked(events):
     np.testing.assert_allclose(lr / lr.max(), table["lr_factor"] / table["lr_factor"].max())
 
 
+def test_one_weight_for_all_is_that_of_each(events):
+    model = HyperEnsembleClassifier(
+        DenseNetClassifier(depth=1, max_epochs=2), n_candidates=2, n_selected=2, random_state=0
+    )
+    X, y, _ = events
+    number = model.fit(X, y, sample_weight=2.0).predict_proba(X)
+    np.testing.assert_array_equal(
+        model.fit(X, y, sample_weight=np.full(len(X), 2.0)).predict_proba(X), number
+    )
+
+
 def test_one_ensemble_where_shapes_agree(events):
     """Dropout and decay do not count once trained; activations do."""
     X, y, w = events

@@ -328,6 +328,18 @@ class TestSkorchCallbacks:
         assert len(model.history_) < 100
         assert (tmp_path / "params.pt").exists()
 
+    @pytest.mark.parametrize("kind", [EarlyStopping, Checkpoint])
+    def test_what_reads_validation_losses_says_how_to_get_them(self, events, kind, tmp_path):
+        X, y, _ = events
+        callback = kind(dirname=tmp_path) if kind is Checkpoint else kind()
+        with pytest.raises(ValueError, match=rf"{kind.__name__} reads .* set early_stopping"):
+            classifier(n_members=1, callbacks=[callback]).fit(X, y)
+
+    def test_other_keys_that_are_missing_are_errors_of_the_callback(self, events):
+        X, y, _ = events
+        with pytest.raises(KeyError, match="no_such_loss"):
+            classifier(callbacks=[EarlyStopping(monitor="no_such_loss")]).fit(X, y)
+
     def test_learning_rate_scheduler_has_the_last_word_under_a_constant_schedule(self, events):
         X, y, _ = events
         scheduler = LRScheduler(torch.optim.lr_scheduler.ExponentialLR, gamma=0.1)
