@@ -150,6 +150,11 @@ class _Autograd:
     def refresh(self) -> None:
         """Take note that parameters were changed by others."""
 
+    def begin(self, n_before: int) -> None:
+        """Begin a block of steps; so many have been taken before."""
+        del n_before
+        self.position.zero_()
+
 
 class _Fused:
     """Takes steps by two kernels: of the networks that they know."""
@@ -157,11 +162,23 @@ class _Fused:
     def __init__(self, net: Any, adam: FlatAdam, n_steps: int) -> None:
         self.adam = adam
         self.n_captured = n_steps
-        self.kernels = DenseKernels(net.module_, flat=adam.flat, loss=net.criterion_.loss.name)
+        # Not the seeds themselves: augmentation draws by them, with the same kind of generator.
+        seeds = [np.random.SeedSequence(g.initial_seed()) for g in net.generators]
+        self.kernels = DenseKernels(
+            net.module_,
+            flat=adam.flat,
+            loss=net.criterion_.loss.name,
+            seeds=[int(seed.generate_state(1, np.uint64)[0] >> 2) for seed in seeds],
+        )
         self.position = self.kernels.position
         self.rates = torch.zeros(n_steps, 4, device=adam.flat.device)
         self.losses = torch.zeros(n_steps, len(net.folds), device=adam.flat.device)
         self.refresh = self.kernels.refresh
+
+    def begin(self, n_before: int) -> None:
+        """Begin a block of steps; so many have been taken before."""
+        self.kernels.position.zero_()
+        self.kernels.n_before.fill_(n_before)
 
     @staticmethod
     def serves(net: Any, n_steps: int) -> bool:
@@ -278,7 +295,7 @@ class GraphedPass:
         """Gather the rows of the block that starts with a step."""
         self.rows.stage(first)
         self._gather_graph.replay()
-        self.stepper.position.zero_()
+        self.stepper.begin(self.n_done + first)
 
     def run(self, applied: list[StepRates]) -> NDArray[np.float64]:
         """Run one pass; return the mean loss of every member."""

@@ -12,6 +12,7 @@ The plain form in `networks.DenseNet`, with automatic differentiation, is the re
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -92,16 +93,15 @@ def supports(network: nn.Module, loss: str | None = None) -> bool:
     Returns
     -------
     bool
-        True for a `DenseNet`, densely connected or not, in float32, with swish, ReLU or SELU, no dropout,
-        and at most 128 neurons a layer, outputs and numbers an embedding.
+        True for a `DenseNet`, densely connected or not, in float32, with swish, ReLU or SELU, and at most 128
+        neurons a layer, outputs and numbers an embedding.
     """
     if type(network) is not DenseNet or network.activation not in _ACTIVATIONS:
         return False
     widths = [layer.weight.shape[-2] for layer in layers_of(network)]
     widths += [e.weight.shape[-1] for e in embeddings_of(network)]
     return (
-        not isinstance(network.dropout, MemberDropout)
-        and max(widths) <= _MAX_WIDTH
+        max(widths) <= _MAX_WIDTH
         and all(p.dtype == torch.float32 for p in network.parameters())
         and (loss is None or loss in _LOSSES)
     )
@@ -143,6 +143,8 @@ class DenseKernels:
         out, it is made here and the parameters become views of it.
     loss : str, default="binary_cross_entropy"
         A name of `_losses.LOSSES`.
+    seeds : sequence of int, optional
+        What the random numbers of dropout follow from, a number for each member; zeros if left out.
     precision : {"tf32x3", "ieee", "tf32"}, default="tf32x3"
         Products by three passes of the matrix units, which keeps float32's accuracy, without the matrix
         units, or by one pass with 10 bits of mantissa.
@@ -155,7 +157,9 @@ class DenseKernels:
         All parameters; an update changes them in place.
     position : Tensor of shape (1,), int64
         The step that comes next, on the device: `reduce_adam` moves it on, the caller sets it to zero
-        before a pass.
+        before a block of steps.
+    n_before : Tensor of shape (1,), int64
+        Steps before this block, on the device: dropout draws anew in each.
     """
 
     def __init__(
@@ -164,6 +168,7 @@ class DenseKernels:
         *,
         flat: Tensor | None = None,
         loss: str = "binary_cross_entropy",
+        seeds: Sequence[int] = (),
         precision: Precision = "tf32x3",
         tilings: Tilings | None = None,
     ) -> None:
@@ -193,8 +198,15 @@ class DenseKernels:
         # A little more than the matrices take: wide loads may run over the end of the last row.
         self._packed = torch.zeros(self.n_members, self.layout.n_packed + 64, device=device)
         self.refresh()
-        self._state = torch.zeros(2, dtype=torch.int64, device=device)
-        self.position = self._state[:1]
+        self._state = torch.zeros(3, dtype=torch.int64, device=device)
+        self.position, self.n_before = self._state[:1], self._state[2:]
+        dropout = stack.dropout if isinstance(stack.dropout, MemberDropout) else MemberDropout(0.0)
+        rates = dropout.rates or [dropout.rate] * self.n_members
+        self._drops = any(rates)
+        self._dropout = (
+            torch.tensor(list(seeds) or [0] * self.n_members, device=device),
+            1 - torch.tensor(rates, dtype=torch.float32, device=device),
+        )
         self._items: dict[int, Tensor] = {}
 
     def refresh(self) -> None:
@@ -266,12 +278,12 @@ class DenseKernels:
         layout, cut = self.layout, self.cut
         self._X = X
         self._kernels.forward_backward[self.n_tiles, self.n_members](
-            X, y, share, self._state, self.flat, self._packed, *self._inputs,
+            X, y, share, self._state, self.flat, self._packed, *self._inputs, *self._dropout,
             self._columns, self._tile_losses, self._packed.shape[1],
             self.n_rows, layout.n_features, layout.n_continuous, len(layout.categories),
             layout.n_hidden, len(layout.backward), self._stride, self._n_columns,
             T=cut.rows, BN=layout.block, BK=cut.block, ACTIVATION=self.activation,
-            LOSS=_LOSSES[self.loss], PRECISION=self.precision,
+            LOSS=_LOSSES[self.loss], PRECISION=self.precision, DROPOUT=self._drops,
             num_warps=cut.warps, num_stages=cut.stages,
         )  # fmt: skip
 

@@ -125,11 +125,14 @@ def _activate(z, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def _forward(
-    features, stride, flat, packed, table, member, n_hidden,
+    features, stride, flat, packed, table, member, n_hidden, row, seed, kept_share,
     T: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, ACTIVATION: tl.constexpr,
-    PRECISION: tl.constexpr, KEEP: tl.constexpr,
+    PRECISION: tl.constexpr, KEEP: tl.constexpr, DROPOUT: tl.constexpr,
 ):  # fmt: skip
-    """Run all layers; return the raw outputs ``(BN, T)``. KEEP leaves the derivatives where gradients go."""
+    """Run all layers; return the raw outputs ``(BN, T)``. KEEP leaves the derivatives where gradients go.
+
+    DROPOUT keeps so large a share of the features of `row`, by numbers that follow from `seed` alone.
+    """
     n = tl.arange(0, BN)
     lane = tl.arange(0, T)
     for i in range(n_hidden):
@@ -137,6 +140,11 @@ def _forward(
         entry = table + i * TABLE_WIDTH
         z = _layer(features, stride, flat, packed, entry, member, T, BN, BK, PRECISION)
         h, d = _activate(z, ACTIVATION)
+        if DROPOUT:
+            drawn = tl.rand(seed, (row[None, :] * n_hidden + i) * BN + n[:, None])
+            kept = tl.where(drawn < kept_share, 1.0 / kept_share, 0.0)
+            h *= kept
+            d *= kept
         inside = (n < tl.load(entry))[:, None]
         place = n[:, None] * stride + lane[None, :]
         tl.store(features + tl.load(entry + 5) * stride + place, h, mask=inside)
@@ -209,10 +217,10 @@ def _backward(
 @triton.jit(do_not_specialize=_COUNTS)
 def forward_backward(
     x, y, share, position, flat, packed, mean, scale, columns, categories, table,
-    work, tile_losses, n_packed,
+    seeds, kept_shares, work, tile_losses, n_packed,
     n_rows, n_features, n_continuous, n_categorical, n_hidden, n_targets, stride, n_columns,
     T: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, ACTIVATION: tl.constexpr,
-    LOSS: tl.constexpr, PRECISION: tl.constexpr,
+    LOSS: tl.constexpr, PRECISION: tl.constexpr, DROPOUT: tl.constexpr,
 ):  # fmt: skip
     """Features of all layers, gradients before their activations and losses, of one tile of rows."""
     tile = tl.program_id(0)
@@ -231,9 +239,14 @@ def forward_backward(
         n_features, n_continuous, n_categorical, features, stride, T, BN, BK,
     )  # fmt: skip
     packed += member * n_packed
+    seed = tl.load(position + 2) + step
+    kept_share = 1.0
+    if DROPOUT:
+        seed += tl.load(seeds + member)
+        kept_share = tl.load(kept_shares + member)
     out = _forward(
-        features, stride, flat, packed, table, member, n_hidden,
-        T, BN, BK, ACTIVATION, PRECISION, True,
+        features, stride, flat, packed, table, member, n_hidden, row, seed, kept_share,
+        T, BN, BK, ACTIVATION, PRECISION, True, DROPOUT,
     )  # fmt: skip
 
     entry = table + n_hidden * TABLE_WIDTH
@@ -406,8 +419,8 @@ def predict_mean(
                     categories, n_features, n_continuous, n_categorical, features, T, T, BN, BK,
                 )  # fmt: skip
                 z = _forward(
-                    features, T, flat, packed + member * n_packed, table, member, n_hidden,
-                    T, BN, BK, ACTIVATION, PRECISION, False,
+                    features, T, flat, packed + member * n_packed, table, member, n_hidden, row, 0, 1.0,
+                    T, BN, BK, ACTIVATION, PRECISION, False, False,
                 )  # fmt: skip
                 if LINK == SIGMOID:
                     z = tl.sigmoid(z)

@@ -67,7 +67,8 @@ class MemberDropout(nn.Module):
     """Dropout that draws from a generator of its own, where training has lent it one.
 
     torch's dropout reads global state, which fits side by side would take from each other. On a CPU every member
-    of a stack draws by its own, whatever it is stacked with; on a GPU all draw by the first, in one call.
+    of a stack draws by its own, whatever it is stacked with; on a GPU all draw by the first, in one call. (Fused
+    kernels draw for themselves.)
     Members of a stack may have rates of their own, see `share`.
     """
 

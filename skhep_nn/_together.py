@@ -78,8 +78,8 @@ def fit_together(
     -----
     - With different learning rates or weight decay, the optimiser has to be Adam, AdamW, SGD or RMSprop.
     - A schedule that looks at validation losses, such as `ReduceOnPlateau`, sees the mean over all members.
-    - On a GPU all members draw what dropout drops from the random numbers of the first, with the same
-      chances as alone.
+    - On a GPU, in fits that are too short for the fused kernels and of networks that these do not know, all
+      members draw what dropout drops from the random numbers of the first, with the same chances as alone.
 
     Examples
     --------

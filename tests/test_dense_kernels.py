@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from skhep_nn._dense_kernels import DenseKernels, Tiling, Tilings, adam_rates, available, supports
+from skhep_nn._member_layers import MemberDropout
 from skhep_nn.ensemble import Ensemble, stack_networks
 from skhep_nn.networks import CategoricalColumn, DenseNet
 
@@ -38,6 +39,7 @@ class Case(NamedTuple):
     activation: str = "swish"
     loss: str = "binary_cross_entropy"
     n_members: int = 3
+    dropout: tuple[float, ...] = ()
 
     def params(self) -> dict[str, Any]:
         """Arguments of DenseNet."""
@@ -62,6 +64,8 @@ CASES = {
     "squared": Case(n_outputs=3, loss="squared_error", activation="relu"),
     "absolute": Case(n_outputs=2, loss="absolute_error", activation="selu", dense=False),
     "huber": Case(n_outputs=18, loss="huber", depth=1, n_members=1),
+    "dropout": Case(dropout=(0.3, 0.0, 0.1), width=19, categorical=((2, 4, 3),)),
+    "dropout, one behind the other": Case(dropout=(0.5, 0.5, 0.5), dense=False),
 }
 
 
@@ -69,7 +73,7 @@ def make_stack(case: Case, device: str) -> tuple[DenseNet, list[DenseNet]]:
     generator = torch.Generator().manual_seed(1)
     members = []
     for _ in range(case.n_members):
-        network = DenseNet(**case.params())
+        network = DenseNet(**case.params(), dropout=max(case.dropout, default=0.0))
         network.reset_parameters(generator)
         for p in network.parameters():
             p.data += 0.1 * torch.randn(p.shape, generator=generator)  # biases start at zero
@@ -79,6 +83,9 @@ def make_stack(case: Case, device: str) -> tuple[DenseNet, list[DenseNet]]:
         members.append(network)
     stack = stack_networks(members).to(device)
     assert isinstance(stack, DenseNet)
+    if isinstance(stack.dropout, MemberDropout):
+        stack.dropout.share(case.dropout)
+        stack.to(device)
     return stack, members
 
 
@@ -134,6 +141,27 @@ def gap(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
+class Given(MemberDropout):
+    """Dropout by numbers that are given, for one layer after the other."""
+
+    def __init__(self, kept: list[torch.Tensor]) -> None:
+        super().__init__(0.5)
+        self.given = iter(kept)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * next(self.given)
+
+
+def kept_features(kernels: DenseKernels, case: Case) -> list[torch.Tensor]:
+    """What dropout has multiplied the features of each layer by, by what has become zero."""
+    share = 1 - torch.tensor(case.dropout, dtype=torch.float64, device=kernels.flat.device)
+    found = []
+    for layer in kernels.layout.forward[:-1]:
+        features = kernels._columns[:, layer.write : layer.write + layer.n_out, :N_ROWS]
+        found.append((features != 0).double() / share.view(-1, 1, 1))
+    return found
+
+
 def check_gradients(
     case: Case, device: str, tilings: Tilings | None, precision: str, tolerance: float
 ) -> float:
@@ -141,12 +169,20 @@ def check_gradients(
     stack, _ = make_stack(case, device)
     exact = copy.deepcopy(stack).double()
     X, y, share = (t.to(device) for t in make_batches(case, 2))
-    kernels = DenseKernels(stack, loss=case.loss, precision=precision, tilings=tilings)  # type: ignore[arg-type]
+    kernels = DenseKernels(
+        stack,
+        loss=case.loss,
+        seeds=[3**33 + k for k in range(case.n_members)] if case.dropout else (),
+        precision=precision,  # type: ignore[arg-type]
+        tilings=tilings,
+    )
     kernels.position.fill_(1)
     kernels.prepare(N_ROWS)
     kernels._columns.fill_(torch.nan)  # what is read must have been written
     kernels.forward_backward(X, y, share)
     found = kernels.gradient()
+    if case.dropout:
+        exact.dropout = Given(kept_features(kernels, case))
     losses = reference_loss(exact, case, X[1].double(), y[1], share[1].double())
     losses.sum().backward()
     expected = torch.cat([p.grad.flatten() for p in exact.parameters() if p.grad is not None])
@@ -162,6 +198,44 @@ def check_gradients(
     kernels.forward_backward(X, y, share)
     assert torch.equal(kernels.gradient(), again)
     return gap(found, expected)
+
+
+def check_dropping(device: str, tilings: Tilings | None) -> float:
+    """How much is dropped, and that it is something else for every layer, member and step."""
+    case = Case(dropout=(0.3, 0.3, 0.05), width=64, depth=2)
+    stack, _ = make_stack(case, device)
+    X, y, share = (t.to(device) for t in make_batches(case, 2))
+    X[..., 3, :] = 0.0  # what underflows would be taken for dropped
+
+    def drawn(step: int, n_before: int, *seeds: int) -> torch.Tensor:
+        kernels = DenseKernels(stack, seeds=seeds, tilings=tilings)
+        kernels.position.fill_(step)
+        kernels.n_before.fill_(n_before)
+        kernels.forward_backward(X, y, share)
+        return torch.stack(kept_features(kernels, case)) == 0
+
+    first = drawn(0, 0, 5, 8, 9)
+    rates = torch.tensor(case.dropout)
+    n = first[:, 0].numel()
+    found = first.double().mean((0, 2, 3)).cpu()
+    assert ((found - rates).abs() < 4 * (rates * (1 - rates) / n).sqrt()).all()
+    # Two that are independent agree by chance in so many places.
+    by_chance = 0.3**2 + 0.7**2
+    others = (
+        (first[0, 0], first[1, 0]),
+        (first[:, 0], first[:, 1]),
+        (first[:, 0], drawn(1, 0, 5, 8, 9)[:, 0]),
+        (first[:, 0], drawn(0, 1, 5, 8, 9)[:, 0]),
+        (first[:, 0, :, ::2][..., :18], first[:, 0, :, 1::2][..., :18]),
+    )
+    for a, b in others:
+        assert abs((a == b).double().mean().item() - by_chance) < 0.06
+    # The next step of a block is the first of a block that begins there.
+    assert torch.equal(drawn(1, 6, 5, 8, 9)[:, :2], drawn(0, 7, 5, 8, 9)[:, :2])
+    # What a member drops follows from its own seed.
+    assert torch.equal(drawn(0, 0, 5, 1, 2)[:, 0], first[:, 0])
+    assert not torch.equal(drawn(0, 0, 6, 8, 9)[:, 0], first[:, 0])
+    return float((found - rates).abs().max())
 
 
 def check_training(device: str, tilings: Tilings | None, *, decoupled: bool, decay: float) -> float:
@@ -236,6 +310,7 @@ def all_checks(device: str, tilings: Tilings | None) -> dict[str, Callable[[], f
     checks: dict[str, Callable[[], float]] = {}
     for name, case in CASES.items():
         checks[name] = lambda case=case: check_gradients(case, device, tilings, "tf32x3", 2e-6)
+    checks["dropping"] = lambda: check_dropping(device, tilings)
     checks["Adam"] = lambda: check_training(device, tilings, decoupled=False, decay=0.0)
     checks["decay"] = lambda: check_training(device, tilings, decoupled=False, decay=0.1)
     checks["AdamW"] = lambda: check_training(device, tilings, decoupled=True, decay=0.1)
@@ -312,14 +387,14 @@ def test_steps_can_be_captured() -> None:
 
 def test_supports_says_what_the_kernels_compute() -> None:
     assert supports(DenseNet(31, categorical=[CategoricalColumn(30, 4, 3)]), "huber")
+    assert supports(DenseNet(5, dropout=0.1))
     assert not supports(DenseNet(5), "no such loss")
-    assert not supports(DenseNet(5, dropout=0.1))
     assert not supports(DenseNet(5, activation="prelu"))
     assert not supports(DenseNet(129))
     assert not supports(DenseNet(5).double())
     assert not supports(nn.Linear(2, 1))
     with pytest.raises(ValueError, match="no kernels"):
-        DenseKernels(DenseNet(5, dropout=0.1))
+        DenseKernels(DenseNet(5, activation="prelu"))
 
 
 def test_no_kernels_without_a_gpu() -> None:
