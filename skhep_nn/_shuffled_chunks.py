@@ -236,8 +236,8 @@ class ShuffledChunks:
                     current, following = following, next(started, None)
                     waited = not current.done()
                     buffer = current.result()
-                    # The first one is always waited for, the last one may be small.
-                    if not is_first and following is not None:
+                    # Of many, the first is always waited for, and the last may be small.
+                    if len(dealt) < 3 or (not is_first and following is not None):
                         rate = buffer.rows.size / buffer.seconds
                         self._readers.judge(buffer.n_threads, rate, waited=waited)
                     yield buffer.values, buffer.rows

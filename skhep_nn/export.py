@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.base import is_classifier
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
@@ -23,11 +25,16 @@ from skhep_nn._momenta import CartesianLayout
 from skhep_nn._prediction import apply_link, seen
 from skhep_nn._version import __version__
 from skhep_nn.kinematics import CartesianMomenta, cartesian_from_cylindrical
+from skhep_nn.persistence import writable
 
 __all__ = ["to_onnx"]
 
 _N_EXAMPLES = 3  # rows that the networks are traced with; any number comes in later
 _EXACT = 1 << 24  # whole numbers that float32 tells apart
+_WIDEST_TABLE = 1 << 20
+_MOST_BYTES = (1 << 31) - 1
+# torch's exporter is one for the process, and so is what `_plain_torch` changes for a while.
+_ALONE = threading.Lock()
 
 
 def to_onnx(estimator: Any, path: str | os.PathLike[str] | None = None) -> Any:
@@ -50,9 +57,9 @@ def to_onnx(estimator: Any, path: str | os.PathLike[str] | None = None) -> Any:
     onnx.ModelProto
         Its input ``X`` is float32, of the columns, images or traces of `fit`, with any number of rows. Its outputs:
 
-        - of a classifier ``probabilities`` of shape (n_samples, n_classes), as `predict_proba`;
+        - of a classifier ``probabilities`` of shape (n_samples, n_classes), as `predict_proba`, float32;
         - of a regressor ``prediction`` of shape (n_samples,) or (n_samples, n_targets), in the units of the
-          targets, and ``aux_probabilities`` where it was fitted with an `aux_target`.
+          targets, float64, and ``aux_probabilities`` where it was fitted with an `aux_target`.
 
         The metadata tell names of the columns, classes and version, as JSON.
 
@@ -60,16 +67,20 @@ def to_onnx(estimator: Any, path: str | os.PathLike[str] | None = None) -> Any:
     ------
     ImportError
         If onnx or onnxscript is not installed.
+    FileNotFoundError
+        If there is no such folder.
     TypeError
         If the estimator, or a step before it, cannot be written so.
     ValueError
-        If categories are none that float32 can hold: text, or whole numbers beyond 16,777,216.
+        If categories are none that float32 can hold: text, or whole numbers beyond 16,777,216. If the graph
+        takes more than 2 GiB.
 
     Notes
     -----
     The graph computes in float32, whatever `precision` says, and agrees with an estimator that does so,
-    too, to about 1e-6. It checks nothing: NaN in a column comes out as NaN, unless ``CartesianMomenta``
-    fills it. The numbers that stand for missing ones in a file, such as -999, have to be made NaN before.
+    too, to about 1e-6. Where `predict` raises an error, it gives NaN: for samples that hold NaN, which
+    ``CartesianMomenta`` has not filled, or infinity. The numbers that stand for missing ones in a file, such as
+    -999, have to be made NaN before.
 
     Examples
     --------
@@ -82,28 +93,37 @@ def to_onnx(estimator: Any, path: str | os.PathLike[str] | None = None) -> Any:
     ['probabilities']
     """
     onnx = _import_onnx()
+    if path is not None:
+        path = writable(path)
     before, network = _taken_apart(estimator)
-    check_is_fitted(network, "ensemble_")
-    module = _Prediction(before, network).eval()
-    example = torch.ones(_N_EXAMPLES, *_row_shape(before, network))
-    with _quiet(), torch.no_grad():
-        program: Any = torch.onnx.export(
-            module,
-            (example,),
-            dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("n_samples")},),
-            input_names=["X"],
-            output_names=module.names,
-            verbose=False,
-        )
-    model = program.model_proto
+    for step in (*before, network):
+        check_is_fitted(step)
+    with _ALONE, _plain_torch():
+        model = _exported(_Prediction(before, network).eval(), _row_shape(before, network))
     for name, value in _metadata(before, network).items():
         entry = model.metadata_props.add()
         entry.key, entry.value = name, json.dumps(value)
+    if model.ByteSize() > _MOST_BYTES:
+        msg = f"the graph takes {model.ByteSize() / 2**30:.1f} GiB, and an ONNX file holds no more than 2 GiB."
+        raise ValueError(msg)
     onnx.checker.check_model(model)
     if path is not None:
-        onnx.save(model, os.fspath(path))
+        onnx.save(model, path)
     return model
+
+
+def _exported(module: _Prediction, row_shape: tuple[int, ...]) -> Any:
+    """Trace a module with a few rows."""
+    program: Any = torch.onnx.export(
+        module,
+        (torch.ones(_N_EXAMPLES, *row_shape),),
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("n_samples")},),
+        input_names=["X"],
+        output_names=module.names,
+        verbose=False,
+    )
+    return program.model_proto
 
 
 def _import_onnx() -> Any:
@@ -122,7 +142,7 @@ def _taken_apart(estimator: Any) -> tuple[list[CartesianMomenta], BaseNetworkEst
     steps = [estimator]
     if isinstance(estimator, Pipeline):
         steps = [step for _, step in estimator.steps if step not in (None, "passthrough")]
-    *before, network = steps
+    *before, network = steps or [None]
     strangers = [type(step).__name__ for step in before if not isinstance(step, CartesianMomenta)]
     if strangers:
         msg = (
@@ -132,8 +152,8 @@ def _taken_apart(estimator: Any) -> tuple[list[CartesianMomenta], BaseNetworkEst
         raise TypeError(msg)
     if not isinstance(network, BaseNetworkEstimator):
         msg = (
-            f"estimator={type(network).__name__} must be a network of skhep_nn, such as "
-            "DenseNetClassifier, or a Pipeline that ends in one."
+            f"estimator={type(network).__name__} must be a network of skhep_nn, such as DenseNetClassifier, or "
+            "one Pipeline that ends in such. Of a search take best_estimator_, of a hyper-ensemble each of models_."
         )
         raise TypeError(msg)
     return before, network
@@ -176,47 +196,70 @@ class _Codes(nn.Module):
         super().__init__()
         self.columns = list(categories)
         for column, known in categories.items():
-            self.register_buffer(f"categories_{column}", _numbers_of(column, known))
+            numbers = _numbers_of(column, known)
+            self.register_buffer(f"known_{column}", torch.as_tensor(numbers, dtype=torch.float32))
+            self.register_buffer(f"table_{column}", _table_of(numbers))
 
     def forward(self, X: Tensor) -> Tensor:
         """Map rows to rows with codes; -1 is a category unseen at fit."""
         out = list(X.unbind(1))
         for column in self.columns:
-            known = self.get_buffer(f"categories_{column}")
-            is_it = (out[column].unsqueeze(1) == known).to(X.dtype)
-            numbers = torch.arange(1, len(known) + 1, dtype=X.dtype)
-            out[column] = is_it @ numbers - 1
+            known, table = (self.get_buffer(f"{name}_{column}") for name in ("known", "table"))
+            values = out[column]
+            if len(table):
+                place = torch.where(values.isfinite(), values - known.min(), 0.0)
+                code = table[place.clamp(0, len(table) - 1).long()]
+                is_known = known[code] == values
+            else:
+                is_it = values.unsqueeze(1) == known
+                code = is_it.int().argmax(1)
+                is_known = is_it.any(1)
+            out[column] = torch.where(is_known, code, -1).to(X.dtype)
         return torch.stack(out, dim=1)
 
 
-def _numbers_of(column: int, categories: Any) -> Tensor:
-    """Return categories as float32, which has to hold them as they are."""
-    try:
-        numbers = np.asarray(categories.astype(np.float64))
-    except (TypeError, ValueError) as error:
+def _numbers_of(column: int, categories: Any) -> NDArray[np.float64]:
+    """Return categories as numbers, which float32 has to hold as they are."""
+    some = list(categories)[:3]
+    if any(isinstance(category, str) for category in categories):
         msg = (
-            f"The categories of column {column} are {list(categories)[:3]}: ONNX takes rows of numbers. Turn "
-            "text into numbers before the fit, with OrdinalEncoder for instance."
+            f"The categories of column {column} are {some}: ONNX takes rows of numbers. Turn text into numbers "
+            "before the fit, with OrdinalEncoder for instance."
         )
-        raise ValueError(msg) from error
-    if np.any(np.abs(numbers) > _EXACT) or np.any(numbers != numbers.astype(np.float32)):
-        msg = f"float32 cannot hold the categories of column {column}, {list(categories)[:3]}; number them anew."
         raise ValueError(msg)
-    return torch.as_tensor(numbers, dtype=torch.float32)
+    numbers: NDArray[np.float64] = np.asarray(categories).astype(np.float64)
+    held = numbers.astype(np.float32)
+    if np.any(np.abs(numbers) > _EXACT) or np.any(held != numbers) or len(set(held)) < len(held):
+        msg = f"float32 cannot hold the categories of column {column}, {some}; number them anew."
+        raise ValueError(msg)
+    return numbers
+
+
+def _table_of(numbers: NDArray[np.float64]) -> Tensor:
+    """Return the code of every whole number from the least on; none if they are too far apart for a table.
+
+    Only what it leads to tells whether a number is a category at all.
+    """
+    least, width = numbers.min(), np.ptp(numbers) + 1
+    if width > _WIDEST_TABLE or np.any(numbers != np.rint(numbers)):
+        return torch.zeros(0, dtype=torch.long)
+    table = torch.zeros(int(width), dtype=torch.long)
+    table[torch.as_tensor(numbers - least).long()] = torch.arange(len(numbers))
+    return table
 
 
 class _Prediction(nn.Module):
     """All that a fitted estimator does with rows."""
 
-    mean: Tensor
+    offset: Tensor
     scale: Tensor
 
     def __init__(self, before: Sequence[CartesianMomenta], network: Any) -> None:
         super().__init__()
         ensemble = network.ensemble_
-        self.steps = nn.Sequential(*map(_Momenta, before))
-        if categories := getattr(network, "categories_", {}):
-            self.steps.append(_Codes(categories))
+        self.before = nn.Sequential(*map(_Momenta, before))
+        categories = getattr(network, "categories_", {})
+        self.codes = _Codes(categories) if categories else nn.Identity()
         self.cells = tuple(network._size) if isinstance(network, GridEstimator) else None
         self.views = network.augmenter_ if network.tta else None
         self.link = network._link
@@ -232,13 +275,18 @@ class _Prediction(nn.Module):
         if hasattr(network, "aux_classes_"):
             self.names.append("aux_probabilities")
         self.one_target = network._one_target
-        for name in ("mean", "scale"):
-            value = torch.as_tensor(getattr(network, f"_target_{name}"), dtype=torch.float32)
-            self.register_buffer(name, value)
+        # In single precision a large offset would leave nothing of the rest; and in units of its own a small
+        # one would be taken for zero by what simplifies the graph.
+        scale = torch.as_tensor(network._target_scale, dtype=torch.float64)
+        self.register_buffer("scale", scale)
+        self.register_buffer("offset", torch.as_tensor(network._target_mean).double() / scale)
 
     def forward(self, X: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Map rows as they come to the predictions that `names` names."""
-        X = self.steps(X)
+        X = self.before(X)
+        # Not every layer passes NaN on: a maximum may not, and as a category it would be one not seen.
+        unknown = torch.where(X.isfinite().flatten(1).all(1, keepdim=True), 0.0, torch.nan)
+        X = self.codes(X)
         if self.cells is not None:
             X = X.reshape(-1, *self.cells)
         # All views in one batch: each member is in the graph once.
@@ -247,11 +295,11 @@ class _Prediction(nn.Module):
         total = torch.zeros(())
         for member, weight in zip(self.members, self.weights, strict=True):
             total = total + weight * apply_link(member(rows), self.link)
-        mean = total.reshape(len(views), -1, total.shape[-1]).mean(0)
+        mean = total.reshape(len(views), -1, total.shape[-1]).mean(0) + unknown
         if self.classifies:
             return _shares(mean)
-        n_targets = len(self.mean)
-        targets = mean[:, :n_targets] * self.scale + self.mean
+        n_targets = len(self.scale)
+        targets = (mean[:, :n_targets].double() + self.offset) * self.scale
         out = targets[:, 0] if self.one_target else targets
         return (out, _shares(mean[:, n_targets:])) if len(self.names) > 1 else out
 
@@ -267,25 +315,31 @@ def _metadata(before: Sequence[Any], network: Any) -> dict[str, Any]:
     """Tell what one has to know to use the graph."""
     first = [*before, network][0]
     told: dict[str, Any] = {"skhep_nn": __version__, "estimator": type(network).__name__}
-    for name, owner in (
-        ("feature_names_in_", first),
-        ("classes_", network),
-        ("aux_classes_", network),
-    ):
-        if hasattr(owner, name):
-            told[name.removesuffix("_")] = getattr(owner, name).tolist()
+    names = getattr(first, "feature_names_in_", getattr(first, "columns", None))
+    if names is not None:
+        told["feature_names_in"] = list(names)
+    for name in ("classes_", "aux_classes_"):
+        if hasattr(network, name):
+            told[name.removesuffix("_")] = getattr(network, name).tolist()
     return told
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch's exporter from telling of packages that nothing here needs."""
-    logger = logging.getLogger("torch.onnx")
+def _plain_torch() -> Iterator[None]:
+    """Let torch be as if nobody had set anything, and keep its exporter from telling of what nothing here needs."""
+    logger, dtype = logging.getLogger("torch.onnx"), torch.get_default_dtype()
     level = logger.level
     logger.setLevel(logging.ERROR)
+    torch.set_default_dtype(torch.float32)
     try:
-        with warnings.catch_warnings():
+        with (
+            warnings.catch_warnings(),
+            torch.device("cpu"),
+            torch.autocast("cpu", enabled=False),
+            torch.no_grad(),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
+        torch.set_default_dtype(dtype)
         logger.setLevel(level)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import importlib
 import os
+import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from skhep_nn._version import __version__
 
 __all__ = ["load", "save"]
 
@@ -25,8 +30,9 @@ def _import_skops_io() -> Any:
 def save(estimator: Any, path: str | os.PathLike[str]) -> None:
     """Store a fitted estimator in a file that needs no pickle.
 
-    The file is a zip archive of numpy arrays and a description in JSON, written by skops. Unlike a pickle it
-    runs no code of its own when it is loaded.
+    The file is a zip archive of numpy arrays and a description in JSON, written by skops. Unlike a pickle it can
+    make nothing but objects of classes that whoever loads it knows. It is loaded again before it is kept:
+    what `save` accepts can be read.
 
     Parameters
     ----------
@@ -40,8 +46,12 @@ def save(estimator: Any, path: str | os.PathLike[str]) -> None:
     ------
     ImportError
         If skops is not installed.
+    FileNotFoundError
+        If there is no such folder.
     TypeError
-        If something in the estimator cannot be stored so, such as a lambda.
+        If something in the estimator cannot be stored so: functions without a name of their own, such as
+        lambdas, dictionaries whose keys JSON cannot tell apart, objects that refer to themselves, such as scipy's
+        ``randint(1, 4)``.
 
     See Also
     --------
@@ -63,21 +73,80 @@ def save(estimator: Any, path: str | os.PathLike[str]) -> None:
     True
     """
     sio = _import_skops_io()
+    path = writable(path)
     try:
         stored = sio.dumps(estimator, compression=zipfile.ZIP_DEFLATED)
+        again = sio.loads(stored, trusted=sio.get_untrusted_types(data=stored))
+        _check_keys(estimator, again, set())
     except Exception as error:
         msg = (
-            f"{type(estimator).__name__} holds something that cannot be stored without pickle ({error}). "
-            "joblib.dump can, for files that only people who trust you load."
+            f"{type(estimator).__name__} holds something that cannot be stored without pickle"
+            f"{_where(estimator, sio)}: {_reason(error)}. joblib.dump can, for files that only people who "
+            "trust you load."
         )
         raise TypeError(msg) from error
-    path = Path(path)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        unfinished.write_bytes(stored)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    # In a folder of its own: others may be storing to the same place.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        complete = Path(folder) / path.name
+        complete.write_bytes(stored)
+        complete.replace(path)
+
+
+def writable(path: str | os.PathLike[str]) -> Path:
+    """Return where a file is to be written, in a folder that is there."""
+    path = Path(path).expanduser().resolve()
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: no such folder")
+    return path
+
+
+def _check_keys(one: Any, other: Any, seen: set[int]) -> None:
+    """Check that what was loaded has the keys of what was stored: JSON knows text only."""
+    if id(one) in seen or isinstance(one, type | np.ndarray | str | bytes):
+        return
+    seen.add(id(one))
+    if isinstance(one, dict):
+        if one.keys() != other.keys():
+            raise TypeError(
+                f"a dictionary with the keys {list(one)} would come back with {list(other)}"
+            )
+        for key, value in one.items():
+            _check_keys(value, other[key], seen)
+    elif isinstance(one, list | tuple):
+        for a, b in zip(one, other, strict=True):
+            _check_keys(a, b, seen)
+    elif hasattr(one, "__dict__"):
+        parts = one.__getstate__(), other.__getstate__()
+        if all(isinstance(part, dict) for part in parts):
+            # What only one of them has is of the moment, such as a cache.
+            a, b = (
+                {name: part[name] for name in parts[0].keys() & parts[1].keys()} for part in parts
+            )
+            _check_keys(a, b, seen)
+
+
+def _where(estimator: Any, sio: Any) -> str:
+    """Name the innermost parameter that cannot be stored, if it is one."""
+    params = estimator.get_params() if hasattr(estimator, "get_params") else {}
+    failing = []
+    for name, value in params.items():
+        try:
+            stored = sio.dumps(value)
+            _check_keys(
+                value, sio.loads(stored, trusted=sio.get_untrusted_types(data=stored)), set()
+            )
+        except Exception:  # noqa: BLE001 - whatever it is, it is the culprit
+            failing.append(name)
+    if not failing:
+        return ""
+    innermost = max(failing, key=len)
+    return f", the parameter {innermost}={params[innermost]!r}"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it refers to itself"
+    return str(error)
 
 
 def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Any:
@@ -106,8 +175,11 @@ def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Any:
         If skops is not installed.
     FileNotFoundError
         If there is no such file.
+    TypeError
+        If `trusted` is no list of names.
     ValueError
-        If the file holds no estimator, or types that are not trusted.
+        If the file was not written by `save`, is damaged, or holds types that are not trusted or that this
+        version does not know.
 
     See Also
     --------
@@ -135,7 +207,10 @@ def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Any:
     3
     """
     sio = _import_skops_io()
-    path = Path(path)
+    path = Path(path).expanduser()
+    names: Any = [trusted] if isinstance(trusted, str) else trusted
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"trusted must be a list of names of types, got {trusted!r}.")
     if not zipfile.is_zipfile(path):
         # A missing file is told as such.
         with path.open("rb"):
@@ -143,16 +218,23 @@ def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Any:
     try:
         named = sio.get_untrusted_types(file=path)
     except Exception as error:
-        raise ValueError(f"{path} was not written by skhep_nn.save, or is damaged.") from error
+        msg = f"{path} was not written by skhep_nn.save, is damaged, or of another version: {error}"
+        raise ValueError(msg) from error
     ours = [name for name in named if _is_our_class(name)]
-    unknown = sorted(set(named) - set(ours) - set(trusted))
+    unknown = sorted(set(named) - set(ours) - set(names))
+    if missing := [name for name in unknown if name.startswith(_OURS)]:
+        msg = f"{path} holds {', '.join(missing)}, which skhep_nn {__version__} does not have: load it with the version that stored it."
+        raise ValueError(msg)
     if unknown:
         msg = (
             f"{path} holds {', '.join(unknown)}, which may run code or crash. If you trust whoever wrote it: "
             f"load(path, trusted={unknown})"
         )
         raise ValueError(msg)
-    return sio.load(path, trusted=[*ours, *trusted])
+    try:
+        return sio.load(path, trusted=[*ours, *names])
+    except Exception as error:
+        raise ValueError(f"{path} is damaged, or of another version: {error}") from error
 
 
 def _is_our_class(name: str) -> bool:

@@ -1,11 +1,15 @@
 """Networks as ONNX: the same predictions by another runtime, from the input that `fit` had."""
 
 import json
+import logging
 import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
@@ -121,6 +125,40 @@ def test_targets_come_in_their_units(events, n_targets):
     np.testing.assert_allclose(found, model.predict(X), rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("offset", "scale"), [(1.7e9, 60.0), (5e-12, 1e-12), (0.0, 1e-45), (0.0, 1e39)]
+)
+def test_targets_that_single_precision_cannot_hold(offset, scale):
+    X = np.random.default_rng(0).normal(size=(300, 3))
+    y = offset + scale * X[:, 0]
+    model = DenseNetRegressor(**SMALL_DENSE, **FAST).fit(X, y)
+    found = run(to_onnx(model), X)["prediction"]
+    np.testing.assert_allclose((found - model.predict(X)) / scale, 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_columns", [1, 3])
+def test_inputs_in_small_units(n_columns):
+    """What simplifies a graph takes small numbers for zero."""
+    X = 1e-12 * (5 + np.random.default_rng(0).normal(size=(300, n_columns)))
+    model = DenseNetClassifier(**SMALL_DENSE, **FAST).fit(X, X[:, 0] > 5e-12)
+    found = run(to_onnx(model), X)["probabilities"]
+    np.testing.assert_allclose(found, model.predict_proba(X), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_predict_refuses_comes_out_as_nan(events, bad):
+    X = events.data[["PRI_tau_pt", "PRI_lep_pt", "PRI_jet_num"]].copy()
+    table = DenseNetClassifier(categorical_features=["PRI_jet_num"], **SMALL_DENSE, **FAST)
+    table.fit(X, events.target)
+    showers = make_calo_showers(40, random_state=0)
+    images = CaloCNNClassifier(augmentation=ImageAugmenter(), **SMALL, **FAST)
+    images.fit(showers.images, showers.target)
+    for model, rows in ((table, X.to_numpy(float)), (images, showers.images.copy())):
+        rows[(1, *[-1] * (rows.ndim - 1))] = bad
+        found = run(to_onnx(model), rows)["probabilities"]
+        np.testing.assert_array_equal(np.isnan(found).any(1), np.arange(len(rows)) == 1)
+
+
 @pytest.mark.parametrize("n_axes", [2, 3, 4])
 def test_images_in_the_shape_of_the_fit(n_axes):
     showers = make_calo_showers(60, random_state=0)
@@ -173,17 +211,50 @@ def test_separations_through_a_sigmoid():
 
 
 @pytest.mark.parametrize(
-    "values", [[0, 1, 2], [-3, 5, 100_000], [0.5, 0.25, 8.0], list(range(300))]
+    "values",
+    [[0, 1, 2], [-3, 5, 100_000], [-(2**24), 2**24], [0.5, 0.25, 8.0], [True, False], range(3000)],
+    ids=["few", "gaps", "far apart", "fractions", "truth", "many"],
 )
 def test_categories_of_numbers(values):
-    column = np.resize(values, 600)
-    X = pd.DataFrame({"x": np.linspace(-1, 1, 600), "kind": column})
+    column = np.resize(np.array(values), 6000)
+    X = pd.DataFrame({"x": np.linspace(-1, 1, 6000), "kind": column})
     model = DenseNetClassifier(categorical_features=["kind"], **SMALL_DENSE, **FAST)
-    model.fit(X, np.arange(600) % 2)
-    rows = X[:310].copy()
-    rows.loc[0, "kind"] = 77_777  # unseen
+    model.fit(X, np.arange(6000) % 2)
+    rows = X[:3010].astype({"kind": float})
+    rows.loc[:4, "kind"] = [77_777.0, -9.0, 0.75, 1e9, 2.0**25]  # unseen
     found = run(to_onnx(model), rows)["probabilities"]
     np.testing.assert_allclose(found, model.predict_proba(rows), rtol=0, atol=TOLERANCE)
+
+
+def test_nothing_of_torch_or_python_acts_or_stays(events):
+    """Also while others export."""
+    X = events.data[["PRI_tau_pt", "PRI_lep_pt"]]
+    model = DenseNetClassifier(**SMALL_DENSE, **FAST).fit(X, events.target)
+    expected = model.predict_proba(X)
+    state = (warnings.filters.copy(), logging.getLogger("torch.onnx").level)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16), ThreadPoolExecutor(3) as pool:
+            graphs = list(pool.map(to_onnx, [model] * 3))
+            graphs.append(to_onnx(model))
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert (warnings.filters, logging.getLogger("torch.onnx").level) == state
+    for graph in graphs:
+        found = run(graph, X)["probabilities"]
+        np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
+
+
+def test_names_of_the_columns_of_an_array(events):
+    names = ["PRI_tau_pt", "PRI_tau_eta", "PRI_tau_phi"]
+    X = events.data[names].to_numpy()
+    model = make_pipeline(CartesianMomenta(columns=names), DenseNetClassifier(**FAST))
+    graph = to_onnx(model.fit(X, events.target))
+    assert told(graph)["feature_names_in"] == names
+    np.testing.assert_allclose(
+        run(graph, X)["probabilities"], model.predict_proba(X), rtol=0, atol=TOLERANCE
+    )
 
 
 # -- what cannot be written -----------------------------------------------------------------------
@@ -191,7 +262,12 @@ def test_categories_of_numbers(values):
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [(["ee", "mumu"], "Turn text into numbers"), ([1, 2**24 + 1], "float32 cannot hold")],
+    [
+        (["ee", "mumu"], "Turn text into numbers"),
+        ([1, "1", 2, "2"], "Turn text into numbers"),
+        ([1, 2**24 + 1], "float32 cannot hold"),
+        ([0.1, 0.2], "float32 cannot hold"),
+    ],
 )
 def test_categories_that_no_tensor_holds(values, message):
     X = pd.DataFrame({"x": np.linspace(-1, 1, 60), "kind": np.resize(np.array(values, object), 60)})
@@ -209,8 +285,14 @@ def test_steps_that_are_not_written(events):
         to_onnx(RandomForestClassifier(n_estimators=2).fit(X.fillna(0), y))
     with pytest.raises(TypeError, match="ImageCropper cannot"):
         to_onnx(make_pipeline(ImageCropper(), CaloCNNClassifier()))
-    with pytest.raises(NotFittedError):
-        to_onnx(DenseNetClassifier())
+    fitted = DenseNetClassifier(**FAST).fit(X[["PRI_met"]], y)
+    for model in (DenseNetClassifier(), make_pipeline(CartesianMomenta(), fitted)):
+        with pytest.raises(NotFittedError):
+            to_onnx(model)
+    with pytest.raises(TypeError, match="must be a network"):
+        to_onnx(make_pipeline("passthrough"))
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
+        to_onnx(fitted, "nowhere/model.onnx")
 
 
 def test_passed_steps_are_none(events):

@@ -38,7 +38,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "_weights",
         }
     ),
-    frozenset({"_images", "_shuffled_chunks"}),
+    frozenset({"_images", "_shuffled_chunks", "persistence"}),
     frozenset({"_waveforms"}),
     frozenset(
         {
@@ -130,7 +130,6 @@ FLOORS: tuple[frozenset[str], ...] = (
             "export",
             "hyper_ensemble",
             "inspection",
-            "persistence",
             "plotting",
             "stacking",
         }

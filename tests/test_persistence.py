@@ -4,14 +4,16 @@ import io
 import pickle
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_array_equal
-from scipy.stats import loguniform
-from sklearn.ensemble import HistGradientBoostingClassifier
+from scipy.stats import loguniform, randint
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 import skhep_nn
 from skhep_nn import (
@@ -198,16 +200,105 @@ def test_what_others_have_smuggled_in_is_not_made(tmp_path):
         load(path)
 
 
-def test_what_cannot_be_stored_leaves_the_old_file(tmp_path):
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            make_pipeline(FunctionTransformer(lambda X: X), DenseNetClassifier()),
+            r"parameter functiontransformer__func=<function",
+        ),
+        (DenseNetClassifier(class_weight={True: 1.0, False: 3.0}), "class_weight=.*keys"),
+        (DenseNetClassifier(class_weight={1: 1.0, "1": 3.0}), "class_weight=.*keys"),
+        (DenseNetClassifier(categorical_features=pd.Index(["a"])), "categorical_features=Index"),
+        (
+            HyperEnsembleClassifier(DenseNetClassifier(), {"depth": randint(1, 4)}),
+            "param_distributions=.*refers to itself",
+        ),
+    ],
+    ids=["lambda", "truth", "text and number", "index", "randint"],
+)
+def test_what_could_not_be_loaded_is_not_stored(model, message, tmp_path):
+    """And the file that is there stays."""
     path = tmp_path / "model.skops"
     save(DenseNetClassifier(), path)
     before = path.read_bytes()
-    model = DenseNetClassifier()
-    model.lock_ = (number for number in range(3))
-    with pytest.raises(TypeError, match=r"DenseNetClassifier holds something .* joblib"):
+    with pytest.raises(TypeError, match=rf"holds something .*{message}.* joblib"):
         save(model, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_keys_that_are_numbers(events, tmp_path):
+    X = events.data[["PRI_tau_pt", "PRI_lep_pt"]]
+    model = DenseNetClassifier(class_weight={0: 1.0, 1: 30.0}, **FAST).fit(X, events.target == "s")
+    assert through_file(model, tmp_path).class_weight == {0: 1.0, 1: 30.0}
+
+
+def test_several_may_store_to_one_place(tmp_path):
+    path = tmp_path / "model.skops"
+
+    def store(n_members):
+        save(DenseNetClassifier(n_members=n_members), path)
+        return load(path).n_members
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(store, range(1, 25)))
+    assert set(found) <= set(range(1, 25))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_places(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save(DenseNetClassifier(n_members=4), "~/model.skops")
+    assert load("~/model.skops").n_members == 4
+    (tmp_path / "link.skops").symlink_to(tmp_path / "model.skops")
+    save(DenseNetClassifier(n_members=5), tmp_path / "link.skops")
+    assert load(tmp_path / "model.skops").n_members == 5
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
+        save(DenseNetClassifier(), tmp_path / "nowhere" / "model.skops")
+
+
+def test_trusted_is_a_list_of_names(tmp_path):
+    save(RandomForestClassifier(n_estimators=1).fit([[0], [1]], [0, 1]), tmp_path / "f.skops")
+    assert load(tmp_path / "f.skops", trusted=TREE).n_estimators == 1
+    for wrong in (True, None, [3]):
+        with pytest.raises(TypeError, match="trusted must be a list of names"):
+            load(tmp_path / "f.skops", trusted=wrong)
+
+
+def rewritten(path, old, new):
+    """A copy of a file with another description."""
+    other = path.with_name("other.skops")
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(other, "w") as target:
+        for name in source.namelist():
+            data = source.read(name)
+            target.writestr(name, data.replace(old, new) if name == "schema.json" else data)
+    return other
+
+
+def test_files_of_other_versions_and_damaged_ones(tmp_path):
+    path = tmp_path / "model.skops"
+    save(DenseNetClassifier(), path)
+    later = rewritten(path, b"DenseNetClassifier", b"SparseNetClassifier")
+    with pytest.raises(ValueError, match=r"SparseNetClassifier, which skhep_nn .* does not have"):
+        load(later)
+    newer = rewritten(path, b'"protocol": ', b'"protocol": 9')
+    with pytest.raises(ValueError, match=r"of another version: .*skops"):
+        load(newer)
+    model = DenseNetClassifier(**FAST).fit(np.eye(40), np.arange(40) % 2)
+    save(model, path)
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(tmp_path / "cut.skops", "w") as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name)[: None if name.endswith("json") else 90])
+    with pytest.raises(ValueError, match=r"cut\.skops is damaged"):
+        load(tmp_path / "cut.skops")
+
+
+def test_tables_with_more_than_arrays_stay_whole_in_a_pickle():
+    model = DenseNetClassifier(**FAST).fit(np.eye(40), np.arange(40) % 2)
+    model.history_ = model.history_.set_index(["member", "epoch"])
+    loaded = pickle.loads(pickle.dumps(model))
+    pd.testing.assert_frame_equal(loaded.history_, model.history_)
 
 
 def test_files_that_are_none(tmp_path):

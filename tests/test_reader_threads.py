@@ -90,3 +90,12 @@ def test_who_is_slower_than_reading_has_one_thread():
     for _ in batches:
         time.sleep(0.05)
     assert batches._readers.n_threads == 1
+
+
+@pytest.mark.parametrize("buffer_size", [6_400, 3_200])
+def test_few_buffers_adapt_from_pass_to_pass(buffer_size):
+    batches = ShuffledChunks(Slow(0.0005), 50, buffer_size=buffer_size, random_state=0)
+    for _ in range(4):
+        for _ in batches:
+            pass
+    assert batches._readers.n_threads in {4, 8}
