@@ -36,7 +36,6 @@ __all__ = [
 # Measured: chunks of 1,024 to 2,048 rows keep the activations of a table's network in the cache of a CPU
 # core; of images it can hold fewer. A GPU wants few, large calls.
 _CPU_CHUNK, _CPU_BYTES = 2048, 1 << 20
-_JOINED_ROWS = 1024
 _CUDA_CHUNK, _CUDA_BYTES = 65536, 1 << 25
 # Multiplications and additions that a call on a CPU is worth, however large its rows.
 _CPU_WORK = 200_000_000
@@ -47,6 +46,8 @@ CPU_WIDTH, _CPU_MEMBERS = 512, 4
 # rounding. Filled up to a power of two, the prediction for an event is the same bit for bit in any chunk,
 # in any place, stacked or not, on one thread and on two.
 CPU_LANES = 32
+# Rows times views that are predicted in one batch on a CPU: of more, a view at a time fits its caches better.
+_JOINED_ROWS = 1024
 
 
 class Views(Protocol):
