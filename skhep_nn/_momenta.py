@@ -54,14 +54,15 @@ class Momentum(NamedTuple):
     y: int
     z: int | None
 
-    def azimuth(self, values: NDArray[Any]) -> NDArray[Any]:
+    def azimuth(self, values: Array) -> Array:
         """Azimuth in every row of a table."""
-        x, y = values[:, self.x], values[:, self.y]
-        return np.arctan2(y, x) if self.cartesian else y
+        xp, (x, y) = as_arrays(values[:, self.x], values[:, self.y])
+        return xp.arctan2(y, x) if self.cartesian else y
 
-    def along(self, values: NDArray[Any]) -> NDArray[Any]:
+    def along(self, values: Array) -> Array:
         """Something of the sign of pz in every row of a table; zero for a transverse momentum."""
-        return np.zeros(len(values)) if self.z is None else values[:, self.z]
+        xp, (x,) = as_arrays(values[:, self.x])
+        return xp.zeros_like(x) if self.z is None else values[:, self.z]
 
 
 def find_momenta(names: Sequence[str]) -> list[Momentum]:
@@ -120,13 +121,14 @@ class Turn(NamedTuple):
     z_sign: Array
 
     @classmethod
-    def aligning(cls, values: NDArray[Any], reference: Momentum, orient: Momentum) -> Self:
+    def aligning(cls, values: Array, reference: Momentum, orient: Momentum) -> Self:
         """Turn that brings the reference to phi = 0 and z >= 0, and then `orient` to y >= 0."""
-        angle = -np.nan_to_num(reference.azimuth(values))
-        y = np.sin(orient.azimuth(values) + angle)
+        xp, _ = as_arrays(values)
+        angle = -xp.nan_to_num(reference.azimuth(values))
+        y = xp.sin(orient.azimuth(values) + angle)
         z, tie_break = reference.along(values), orient.along(values)
-        z = np.where(np.nan_to_num(z) == 0, tie_break, z)
-        return cls.by(np, angle, np.where(y < 0, -1.0, 1.0), np.where(z < 0, -1.0, 1.0))
+        z = xp.where(xp.nan_to_num(z) == 0, tie_break, z)
+        return cls.by(xp, angle, xp.where(y < 0, -1.0, 1.0), xp.where(z < 0, -1.0, 1.0))
 
     @classmethod
     def by(cls, xp: Any, angle: Array, y_sign: Array, z_sign: Array) -> Self:

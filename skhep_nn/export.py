@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from skhep_nn._base import BaseNetworkEstimator
 from skhep_nn._grid_estimator import GridEstimator
-from skhep_nn._momenta import CartesianLayout
+from skhep_nn._momenta import CartesianLayout, Turn
 from skhep_nn._prediction import apply_link, seen
 from skhep_nn._version import __version__
-from skhep_nn.kinematics import CartesianMomenta, cartesian_from_cylindrical
+from skhep_nn.kinematics import CartesianMomenta, EventAligner, cartesian_from_cylindrical
 from skhep_nn.persistence import writable
 
 __all__ = ["to_onnx"]
@@ -47,8 +47,8 @@ def to_onnx(estimator: Any, path: str | os.PathLike[str] | None = None) -> Any:
     Parameters
     ----------
     estimator : network estimator or Pipeline
-        Fitted. A Pipeline may have :class:`~skhep_nn.CartesianMomenta` before the network, which
-        becomes a part of the graph.
+        Fitted. A Pipeline may have :class:`~skhep_nn.CartesianMomenta` and :class:`~skhep_nn.EventAligner`
+        before the network, which become parts of the graph.
     path : path, default=None
         File to write. None writes none.
 
@@ -137,13 +137,13 @@ def _import_onnx() -> Any:
     return onnx
 
 
-def _taken_apart(estimator: Any) -> tuple[list[CartesianMomenta], BaseNetworkEstimator]:
+def _taken_apart(estimator: Any) -> tuple[list[Any], BaseNetworkEstimator]:
     """Return the transformers and the network behind them, which must be of kinds that can be written."""
     steps = [estimator]
     if isinstance(estimator, Pipeline):
         steps = [step for _, step in estimator.steps if step not in (None, "passthrough")]
     *before, network = steps or [None]
-    strangers = [type(step).__name__ for step in before if not isinstance(step, CartesianMomenta)]
+    strangers = [type(step).__name__ for step in before if type(step) not in _BEFORE]
     if strangers:
         msg = (
             f"{', '.join(strangers)} cannot be written as ONNX. Export the step behind: "
@@ -187,6 +187,30 @@ class _Momenta(nn.Module):
         columns = [made[entry] if entry[1] else X[:, entry[0]] for entry in self.layout.entries]
         out = torch.stack(columns, dim=1)
         return out if self.missing is None else torch.where(out.isnan(), self.missing, out)
+
+
+class _Aligned(nn.Module):
+    """`EventAligner` for tensors."""
+
+    def __init__(self, transformer: EventAligner) -> None:
+        super().__init__()
+        self.columns, self.objects = transformer._columns, transformer._objects
+        self.register_buffer("indices", torch.as_tensor(self.columns.indices()))
+        self.register_buffer("kept", torch.as_tensor(transformer._kept))
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Map rows to rows of one orientation, without the column that is now constant."""
+        if not self.objects:
+            return X
+        turn = Turn.aligning(X, *self.objects)
+        turned: Tensor = self.columns.turn_array(X, turn, self.get_buffer("indices"))
+        return turned.index_select(1, self.get_buffer("kept"))
+
+
+_BEFORE: dict[type, Callable[[Any], nn.Module]] = {
+    CartesianMomenta: _Momenta,
+    EventAligner: _Aligned,
+}
 
 
 class _Codes(nn.Module):
@@ -254,10 +278,10 @@ class _Prediction(nn.Module):
     offset: Tensor
     scale: Tensor
 
-    def __init__(self, before: Sequence[CartesianMomenta], network: Any) -> None:
+    def __init__(self, before: Sequence[Any], network: Any) -> None:
         super().__init__()
         ensemble = network.ensemble_
-        self.before = nn.Sequential(*map(_Momenta, before))
+        self.before = nn.Sequential(*(_BEFORE[type(step)](step) for step in before))
         categories = getattr(network, "categories_", {})
         self.codes = _Codes(categories) if categories else nn.Identity()
         self.cells = tuple(network._size) if isinstance(network, GridEstimator) else None

@@ -77,7 +77,7 @@ def save(estimator: Any, path: str | os.PathLike[str]) -> None:
     try:
         stored = sio.dumps(estimator, compression=zipfile.ZIP_DEFLATED)
         again = sio.loads(stored, trusted=sio.get_untrusted_types(data=stored))
-        _check_keys(estimator, again, set())
+        _check_keys(estimator, again, {})
     except Exception as error:
         msg = (
             f"{type(estimator).__name__} holds something that cannot be stored without pickle"
@@ -100,11 +100,14 @@ def writable(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _check_keys(one: Any, other: Any, seen: set[int]) -> None:
-    """Check that what was loaded has the keys of what was stored: JSON knows text only."""
+def _check_keys(one: Any, other: Any, seen: dict[int, Any]) -> None:
+    """Check that what was loaded has the keys of what was stored: JSON knows text only.
+
+    What has been `seen` is held, so that no other object gets its number.
+    """
     if id(one) in seen or isinstance(one, type | np.ndarray | str | bytes):
         return
-    seen.add(id(one))
+    seen[id(one)] = one
     if isinstance(one, dict):
         if one.keys() != other.keys():
             raise TypeError(
@@ -132,9 +135,8 @@ def _where(estimator: Any, sio: Any) -> str:
     for name, value in params.items():
         try:
             stored = sio.dumps(value)
-            _check_keys(
-                value, sio.loads(stored, trusted=sio.get_untrusted_types(data=stored)), set()
-            )
+            again = sio.loads(stored, trusted=sio.get_untrusted_types(data=stored))
+            _check_keys(value, again, {})
         except Exception:  # noqa: BLE001 - whatever it is, it is the culprit
             failing.append(name)
     if not failing:
