@@ -6,15 +6,18 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import ZipFile
 
 import numpy as np
 import pandas as pd
 import pytest
 import sklearn
 import torch
-from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.model_selection import cross_validate
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from skorch.callbacks import EarlyStopping
 
 from skhep_nn import (
     AugmentedClassifier,
@@ -24,9 +27,12 @@ from skhep_nn import (
     EventAugmenter,
     ams_score,
     best_cut,
+    load,
     load_higgsml,
     make_ams_scorer,
     make_higgs_events,
+    save,
+    to_onnx,
 )
 from skhep_nn.metrics import rescale_weights
 
@@ -259,6 +265,39 @@ def _bad_files(folder: Path) -> dict[str, Callable[[], object]]:
     }
 
 
+def _bad_stores(folder: Path) -> dict[str, Callable[[], object]]:
+    X = np.random.default_rng(0).normal(size=(40, 2))
+    y = np.arange(40) % 2
+    fast: dict[str, Any] = {"max_epochs": 1, "device": "cpu", "random_state": 0}
+    forest = RandomForestClassifier(n_estimators=1).fit(X, y)
+    save(forest, folder / "forest.skops")
+    save(DenseNetClassifier(), folder / "network.skops")
+    with ZipFile(folder / "network.skops") as stored, ZipFile(folder / "later.skops", "w") as later:
+        for name in stored.namelist():
+            later.writestr(name, stored.read(name).replace(b"DenseNetC", b"SparseNetC"))
+    (folder / "text.skops").write_text("no archive")
+    scaled = make_pipeline(StandardScaler(), DenseNetClassifier(**fast)).fit(X, y)
+
+    def with_categories(a: Any, b: Any) -> DenseNetClassifier:
+        table = pd.DataFrame({"x": X[:, 0], "kind": np.array([a, b], dtype=object)[y]})
+        return DenseNetClassifier(categorical_features=["kind"], **fast).fit(table, y)
+
+    return {
+        "a callback without validation": lambda: DenseNetClassifier(
+            callbacks=[EarlyStopping()], **fast
+        ).fit(X, y),
+        "a function without a name": lambda: save(
+            FunctionTransformer(lambda X: X), folder / "function.skops"
+        ),
+        "a forest": lambda: load(folder / "forest.skops"),
+        "another version": lambda: load(folder / "later.skops"),
+        "no archive": lambda: load(folder / "text.skops"),
+        "another transformer": lambda: to_onnx(scaled),
+        "text as a category": lambda: to_onnx(with_categories("ee", "mumu")),
+        "large categories": lambda: to_onnx(with_categories(1, 2**24 + 1)),
+    }
+
+
 def test_messages(tmp_path: Path) -> None:
     """Each message that docs/errors.md quotes is raised, and each that is raised here is quoted."""
     page = (DOCS / "errors.md").read_text()
@@ -269,6 +308,7 @@ def test_messages(tmp_path: Path) -> None:
         | _bad_routing()
         | _bad_significance()
         | _bad_files(tmp_path)
+        | _bad_stores(tmp_path)
     )
     patterns = {q: re.compile(".*".join(re.escape(p) for p in q.split("…"))) for q in quoted}
     unexplained = [m for m in raised if not any(p.search(m) for p in patterns.values())]
