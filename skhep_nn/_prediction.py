@@ -27,6 +27,7 @@ __all__ = [
     "chunk_rows",
     "cut",
     "in_chunks",
+    "joined_views",
     "outputs_of_views",
     "rows_of",
     "seen",
@@ -93,6 +94,12 @@ def seen(rows: Tensor, views: Views | None) -> Iterable[Tensor]:
     return (views.view_tensor(rows, v) for v in range(views.n_views_))
 
 
+def joined_views(rows: Tensor, views: Views) -> Tensor:
+    """Return all views of some rows in one batch, one view behind the other."""
+    at_once: Callable[[Tensor], Tensor] | None = getattr(views, "views_tensor", None)
+    return torch.cat(list(seen(rows, views))) if at_once is None else at_once(rows)
+
+
 def outputs_of_views(
     outputs: Callable[[Tensor], Tensor], rows: Tensor, views: Views | None, *, join: bool
 ) -> Iterable[Tensor]:
@@ -115,7 +122,7 @@ def outputs_of_views(
     """
     if views is None or not join or len(rows) * views.n_views_ > _JOINED_ROWS:
         return map(outputs, seen(rows, views))
-    of_each: Iterable[Tensor] = outputs(torch.cat(list(seen(rows, views)))).split(len(rows), dim=1)
+    of_each: Iterable[Tensor] = outputs(joined_views(rows, views)).split(len(rows), dim=1)
     return of_each
 
 

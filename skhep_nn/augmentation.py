@@ -209,6 +209,29 @@ class EventAugmenter(EventTransformer):
         view: torch.Tensor = self._columns.turn_array(X, self._views[index], indices)
         return view
 
+    def views_tensor(self, X: torch.Tensor) -> torch.Tensor:
+        """Give all fixed views of a batch at once, on its device.
+
+        Parameters
+        ----------
+        X : floating-point Tensor of shape (n_samples, n_features)
+            Events. Left as it is.
+
+        Returns
+        -------
+        Tensor of shape (n_views * n_samples, n_features)
+            The views of `view_tensor`, one behind the other.
+        """
+        indices = self._tensor_indices(X)
+        parts = (
+            torch.tensor(part, dtype=X.dtype, device=X.device)
+            for part in zip(*self._views, strict=True)
+        )
+        turn = Turn(*(part.unsqueeze(-1) for part in parts))
+        copies = X.expand(self.n_views_, *X.shape)
+        views: torch.Tensor = self._columns.turn_array(copies, turn, indices)
+        return views.flatten(0, 1)
+
     def _random_turn(self, xp: Any, uniform: Array) -> Turn:
         """Turn for every event from three numbers uniform in [0, 1), of shape (3, ...)."""
         signs = 2 * xp.floor(2 * uniform[1:]) - 1

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from skhep_nn._base import BaseNetworkEstimator
 from skhep_nn._grid_estimator import GridEstimator
 from skhep_nn._momenta import CartesianLayout, Turn
-from skhep_nn._prediction import apply_link, seen
+from skhep_nn._prediction import apply_link, joined_views
 from skhep_nn._version import __version__
 from skhep_nn.kinematics import CartesianMomenta, EventAligner, cartesian_from_cylindrical
 from skhep_nn.persistence import writable
@@ -314,12 +314,12 @@ class _Prediction(nn.Module):
         if self.cells is not None:
             X = X.reshape(-1, *self.cells)
         # All views in one batch: each member is in the graph once.
-        views = list(seen(X, self.views))
-        rows = torch.cat(views) if len(views) > 1 else X
+        rows = X if self.views is None else joined_views(X, self.views)
+        n_views = 1 if self.views is None else self.views.n_views_
         total = torch.zeros(())
         for member, weight in zip(self.members, self.weights, strict=True):
             total = total + weight * apply_link(member(rows), self.link)
-        mean = total.reshape(len(views), -1, total.shape[-1]).mean(0) + unknown
+        mean = total.reshape(n_views, -1, total.shape[-1]).mean(0) + unknown
         if self.classifies:
             return _shares(mean)
         n_targets = len(self.scale)

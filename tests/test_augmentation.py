@@ -199,6 +199,17 @@ def test_views_are_involutions(events, index):
     torch.testing.assert_close(twice, X, equal_nan=True)
 
 
+@pytest.mark.parametrize("params", [{}, {"rotate": False}, {"n_orientations": 3}])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_all_views_at_once_are_the_same_bits(events, params, dtype):
+    augmenter = EventAugmenter(**params).fit(events)
+    X = torch.as_tensor(events.to_numpy(float), dtype=dtype)
+    before = X.clone()
+    expected = torch.cat([augmenter.view_tensor(X, i) for i in range(augmenter.n_views_)])
+    torch.testing.assert_close(augmenter.views_tensor(X), expected, equal_nan=True, rtol=0, atol=0)
+    torch.testing.assert_close(X, before, equal_nan=True, rtol=0, atol=0)
+
+
 def test_views_are_eight_distinct_ones_the_first_the_identity(events):
     augmenter = EventAugmenter().fit(events)
     views = list(augmenter.views(events))
