@@ -201,7 +201,7 @@ class DenseKernels:
         self._state = torch.zeros(3, dtype=torch.int64, device=device)
         self.position, self.n_before = self._state[:1], self._state[2:]
         dropout = stack.dropout if isinstance(stack.dropout, MemberDropout) else MemberDropout(0.0)
-        rates = dropout.rates or [dropout.rate] * self.n_members
+        rates = dropout.rates_of(self.n_members)
         self._drops = any(rates)
         self._dropout = (
             torch.tensor(list(seeds) or [0] * self.n_members, device=device),

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from skhep_nn._extras import needs
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -15,10 +17,8 @@ if TYPE_CHECKING:
 
 def import_matplotlib() -> None:
     """Say what is missing where matplotlib is."""
-    try:
+    with needs("matplotlib", "plot"):
         import matplotlib  # noqa: ICN001, F401
-    except ImportError as error:
-        raise ImportError("matplotlib is needed for this: pip install 'skhep_nn[plot]'") from error
 
 
 def figure_and_axes(ax: Axes | None) -> tuple[Figure, Axes]:

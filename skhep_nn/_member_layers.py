@@ -86,6 +86,10 @@ class MemberDropout(nn.Module):
         self.rates = rates
         self.register_buffer("kept_share", 1 - torch.tensor(rates).view(-1, 1, 1), persistent=False)
 
+    def rates_of(self, n_members: int) -> Sequence[float]:
+        """Return the rate of each member."""
+        return self.rates or [self.rate] * n_members
+
     def forward(self, x: Tensor) -> Tensor:
         """Drop features in training."""
         if not self.training:
@@ -105,7 +109,7 @@ class MemberDropout(nn.Module):
         parts = out if out.ndim == 3 else out.unsqueeze(0)
         lent = self.generators if out.ndim == 3 else ()
         generators: Sequence[torch.Generator | None] = lent or [self.generator] * len(parts)
-        rates = self.rates or [self.rate] * len(generators)
+        rates = self.rates_of(len(generators))
         for part, rate, generator in zip(parts, rates[members], generators[members], strict=True):
             fill_with_kept(part, rate, generator)
         return out

@@ -264,21 +264,27 @@ class CartesianLayout(NamedTuple):
             made.columns = pd.Index(names) if self.momenta else table.columns
         return made
 
-    def convert(self, values: NDArray[Any], formula: Any) -> dict[tuple[int, str], NDArray[Any]]:
+    def components(self, values: Array, formula: Any) -> dict[tuple[int, str], Array]:
         """Compute the components with a formula of (pt, eta, phi)."""
-        made: dict[tuple[int, str], NDArray[Any]] = {}
+        made: dict[tuple[int, str], Array] = {}
+        for k, m in enumerate(self.momenta):
+            xyz = formula(values[:, m.x], m.along(values), m.azimuth(values))
+            made |= {(k, part): p for part, p in zip(("px", "py", "pz"), xyz, strict=True)}
+        return made
+
+    def convert(self, values: NDArray[Any], formula: Any) -> dict[tuple[int, str], NDArray[Any]]:
+        """Compute the components of a table, which must be those of momenta."""
+        with np.errstate(over="ignore"):
+            made = self.components(values, formula)
         for k, momentum in enumerate(self.momenta):
-            pt, eta, phi = values[:, momentum.x], momentum.along(values), momentum.azimuth(values)
-            with np.errstate(over="ignore"):
-                xyz = formula(pt, eta, phi)
-            bad = np.flatnonzero((pt < 0) | np.isinf(xyz[2]))
+            pt, eta = values[:, momentum.x], momentum.along(values)
+            bad = np.flatnonzero((pt < 0) | np.isinf(made[k, "pz"]))
             if len(bad):
                 raise ValueError(
                     f"{momentum.name!r} has transverse momentum {pt[bad[0]]} and pseudorapidity "
                     f"{eta[bad[0]]} in row {bad[0]}, and {len(bad)} rows are like it. If missing "
                     "quantities are written as a number such as -999, make them NaN first."
                 )
-            made |= {(k, part): p for part, p in zip(("px", "py", "pz"), xyz, strict=True)}
         return made
 
     def forward(

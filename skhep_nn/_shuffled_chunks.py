@@ -181,8 +181,8 @@ class ShuffledChunks:
         self.source = source
         self.batch_size = _positive("batch_size", batch_size)
         self.drop_last = drop_last
-        self.n_threads = n_threads if n_threads is None else _positive("n_threads", n_threads)
-        self._readers = ReaderThreads(self.n_threads)
+        given = None if n_threads is None else _positive("n_threads", n_threads)
+        self._readers = ReaderThreads(given)
         self._rng = np.random.default_rng(random_state)
         self._rows = _assign(source, rows)
         self.n_rows = sum(map(len, self._rows))

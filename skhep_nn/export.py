@@ -20,6 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from skhep_nn._base import BaseNetworkEstimator
+from skhep_nn._extras import needs
 from skhep_nn._grid_estimator import GridEstimator
 from skhep_nn._momenta import CartesianLayout, Turn
 from skhep_nn._prediction import apply_link, joined_views
@@ -96,11 +97,12 @@ def to_onnx(estimator: Any, path: str | os.PathLike[str] | None = None) -> Any:
     if path is not None:
         path = writable(path)
     before, network = _taken_apart(estimator)
+    first = (*before, network)[0]
     for step in (*before, network):
         check_is_fitted(step)
     with _ALONE, _plain_torch():
-        model = _exported(_Prediction(before, network).eval(), _row_shape(before, network))
-    for name, value in _metadata(before, network).items():
+        model = _exported(_Prediction(before, network).eval(), _row_shape(first))
+    for name, value in _metadata(first, network).items():
         entry = model.metadata_props.add()
         entry.key, entry.value = name, json.dumps(value)
     if model.ByteSize() > _MOST_BYTES:
@@ -127,13 +129,10 @@ def _exported(module: _Prediction, row_shape: tuple[int, ...]) -> Any:
 
 
 def _import_onnx() -> Any:
-    try:
+    with needs("onnx", "onnx"):
         import onnx
+    with needs("onnxscript", "onnx"):
         import onnxscript  # noqa: F401 # torch's exporter needs it, and says so less clearly
-    except ImportError as error:
-        raise ImportError(
-            "onnx and onnxscript are needed for this: pip install 'skhep_nn[onnx]'"
-        ) from error
     return onnx
 
 
@@ -159,9 +158,8 @@ def _taken_apart(estimator: Any) -> tuple[list[Any], BaseNetworkEstimator]:
     return before, network
 
 
-def _row_shape(before: Sequence[Any], network: Any) -> tuple[int, ...]:
-    """Shape of one sample that comes in, as `fit` had it."""
-    first = [*before, network][0]
+def _row_shape(first: Any) -> tuple[int, ...]:
+    """Shape of one sample that comes in, as the `fit` of the first step had it."""
     if isinstance(first, GridEstimator) and first._n_axes > 2:
         shape: tuple[int, ...] = getattr(first, "image_shape_", None) or first.trace_shape_
         return shape
@@ -178,12 +176,7 @@ class _Momenta(nn.Module):
 
     def forward(self, X: Tensor) -> Tensor:
         """Map rows to rows with Cartesian momenta, without NaN."""
-        made: dict[tuple[int, str], Tensor] = {}
-        for k, momentum in enumerate(self.layout.momenta):
-            pt, phi = X[:, momentum.x], X[:, momentum.y]
-            eta = torch.zeros_like(pt) if momentum.z is None else X[:, momentum.z]
-            components = cartesian_from_cylindrical(pt, eta, phi)
-            made |= {(k, name): c for name, c in zip(("px", "py", "pz"), components, strict=True)}
+        made = self.layout.components(X, cartesian_from_cylindrical)
         columns = [made[entry] if entry[1] else X[:, entry[0]] for entry in self.layout.entries]
         out = torch.stack(columns, dim=1)
         return out if self.missing is None else torch.where(out.isnan(), self.missing, out)
@@ -335,9 +328,8 @@ def _shares(probability: Tensor) -> Tensor:
     return probability
 
 
-def _metadata(before: Sequence[Any], network: Any) -> dict[str, Any]:
+def _metadata(first: Any, network: Any) -> dict[str, Any]:
     """Tell what one has to know to use the graph."""
-    first = [*before, network][0]
     told: dict[str, Any] = {"skhep_nn": __version__, "estimator": type(network).__name__}
     names = getattr(first, "feature_names_in_", getattr(first, "columns", None))
     if names is not None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from skhep_nn._extras import needs
 from skhep_nn._version import __version__
 
 __all__ = ["load", "save"]
@@ -20,10 +21,8 @@ _OURS = "skhep_nn."
 
 
 def _import_skops_io() -> Any:
-    try:
+    with needs("skops", "store"):
         import skops.io
-    except ImportError as error:
-        raise ImportError("skops is needed for this: pip install 'skhep_nn[store]'") from error
     return skops.io
 
 
@@ -75,9 +74,7 @@ def save(estimator: Any, path: str | os.PathLike[str]) -> None:
     sio = _import_skops_io()
     path = writable(path)
     try:
-        stored = sio.dumps(estimator, compression=zipfile.ZIP_DEFLATED)
-        again = sio.loads(stored, trusted=sio.get_untrusted_types(data=stored))
-        _check_keys(estimator, again, {})
+        stored = _stored(estimator, sio)
     except Exception as error:
         msg = (
             f"{type(estimator).__name__} holds something that cannot be stored without pickle"
@@ -98,6 +95,14 @@ def writable(path: str | os.PathLike[str]) -> Path:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder")
     return path
+
+
+def _stored(value: Any, sio: Any) -> bytes:
+    """Return what a file holds of a value, which comes back from it."""
+    stored: bytes = sio.dumps(value, compression=zipfile.ZIP_DEFLATED)
+    again = sio.loads(stored, trusted=sio.get_untrusted_types(data=stored))
+    _check_keys(value, again, {})
+    return stored
 
 
 def _check_keys(one: Any, other: Any, seen: dict[int, Any]) -> None:
@@ -134,9 +139,7 @@ def _where(estimator: Any, sio: Any) -> str:
     failing = []
     for name, value in params.items():
         try:
-            stored = sio.dumps(value)
-            again = sio.loads(stored, trusted=sio.get_untrusted_types(data=stored))
-            _check_keys(value, again, {})
+            _stored(value, sio)
         except Exception:  # noqa: BLE001 - whatever it is, it is the culprit
             failing.append(name)
     if not failing:

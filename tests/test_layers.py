@@ -25,6 +25,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "_dense_chain",
             "_docs",
             "_events",
+            "_extras",
             "_inner_splits",
             "_seeds",
             "_stored_frames",

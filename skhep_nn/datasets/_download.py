@@ -6,6 +6,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from skhep_nn._extras import needs
+
 
 def cached_download(
     url: str,
@@ -22,10 +24,8 @@ def cached_download(
     `check` sees the temporary file and raises ValueError if it is not what was asked for; then, as
     after any other failure (OSError), the cache is as it was.
     """
-    try:
+    with needs("pooch", "fetch"):
         import pooch
-    except ImportError as error:
-        raise ImportError("pooch is needed for this: pip install 'skhep_nn[fetch]'") from error
 
     # Another encoding would be undone on the way, and with it the checksum of a gzip file.
     download = pooch.HTTPDownloader(

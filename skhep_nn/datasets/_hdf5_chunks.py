@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skhep_nn._extras import needs
+
 Array = NDArray[Any]
 
 _DEFLATE, _SHUFFLE = 1, 2  # numbers of filters in the HDF5 standard
@@ -17,10 +19,8 @@ _DEFLATE, _SHUFFLE = 1, 2  # numbers of filters in the HDF5 standard
 
 def import_h5py() -> Any:
     """Import h5py."""
-    try:
+    with needs("h5py", "hdf5"):
         import h5py
-    except ImportError as error:
-        raise ImportError("h5py is needed for this: pip install 'skhep_nn[hdf5]'") from error
     return h5py
 
 
