@@ -1,5 +1,6 @@
 """Neural networks for particle physics that behave like scikit-learn estimators."""
 
+from skhep_nn import _old_modules as _old_modules
 from skhep_nn._lr_range import lr_range_test
 from skhep_nn._together import fit_together
 from skhep_nn._version import __version__

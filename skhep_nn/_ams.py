@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from skhep_nn._public import public
 from skhep_nn._weights import (
     BoolArray,
     FloatArray,
@@ -58,6 +59,7 @@ class BestCut(NamedTuple):
     max_ams: float
 
 
+@public("skhep_nn")
 def ams_score(
     y: npt.ArrayLike,
     selected: npt.ArrayLike,

@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skhep_nn._base import BaseNetworkEstimator
 from skhep_nn._params import check_searchable
+from skhep_nn._public import public
 from skhep_nn._search_candidates import (
     Candidate,
     Data,
@@ -48,6 +49,7 @@ def _delegated(name: str) -> Callable[[Any], bool]:
     return check
 
 
+@public("skhep_nn")
 class ArchitectureSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
     """Search over architectures and regularisation of a network by its members' validation losses.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from skhep_nn._member_settings import MemberSettings
 from skhep_nn._outcome import history_frame, member_weights
 from skhep_nn._params import OPTIMIZERS, check_owners, check_params, is_flag
 from skhep_nn._seeds import seed_of
-from skhep_nn._stored_frames import FramesAsArrays
+from skhep_nn._stored_frames import PlainState, Rebuilds, frame
 from skhep_nn._torch_state import half_precision, recording_gradients, tensor_of, threads_for
 from skhep_nn._training import MemberNet
 from skhep_nn.ensemble import Ensemble, operations_of, separate_members, stack_networks
@@ -75,12 +75,14 @@ class Job(NamedTuple):
     settings: MemberSettings | None = None
 
 
-class BaseNetworkEstimator(FramesAsArrays, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
+class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
     """Fit an ensemble of networks and predict with it.
 
     Subclasses say how inputs become an array (`_encode_X`), what the targets are (`_encode_y`) and
     which network is meant (`_network`).
     """
+
+    _rebuild: ClassVar[Rebuilds] = {"history_": frame}
 
     # -- what a subclass says ---------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from skhep_nn._conv_net import (
     one_each,
     planned,
 )
+from skhep_nn._public import public
 
 __all__ = ["PRESETS", "Architecture", "CaloCNN"]
 
@@ -135,6 +136,7 @@ def _block_specs(plan: Architecture) -> list[BlockSpec]:
     return [BlockSpec(*row, **flags) for row in zip(*columns.values(), strict=True)]
 
 
+@public("skhep_nn.networks")
 class CaloCNN(ConvNet):
     """Convolutional network for images of a calorimeter.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from skhep_nn._member_layers import MemberDropout, MemberEmbedding, MemberLinear, MemberPReLU
+from skhep_nn._public import public
 
 __all__ = [
     "ACTIVATIONS",
@@ -31,6 +32,7 @@ __all__ = [
 Width = int | Literal["auto"]
 
 
+@public("skhep_nn.networks")
 class CategoricalColumn(NamedTuple):
     """A column of category codes and the embedding it gets.
 

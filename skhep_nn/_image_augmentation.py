@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import product
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from skhep_nn._images import ImageTransformer, chunks, floating
+from skhep_nn._public import public
 from skhep_nn._seeds import random_numbers
+from skhep_nn._stored_frames import PlainState, Rebuilds, each
 
 __all__ = ["ImageAugmenter"]
 
@@ -25,7 +27,8 @@ class _Placement(NamedTuple):
     mirror_columns: bool
 
 
-class ImageAugmenter(ImageTransformer):
+@public("skhep_nn")
+class ImageAugmenter(PlainState, ImageTransformer):
     r"""Flip, turn and roll images of a calorimeter, and smear their energies.
 
     A barrel calorimeter looks the same from both ends and to both hands, so that an image flipped
@@ -107,6 +110,8 @@ class ImageAugmenter(ImageTransformer):
     >>> [view.ravel().tolist() for view in augmenter.views(image)][:4]
     [[1, 2, 3, 4], [2, 1, 4, 3], [3, 4, 1, 2], [4, 3, 2, 1]]
     """
+
+    _rebuild: ClassVar[Rebuilds] = {"_views": each(_Placement)}
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from scipy.ndimage import correlate1d
 from sklearn.utils.validation import check_is_fitted
 
 from skhep_nn._images import ImageTransformer, Names, chunks, floating, precise
+from skhep_nn._public import public
 
 __all__ = ["ImageCropper", "ImageScaler"]
 
@@ -19,6 +20,7 @@ __all__ = ["ImageCropper", "ImageScaler"]
 _FUNCTIONS = {"log1p": (np.log1p, np.expm1), "sqrt": (np.sqrt, np.square)}
 
 
+@public("skhep_nn")
 class ImageCropper(ImageTransformer):
     """Cut a window out of every image.
 
@@ -185,6 +187,7 @@ class ImageCropper(ImageTransformer):
         return kept
 
 
+@public("skhep_nn")
 class ImageScaler(ImageTransformer):
     r"""Scale the pixels of images to the range from 0 to 1.
 

@@ -251,6 +251,11 @@ class CartesianLayout(NamedTuple):
             )
         return layout
 
+    @classmethod
+    def rebuilt(cls, momenta: Iterable[Iterable[Any]], entries: Iterable[tuple[int, str]]) -> Self:
+        """Return the layout made of plain tuples, as stored models hold it."""
+        return cls([Momentum(*values) for values in momenta], list(entries))
+
     def names(self, names_in: Any) -> Names:
         """Names of the columns that come out."""
         names = [

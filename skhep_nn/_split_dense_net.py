@@ -23,10 +23,12 @@ from skhep_nn._dense_layers import (
     run_hidden,
 )
 from skhep_nn._member_layers import MemberLinear
+from skhep_nn._public import public
 
 __all__ = ["FeatureBlock", "HiddenStates", "SplitDenseNet"]
 
 
+@public("skhep_nn.networks")
 class FeatureBlock(NamedTuple):
     """A group of columns and the hidden layers that it goes through.
 
@@ -93,6 +95,7 @@ class _Chain(nn.Module):
         return run_hidden(x, self.hidden, self.activations, self.dropout, dense=self.dense)
 
 
+@public("skhep_nn.networks")
 class SplitDenseNet(nn.Module):
     """Dense networks side by side, each on its own group of columns, joined by the output layer.
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from sklearn.metrics import make_scorer
 from sklearn.utils.validation import check_array
 
+from skhep_nn._public import public
 from skhep_nn._weights import check_weight
 
 __all__ = ["make_within_tolerance_scorer", "within_tolerance_score", "within_tolerance_scorer"]
@@ -18,6 +19,7 @@ __all__ = ["make_within_tolerance_scorer", "within_tolerance_score", "within_tol
 _MOST_DECIMALS = 15
 
 
+@public("skhep_nn")
 def within_tolerance_score(
     y: npt.ArrayLike,
     y_pred: npt.ArrayLike,

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from skhep_nn._images import chunks, floating
+from skhep_nn._public import public
 from skhep_nn._seeds import random_numbers
+from skhep_nn._stored_frames import PlainState, Rebuilds, each
 from skhep_nn._waveforms import WaveformTransformer, baseline_window
 
 __all__ = ["WaveformAugmenter"]
@@ -32,7 +34,8 @@ class _View(NamedTuple):
     shift: int
 
 
-class WaveformAugmenter(WaveformTransformer):
+@public("skhep_nn")
+class WaveformAugmenter(PlainState, WaveformTransformer):
     r"""Shift traces in time, scale their amplitude, add noise and a wandering baseline.
 
     When a pulse came, how large it was, and what the electronics added say little about its
@@ -114,6 +117,8 @@ class WaveformAugmenter(WaveformTransformer):
     >>> WaveformAugmenter(shift=0, amplitude=0.1, random_state=0).fit_transform(traces).round(1)
     array([[10. , 10. , 10. , 76.2, 32.1, 10. , 10. , 10. ]], dtype=float32)
     """
+
+    _rebuild: ClassVar[Rebuilds] = {"_views": each(_View)}
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ from skhep_nn._conv_net import (
     one_each,
     planned,
 )
+from skhep_nn._public import public
 from skhep_nn._waveform_layers import Shortcut, TraceBlock, TraceSpec, count_operations
 
 __all__ = ["PRESETS", "WaveformArchitecture", "WaveformCNN"]
@@ -172,6 +173,7 @@ def _specs(plan: WaveformArchitecture, n_points: int) -> list[TraceSpec]:
     return specs
 
 
+@public("skhep_nn.networks")
 class WaveformCNN(ConvNet):
     """Convolutional network for traces of a detector: pulses of light or charge over time.
 

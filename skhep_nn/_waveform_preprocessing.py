@@ -10,6 +10,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from skhep_nn._images import chunks, precise
+from skhep_nn._public import public
 from skhep_nn._waveforms import WaveformTransformer, baseline_window
 
 __all__ = ["WaveformScaler"]
@@ -29,6 +30,7 @@ def _has_inverse(scaler: WaveformScaler) -> bool:
     )
 
 
+@public("skhep_nn")
 class WaveformScaler(WaveformTransformer):
     r"""Subtract the baseline of traces and scale them.
 

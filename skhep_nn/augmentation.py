@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,13 +19,16 @@ from skhep_nn._momenta import (
     Turn,
     find_complete,
 )
+from skhep_nn._public import public
 from skhep_nn._seeds import random_numbers
+from skhep_nn._stored_frames import PlainState, Rebuilds, each, one
 from skhep_nn._waveform_augmentation import WaveformAugmenter
 
 __all__ = ["EventAugmenter", "ImageAugmenter", "WaveformAugmenter"]
 
 
-class EventAugmenter(EventTransformer):
+@public("skhep_nn")
+class EventAugmenter(PlainState, EventTransformer):
     r"""Rotate collider events in azimuth and reflect them in y and z.
 
     Colliding unpolarised beams in a symmetric detector have no preferred azimuth and no preferred
@@ -90,6 +93,8 @@ class EventAugmenter(EventTransformer):
     >>> [view["lep_px"].item() for view in augmenter.views(events)]
     [30.0, 30.0, 30.0, 30.0, -30.0, -30.0, -30.0, -30.0]
     """
+
+    _rebuild: ClassVar[Rebuilds] = {"_columns": one(MomentumColumns), "_views": each(Turn)}
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ from sklearn.utils.validation import (
 
 from skhep_nn._events import as_pandas
 from skhep_nn._inner_splits import warn_of_copies
+from skhep_nn._public import public
 from skhep_nn.augmentation import EventAugmenter
 
 __all__ = ["AugmentedClassifier", "AugmentedRegressor"]
@@ -209,6 +210,7 @@ class _Augmented(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
 
+@public("skhep_nn")
 class AugmentedClassifier(ClassifierMixin, _Augmented):  # type: ignore[misc]
     """Augmentation at training and at prediction around any classifier.
 
@@ -347,6 +349,7 @@ class AugmentedClassifier(ClassifierMixin, _Augmented):  # type: ignore[misc]
         return tags
 
 
+@public("skhep_nn")
 class AugmentedRegressor(RegressorMixin, _Augmented):  # type: ignore[misc]
     """Augmentation at training and at prediction around any regressor.
 

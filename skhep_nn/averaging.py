@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from skhep_nn._params import is_flag
+from skhep_nn._public import public
 
 __all__ = [
     "FastGeometricEnsemble",
@@ -27,6 +28,7 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, Integral) and not is_flag(value) and int(value) >= 1
 
 
+@public("skhep_nn")
 class StochasticWeightAveraging(BaseEstimator):  # type: ignore[misc]
     """Average the weights that every member passes through: one network, no slower at predict.
 
@@ -165,6 +167,7 @@ class _Snapshots(BaseEstimator, ABC):  # type: ignore[misc]
         """Return how much states count by their place, from one, in that order."""
 
 
+@public("skhep_nn")
 class SnapshotEnsemble(_Snapshots):
     """Snapshots that each member leaves at the ends of cosine cycles predict together.
 
@@ -219,6 +222,7 @@ class SnapshotEnsemble(_Snapshots):
         return 1 / place
 
 
+@public("skhep_nn")
 class FastGeometricEnsemble(_Snapshots):
     """Snapshots that each member leaves at the ends of short linear cycles predict together.
 

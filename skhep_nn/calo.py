@@ -23,6 +23,7 @@ from skhep_nn._docs import with_common_parameters
 from skhep_nn._grid_estimator import GridEstimator
 from skhep_nn._images import ImageReader
 from skhep_nn._losses import with_classes
+from skhep_nn._public import public
 from skhep_nn._tasks import BaseNetworkClassifier, BaseNetworkRegressor, shares
 from skhep_nn._torch_state import recording_gradients
 
@@ -39,6 +40,7 @@ class _CaloEstimator(ImageReader, GridEstimator, ABC):
         return CaloCNN, params | self._further(CaloCNN, self.network_params)
 
 
+@public("skhep_nn")
 @with_common_parameters
 class CaloCNNClassifier(_CaloEstimator, BaseNetworkClassifier):
     """Ensemble of convolutional networks that classifies images, such as electrons and photons.
@@ -150,6 +152,7 @@ def _has_classes(regressor: Any) -> bool:
     return True
 
 
+@public("skhep_nn")
 @with_common_parameters
 class CaloCNNRegressor(_CaloEstimator, BaseNetworkRegressor):
     """Ensemble of convolutional networks that measures quantities on images, such as energies.

@@ -14,6 +14,7 @@ from torch import nn
 from skhep_nn._base import Job
 from skhep_nn._docs import with_common_parameters
 from skhep_nn._mass_penalty import check_decorrelation, with_mass
+from skhep_nn._public import public
 from skhep_nn._tables import TableEstimator, is_integer
 from skhep_nn._tasks import BaseNetworkClassifier, BaseNetworkRegressor
 from skhep_nn.networks import (
@@ -110,6 +111,7 @@ class _DenseNetEstimator(TableEstimator, ABC):
         }
 
 
+@public("skhep_nn")
 @with_common_parameters
 class DenseNetClassifier(_DenseNetEstimator, BaseNetworkClassifier):
     """Ensemble of densely connected networks that classifies rows of physics features.
@@ -294,6 +296,7 @@ class DenseNetClassifier(_DenseNetEstimator, BaseNetworkClassifier):
         return with_mass(self, super()._prepare(*args, **kwargs))
 
 
+@public("skhep_nn")
 @with_common_parameters
 class DenseNetRegressor(_DenseNetEstimator, BaseNetworkRegressor):
     """Ensemble of densely connected networks that predicts one or many targets from rows of features.

@@ -27,6 +27,7 @@ from skhep_nn._prediction import (
     rows_of,
     weighted_mean,
 )
+from skhep_nn._public import public
 from skhep_nn._torch_state import computable
 
 __all__ = [
@@ -150,6 +151,7 @@ class _Runtime(NamedTuple):
     kernels: DenseKernels | None
 
 
+@public("skhep_nn")
 class Ensemble:
     """Stacked states of one network and a weight for each: what every fitted estimator holds.
 

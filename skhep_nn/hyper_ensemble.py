@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from numbers import Real
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
@@ -34,8 +34,9 @@ from skhep_nn._hyper_candidates import (
     train_candidates,
 )
 from skhep_nn._params import check_searchable
+from skhep_nn._public import public
 from skhep_nn._seeds import seed_of
-from skhep_nn._stored_frames import FramesAsArrays
+from skhep_nn._stored_frames import PlainState, Rebuilds, frame
 from skhep_nn._tables import is_integer
 from skhep_nn.ensemble import Ensemble
 
@@ -44,8 +45,10 @@ __all__ = ["HyperEnsembleClassifier", "HyperEnsembleRegressor"]
 Probabilities = NDArray[np.float64]
 
 
-class _HyperEnsemble(FramesAsArrays, MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
+class _HyperEnsemble(PlainState, MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
     """What the classifier and the regressor share: candidates, their selection, the weighted mean."""
+
+    _rebuild: ClassVar[Rebuilds] = {"candidates_": frame, "selection_": frame, "history_": frame}
 
     def __init__(
         self,
@@ -205,6 +208,7 @@ class _HyperEnsemble(FramesAsArrays, MetaEstimatorMixin, BaseEstimator):  # type
         return tags
 
 
+@public("skhep_nn")
 class HyperEnsembleClassifier(ClassifierMixin, _HyperEnsemble):  # type: ignore[misc]
     """Ensemble of networks that differ in learning rate, weight decay, dropout, activation, ...
 
@@ -324,6 +328,7 @@ class HyperEnsembleClassifier(ClassifierMixin, _HyperEnsemble):  # type: ignore[
         return labels
 
 
+@public("skhep_nn")
 class HyperEnsembleRegressor(RegressorMixin, _HyperEnsemble):  # type: ignore[misc]
     """The same as `HyperEnsembleClassifier` for continuous targets.
 

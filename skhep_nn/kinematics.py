@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, ClassVar
 
 from skhep_nn import _momenta
 from skhep_nn._events import EventTransformer, Names
 from skhep_nn._momenta import Array, as_arrays, wrap_angle
+from skhep_nn._public import public
+from skhep_nn._stored_frames import PlainState, Rebuilds, each, one
 
 __all__ = [
     "CartesianMomenta",
@@ -239,7 +241,8 @@ def eta_centrality(eta: Array, eta_a: Array, eta_b: Array) -> Array:
     return xp.where(same, apart, inside)[()]
 
 
-class CartesianMomenta(EventTransformer):
+@public("skhep_nn")
+class CartesianMomenta(PlainState, EventTransformer):
     """Turn momenta from (pt, eta, phi) to (px, py, pz), and fill in what is missing.
 
     Networks do better with Cartesian components, since azimuth is cyclic (section 2 of
@@ -268,6 +271,8 @@ class CartesianMomenta(EventTransformer):
        lep_px  lep_py  lep_pz  mass
     0    50.0     0.0     0.0   0.0
     """
+
+    _rebuild: ClassVar[Rebuilds] = {"_layout": one(_momenta.CartesianLayout.rebuilt)}
 
     def __init__(
         self, *, missing: float | None = 0.0, columns: Sequence[str] | None = None
@@ -322,7 +327,8 @@ class CartesianMomenta(EventTransformer):
         return self._layout.names(names_in)
 
 
-class EventAligner(EventTransformer):
+@public("skhep_nn")
+class EventAligner(PlainState, EventTransformer):
     """Turn all events to one orientation.
 
     Rotates every event in azimuth and reflects it in z, so that the reference has phi = 0 and
@@ -352,6 +358,11 @@ class EventAligner(EventTransformer):
        e_px  e_pz  t_px  t_py
     0   5.0   1.0   1.0   2.0
     """
+
+    _rebuild: ClassVar[Rebuilds] = {
+        "_columns": one(_momenta.MomentumColumns),
+        "_objects": each(_momenta.Momentum),
+    }
 
     def __init__(
         self,

@@ -339,7 +339,7 @@ def make_ams_scorer(
     if not (cut in ("best", "max") if isinstance(cut, str) else is_finite_number(cut)):
         raise ValueError(f"cut={cut!r} must be 'best', 'max' or a finite number")
     return make_scorer(
-        _ams_of_predictions,
+        ams_of_predictions,
         response_method=["predict_proba", "decision_function"],
         b_reg=b_reg,
         cut=cut,
@@ -348,7 +348,7 @@ def make_ams_scorer(
     )
 
 
-def _ams_of_predictions(
+def ams_of_predictions(
     y_true: npt.ArrayLike,
     y_pred: npt.ArrayLike,
     sample_weight: npt.ArrayLike | None = None,
@@ -367,6 +367,9 @@ def _ams_of_predictions(
     best = best_cut(y_true, y_pred, sample_weight, b_reg=b_reg, pos_label=pos_label)
     return best.ams if cut == "best" else best.max_ams
 
+
+# Pickles of earlier versions name it so.
+_ams_of_predictions = ams_of_predictions
 
 ams_scorer = make_ams_scorer()
 """Scorer with the defaults. Set score requests on one of your own: ``make_ams_scorer()``."""

@@ -37,6 +37,7 @@ from skhep_nn._dense_layers import (
     run_hidden,
 )
 from skhep_nn._member_layers import MemberDropout, MemberLinear
+from skhep_nn._public import public
 from skhep_nn._split_dense_net import FeatureBlock, SplitDenseNet
 from skhep_nn._waveform_cnn import WaveformCNN
 
@@ -53,6 +54,7 @@ __all__ = [
 Activation = Literal["swish", "relu", "selu", "prelu"]
 
 
+@public("skhep_nn.networks")
 class DenseNet(nn.Module):
     """Fully connected network with dense connections, for rows of physics features.
 

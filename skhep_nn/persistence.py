@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import importlib
+import hashlib
+import io
+import json
 import os
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from skhep_nn import _stored_types
 from skhep_nn._extras import needs
 from skhep_nn._version import __version__
 
 __all__ = ["load", "save"]
 
-_OURS = "skhep_nn."
+_DESCRIPTION = "schema.json"
+_CHECKSUM = "checksum.sha256"
+
+# The protocol of skops 0.16, with which `save` began. Older ones, which skops reads too, were less strict.
+_OLDEST_PROTOCOL = 2
 
 
 def _import_skops_io() -> Any:
@@ -30,8 +38,8 @@ def save(estimator: Any, path: str | os.PathLike[str]) -> None:
     """Store a fitted estimator in a file that needs no pickle.
 
     The file is a zip archive of numpy arrays and a description in JSON, written by skops. Unlike a pickle it can
-    make nothing but objects of classes that whoever loads it knows. It is loaded again before it is kept:
-    what `save` accepts can be read.
+    make nothing but objects of classes that whoever loads it knows. A checksum of its content shows damage. It
+    is loaded again before it is kept: what `save` accepts can be read.
 
     Parameters
     ----------
@@ -98,11 +106,59 @@ def writable(path: str | os.PathLike[str]) -> Path:
 
 
 def _stored(value: Any, sio: Any) -> bytes:
-    """Return what a file holds of a value, which comes back from it."""
-    stored: bytes = sio.dumps(value, compression=zipfile.ZIP_DEFLATED)
-    again = sio.loads(stored, trusted=sio.get_untrusted_types(data=stored))
+    """Return the content of a file for a value, after it has been loaded from there once."""
+    entries = _read_entries(io.BytesIO(sio.dumps(value)))
+    data = _checked(entries)
+    again = sio.loads(data, trusted=sio.get_untrusted_types(data=data))
     _check_keys(value, again, {})
-    return stored
+    signed = entries | {_CHECKSUM: _checksum(entries).encode()}
+    return _archive(signed, zipfile.ZIP_DEFLATED)
+
+
+def _read_entries(file: Any) -> dict[str, bytes]:
+    """Return what a zip archive holds, by name."""
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
+            # Which of them is read would depend on who reads.
+            raise ValueError(f"it holds {', '.join(repeated)} more than once")
+        return {name: archive.read(name) for name in names}
+
+
+def _archive(entries: dict[str, bytes], compression: int) -> bytes:
+    """Return a zip archive of these entries."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def _checksum(entries: dict[str, bytes]) -> str:
+    """Return the SHA-256 of names and contents, each after its length, so that no two archives read alike."""
+    digest = hashlib.sha256()
+    for name in sorted(entries.keys() - {_CHECKSUM}):
+        for part in (name.encode(), entries[name]):
+            digest.update(len(part).to_bytes(8, "big"))
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _checked(entries: dict[str, bytes]) -> bytes:
+    """Return an archive that skops may read: its description names only types that `save` writes."""
+    try:
+        description = json.loads(entries[_DESCRIPTION])
+    except ValueError as error:
+        raise ValueError(f"a {_DESCRIPTION} that is no JSON ({error})") from error
+    if not isinstance(description, dict):
+        raise ValueError(f"a {_DESCRIPTION} that describes no object")  # noqa: TRY004 - of a file
+    protocol = description.get("protocol")
+    if isinstance(protocol, int) and protocol < _OLDEST_PROTOCOL:
+        raise ValueError(f"protocol {protocol} of skops, which skhep_nn.save has never written")
+    _stored_types.rename(description)
+    _stored_types.check(description)
+    content = entries | {_DESCRIPTION: json.dumps(description).encode()}
+    return _archive(content, zipfile.ZIP_STORED)
 
 
 def _check_keys(one: Any, other: Any, seen: dict[int, Any]) -> None:
@@ -157,15 +213,16 @@ def _reason(error: Exception) -> str:
 def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Any:
     """Load an estimator that `save` has stored.
 
-    Classes of this package, and of scikit-learn and numpy those that skops takes for safe, are made without
-    asking. Others are named in an error, and nothing is made of them unless they are listed as `trusted`.
+    Classes of this package that `save` stores, and of scikit-learn and numpy those that skops takes for safe,
+    are made without asking. Others are named in an error, and nothing is made of them, nor imported, unless
+    they are listed as `trusted`.
 
     Parameters
     ----------
     path : path
         File to read.
     trusted : sequence of str, default=()
-        Further types that may be made, as the error names them. A forest, for instance, needs
+        Further types of other packages that may be made, as the error names them. A forest, for instance, needs
         ``"sklearn.tree._tree.Tree"``, whose arrays scikit-learn does not check: trust it in files of
         people whom you trust.
 
@@ -183,8 +240,8 @@ def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Any:
     TypeError
         If `trusted` is no list of names.
     ValueError
-        If the file was not written by `save`, is damaged, or holds types that are not trusted or that this
-        version does not know.
+        If the file was not written by `save`, is damaged, so that its checksum does not match, or holds
+        types that are not trusted or that this version does not store.
 
     See Also
     --------
@@ -192,8 +249,10 @@ def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Any:
 
     Notes
     -----
-    Private attributes may differ between versions: load with the versions of skhep_nn and scikit-learn that
-    stored the file.
+    Files of earlier versions of skhep_nn can be loaded. What they hold of scikit-learn may differ between its
+    versions: load with the one that stored the file.
+
+    The checksum protects against damage. It is no signature: whoever changes a file can write another one.
 
     Examples
     --------
@@ -220,16 +279,24 @@ def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Any:
         # A missing file is told as such.
         with path.open("rb"):
             raise ValueError(f"{path} was not written by skhep_nn.save.")
+    entries = _entries_of(path)
     try:
-        named = sio.get_untrusted_types(file=path)
+        data = _checked(entries)
+    except ValueError as error:
+        msg = (
+            f"{path} holds {error}. It is damaged, was made by other means, or is of a later version than "
+            f"{__version__}: load it with the version that stored it. trusted= does not apply to skhep_nn."
+        )
+        raise ValueError(msg) from error
+    except Exception as error:
+        msg = f"{path} was not written by skhep_nn.save, or is damaged: {error!r}"
+        raise ValueError(msg) from error
+    try:
+        named = set(sio.get_untrusted_types(data=data))
     except Exception as error:
         msg = f"{path} was not written by skhep_nn.save, is damaged, or of another version: {error}"
         raise ValueError(msg) from error
-    ours = [name for name in named if _is_our_class(name)]
-    unknown = sorted(set(named) - set(ours) - set(names))
-    if missing := [name for name in unknown if name.startswith(_OURS)]:
-        msg = f"{path} holds {', '.join(missing)}, which skhep_nn {__version__} does not have: load it with the version that stored it."
-        raise ValueError(msg)
+    unknown = sorted(named - _stored_types.STORED.keys() - set(names))
     if unknown:
         msg = (
             f"{path} holds {', '.join(unknown)}, which may run code or crash. If you trust whoever wrote it: "
@@ -237,18 +304,24 @@ def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Any:
         )
         raise ValueError(msg)
     try:
-        return sio.load(path, trusted=[*ours, *names])
+        return sio.loads(data, trusted=sorted(named))
     except Exception as error:
         raise ValueError(f"{path} is damaged, or of another version: {error}") from error
 
 
-def _is_our_class(name: str) -> bool:
-    """Whether a name is that of a class of this package, not of something that a module imports."""
-    if not name.startswith(_OURS):
-        return False
-    module, _, attribute = name.rpartition(".")
+def _entries_of(path: Path) -> dict[str, bytes]:
+    """Return what a stored file holds, after a look at its checksum."""
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError):
-        return False
-    return isinstance(found, type) and found.__module__ == module
+        entries = _read_entries(path)
+    except Exception as error:
+        raise ValueError(f"{path} is damaged: {error}. Get another copy of it.") from error
+    if _DESCRIPTION not in entries:
+        raise ValueError(f"{path} was not written by skhep_nn.save: it holds no {_DESCRIPTION}.")
+    # Files of the first version have no checksum.
+    if _CHECKSUM in entries and entries[_CHECKSUM] != _checksum(entries).encode():
+        msg = (
+            f"{path} is damaged, or was changed after skhep_nn.save wrote it: its content does not match its "
+            "checksum. Get another copy of it, or store the model again."
+        )
+        raise ValueError(msg)
+    return entries

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
+from skhep_nn._public import public
 from skhep_nn._weights import is_finite_number
 
 __all__ = ["Constant", "CosineRestarts", "CyclicLR", "OneCycle", "Rates", "ReduceOnPlateau"]
@@ -100,6 +101,7 @@ class _Schedule(BaseEstimator, ABC):  # type: ignore[misc]
     def _check(self) -> None: ...
 
 
+@public("skhep_nn")
 class Constant(_Schedule):
     """The same learning rate throughout.
 
@@ -125,6 +127,7 @@ class Constant(_Schedule):
         _check_positive(lr=self.lr)
 
 
+@public("skhep_nn")
 class OneCycle(_Schedule):
     """The 1cycle schedule: learning rate up then down, momentum down then up, in half-cosines.
 
@@ -200,6 +203,7 @@ class OneCycle(_Schedule):
             raise ValueError(f"warmup={self.warmup!r} must lie between 0 and 1.")
 
 
+@public("skhep_nn")
 class CosineRestarts(_Schedule):
     """Cosine annealing with warm restarts (SGDR): half a cosine down, then up again at once.
 
@@ -300,6 +304,7 @@ class CosineRestarts(_Schedule):
             raise ValueError(f"growth={self.growth!r} must be a number of at least 1.")
 
 
+@public("skhep_nn")
 class CyclicLR(_Schedule):
     """Linear cycles: the learning rate rises and falls again, over and over ("triangular").
 
@@ -364,6 +369,7 @@ class CyclicLR(_Schedule):
             raise ValueError(f"cycle={self.cycle!r} must be an integer of at least 1.")
 
 
+@public("skhep_nn")
 class ReduceOnPlateau(_Schedule):
     """A constant learning rate that falls when the validation loss no longer does.
 

@@ -27,6 +27,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
+from skhep_nn._public import public
 from skhep_nn._seeds import seed_of
 
 __all__ = ["StackedPostRegressor"]
@@ -74,6 +75,7 @@ def _fit_and_read(
     )
 
 
+@public("skhep_nn")
 class StackedPostRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):  # type: ignore[misc]
     """Regressor on the predictions of another one and on simple sums of the input.
 

@@ -14,6 +14,7 @@ from skhep_nn._base import Target
 from skhep_nn._docs import with_common_parameters
 from skhep_nn._grid_estimator import GridEstimator
 from skhep_nn._losses import through_sigmoid
+from skhep_nn._public import public
 from skhep_nn._tasks import BaseNetworkClassifier, BaseNetworkRegressor
 from skhep_nn._waveform_cnn import WaveformCNN
 from skhep_nn._waveforms import WaveformReader
@@ -42,6 +43,7 @@ class _WaveformEstimator(WaveformReader, GridEstimator, ABC):
         return WaveformCNN, params | given | further
 
 
+@public("skhep_nn")
 @with_common_parameters
 class WaveformClassifier(_WaveformEstimator, BaseNetworkClassifier):
     """Ensemble of convolutional networks that classifies traces, such as one pulse and two.
@@ -149,6 +151,7 @@ class WaveformClassifier(_WaveformEstimator, BaseNetworkClassifier):
         self.network_params = network_params
 
 
+@public("skhep_nn")
 @with_common_parameters
 class WaveformRegressor(_WaveformEstimator, BaseNetworkRegressor):
     """Ensemble of convolutional networks that measures quantities on traces, such as times and energies.

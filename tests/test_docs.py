@@ -272,9 +272,15 @@ def _bad_stores(folder: Path) -> dict[str, Callable[[], object]]:
     forest = RandomForestClassifier(n_estimators=1).fit(X, y)
     save(forest, folder / "forest.skops")
     save(DenseNetClassifier(), folder / "network.skops")
-    with ZipFile(folder / "network.skops") as stored, ZipFile(folder / "later.skops", "w") as later:
-        for name in stored.namelist():
-            later.writestr(name, stored.read(name).replace(b"DenseNetC", b"SparseNetC"))
+    with (
+        ZipFile(folder / "network.skops") as stored,
+        ZipFile(folder / "later.skops", "w") as later,
+        ZipFile(folder / "damaged.skops", "w") as damaged,
+    ):
+        content = stored.read("schema.json").replace(b"DenseNetC", b"SparseNetC")
+        later.writestr("schema.json", content)
+        damaged.writestr("schema.json", content)
+        damaged.writestr("checksum.sha256", stored.read("checksum.sha256"))
     (folder / "text.skops").write_text("no archive")
     scaled = make_pipeline(StandardScaler(), DenseNetClassifier(**fast)).fit(X, y)
 
@@ -291,6 +297,7 @@ def _bad_stores(folder: Path) -> dict[str, Callable[[], object]]:
         ),
         "a forest": lambda: load(folder / "forest.skops"),
         "another version": lambda: load(folder / "later.skops"),
+        "damaged": lambda: load(folder / "damaged.skops"),
         "no archive": lambda: load(folder / "text.skops"),
         "another transformer": lambda: to_onnx(scaled),
         "text as a category": lambda: to_onnx(with_categories("ee", "mumu")),

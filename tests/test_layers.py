@@ -20,6 +20,7 @@ API_PAGE = PROJECT_ROOT / "docs" / "api.md"
 # A private helper stands on the floor of the module it was cut out of, or one below where
 # several of that floor share it.
 FLOORS: tuple[frozenset[str], ...] = (
+    frozenset({"_old_modules", "_public", "_stored_frames", "_stored_types"}),
     frozenset(
         {
             "_dense_chain",
@@ -28,7 +29,6 @@ FLOORS: tuple[frozenset[str], ...] = (
             "_extras",
             "_inner_splits",
             "_seeds",
-            "_stored_frames",
             "_grids",
             "_member_layers",
             "_momenta",
