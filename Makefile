@@ -20,7 +20,7 @@ else
 CANDIDATES := $(PYTHON)
 endif
 
-.PHONY: help setup demo test lint typecheck spelling unit docs clean
+.PHONY: help setup demo test lint imports typecheck spelling unit docs clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -48,13 +48,16 @@ $(READY): pyproject.toml $(PINS) | $(PY)
 	@touch $@
 
 demo: $(READY)
-	$(PY) benchmarks/higgsml.py --seeds 4
+	$(PY) -m benchmarks.higgs.job --seeds 4
 
-test: lint typecheck spelling unit
+test: lint imports typecheck spelling unit
 
 lint: $(READY)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+
+imports: $(READY)
+	$(VENV)/bin/lint-imports
 
 typecheck: $(READY)
 	$(PY) -m mypy

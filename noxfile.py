@@ -29,6 +29,13 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session
+def imports(session: nox.Session) -> None:
+    """Wings import only from wings below them (contract in pyproject.toml)."""
+    install(session, "lint")
+    session.run("lint-imports")
+
+
+@nox.session
 def typecheck(session: nox.Session) -> None:
     """Static types, strict."""
     install(session, "lint", "test")

@@ -1,18 +1,7 @@
 """Neural networks for particle physics that behave like scikit-learn estimators."""
 
-from skhep_nn import _old_modules as _old_modules
-from skhep_nn._lr_range import lr_range_test
-from skhep_nn._together import fit_together
 from skhep_nn._version import __version__
-from skhep_nn.architecture_search import ArchitectureSearch
 from skhep_nn.augmentation import EventAugmenter, ImageAugmenter, WaveformAugmenter
-from skhep_nn.augmented import AugmentedClassifier, AugmentedRegressor
-from skhep_nn.averaging import (
-    FastGeometricEnsemble,
-    SnapshotEnsemble,
-    StochasticWeightAveraging,
-)
-from skhep_nn.calo import CaloCNNClassifier, CaloCNNRegressor
 from skhep_nn.datasets import (
     fetch_higgsml,
     load_calo_hdf5,
@@ -23,11 +12,19 @@ from skhep_nn.datasets import (
     make_ion_tracks,
     make_waveforms,
 )
-from skhep_nn.dense import DenseNetClassifier, DenseNetRegressor
 from skhep_nn.ensemble import Ensemble
-from skhep_nn.export import to_onnx
-from skhep_nn.hyper_ensemble import HyperEnsembleClassifier, HyperEnsembleRegressor
-from skhep_nn.kinematics import CartesianMomenta, EventAligner
+from skhep_nn.estimators import (
+    AugmentedClassifier,
+    AugmentedRegressor,
+    CaloCNNClassifier,
+    CaloCNNRegressor,
+    DenseNetClassifier,
+    DenseNetRegressor,
+    StackedPostRegressor,
+    WaveformClassifier,
+    WaveformRegressor,
+)
+from skhep_nn.io import load, save, to_onnx
 from skhep_nn.metrics import (
     ams_curve,
     ams_score,
@@ -38,11 +35,26 @@ from skhep_nn.metrics import (
     within_tolerance_score,
     within_tolerance_scorer,
 )
-from skhep_nn.persistence import load, save
-from skhep_nn.preprocessing import ImageCropper, ImageScaler, WaveformScaler
-from skhep_nn.schedules import Constant, CosineRestarts, CyclicLR, OneCycle, ReduceOnPlateau
-from skhep_nn.stacking import StackedPostRegressor
-from skhep_nn.waveform import WaveformClassifier, WaveformRegressor
+from skhep_nn.preprocessing import (
+    CartesianMomenta,
+    EventAligner,
+    ImageCropper,
+    ImageScaler,
+    WaveformScaler,
+)
+from skhep_nn.training import (
+    Constant,
+    CosineRestarts,
+    CyclicLR,
+    FastGeometricEnsemble,
+    OneCycle,
+    ReduceOnPlateau,
+    SnapshotEnsemble,
+    StochasticWeightAveraging,
+)
+from skhep_nn.tuning import ArchitectureSearch, HyperEnsembleClassifier, HyperEnsembleRegressor
+from skhep_nn.tuning.joint_fit import fit_together
+from skhep_nn.tuning.lr_range import lr_range_test
 
 __all__ = [
     "ArchitectureSearch",

@@ -11,7 +11,6 @@ os.environ.setdefault("SCIPY_ARRAY_API", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import importlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -63,11 +62,6 @@ def higgsml_excerpt(data_dir: Path) -> Iterator[pd.DataFrame]:
 
 
 @pytest.fixture(scope="session")
-def calo_simulator() -> Iterator[ModuleType]:
+def calo_simulator() -> ModuleType:
     """The benchmark's own module: its shapes and distances are the ones that the docs print."""
-    folder = str(PROJECT_ROOT / "benchmarks")
-    sys.path.insert(0, folder)  # where the scripts find each other
-    try:
-        yield importlib.import_module("calo_simulator")
-    finally:
-        sys.path.remove(folder)
+    return importlib.import_module("benchmarks.images.simulator")

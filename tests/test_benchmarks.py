@@ -11,18 +11,20 @@ import pytest
 import torch
 
 from skhep_nn import make_calo_showers, make_higgs_events, make_ion_tracks
-from skhep_nn._calo_cnn import CaloCNN
 from skhep_nn.datasets.waveforms import make_waveforms
 from skhep_nn.networks import CategoricalColumn, DenseNet
+from skhep_nn.networks.calo import CaloCNN
 
-FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.slow
 
 
 def run(script, *arguments):
-    command = [sys.executable, str(FOLDER / script), *map(str, arguments)]
+    command = [sys.executable, "-m", script, *map(str, arguments)]
     env = os.environ | {"MPLBACKEND": "Agg", "COLUMNS": "200"}
-    result = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    result = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=env, cwd=PROJECT_ROOT
+    )
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -41,7 +43,7 @@ def write_challenge(path, n_events):
 
 def test_higgs_job_on_simulated_events(tmp_path):
     out = run(
-        "higgsml.py", "--events", 1500, "--members", 2, "--epochs", 1, "--seeds", 2,
+        "benchmarks.higgs.job", "--events", 1500, "--members", 2, "--epochs", 1, "--seeds", 2,
         "--output", tmp_path,
     )  # fmt: skip
     for name in ("skhep_nn", "HistGradientBoosting", "MLPClassifier", "skorch"):
@@ -58,7 +60,7 @@ def test_higgs_job_under_the_conditions_of_the_challenge(tmp_path):
     path = tmp_path / "challenge.csv"
     write_challenge(path, 4500)
     out = run(
-        "higgsml.py", "--data", path, "--members", 2, "--epochs", 2, "--seeds", 2,
+        "benchmarks.higgs.job", "--data", path, "--members", 2, "--epochs", 2, "--seeds", 2,
         "--output", tmp_path / "out",
     )  # fmt: skip
     assert "published private: 3.803" in out
@@ -93,7 +95,7 @@ def test_ladder(tmp_path):
         "single+1cycle",
     ]  # fmt: skip
     out = run(
-        "higgsml_ladder.py", "--events", 1500, "--members", 2, "--passes", 2, "--seeds", 2,
+        "benchmarks.higgs.ladder", "--events", 1500, "--members", 2, "--passes", 2, "--seeds", 2,
         "--device", "cpu", "--rows", *names, "--output", tmp_path,
     )  # fmt: skip
     assert "15 rows in" in out
@@ -131,7 +133,7 @@ def test_ladder_under_the_conditions_of_the_challenge(tmp_path):
     path = tmp_path / "challenge.csv"
     write_challenge(path, 3000)
     out = run(
-        "higgsml_ladder.py", "--data", path, "--quick", "--members", 2, "--passes", 2, "--seeds", 2,
+        "benchmarks.higgs.ladder", "--data", path, "--quick", "--members", 2, "--passes", 2, "--seeds", 2,
         "--rows", "ensemble", "--output", tmp_path / "out",
     )  # fmt: skip
     assert "MAPA is of the public test set" in out
@@ -141,8 +143,7 @@ def test_ladder_under_the_conditions_of_the_challenge(tmp_path):
 
 def test_rows_of_the_ladder(monkeypatch):
     """Accepted techniques accumulate, rejected ones leave no trace, and times have one baseline."""
-    monkeypatch.syspath_prepend(FOLDER)
-    import higgsml_ladder_rows as ladder
+    from benchmarks.higgs import ladder_rows as ladder
 
     rows = ladder.ladder(one_cycle=15, members=10)
     assert len(rows) == 31
@@ -164,7 +165,7 @@ def test_rows_of_the_ladder(monkeypatch):
 
 def test_speed_on_tables(tmp_path):
     run(
-        "speed.py", "--device", "cpu", "--events", 400, "--predict-rows", 200, "--repeats", 1,
+        "benchmarks.speed.job", "--device", "cpu", "--events", 400, "--predict-rows", 200, "--repeats", 1,
         "--passes", 2, "--output", tmp_path,
     )  # fmt: skip
     train = figures(tmp_path, "train")
@@ -180,7 +181,7 @@ def test_speed_on_tables(tmp_path):
 
 def test_speed_of_the_reference_job_and_at_scale(tmp_path):
     run(
-        "speed.py", "reference", "scale", "--device", "cpu", "--reference-events", 300, 300,
+        "benchmarks.speed.job", "reference", "scale", "--device", "cpu", "--reference-events", 300, 300,
         "--members", 2, "--passes", 2, "--scale-base", 200, 2, 4, "--scale-rows", 200, 400,
         "--scale-members", 2, "--scale-features", 4, "--output", tmp_path,
     )  # fmt: skip
@@ -194,7 +195,7 @@ def test_speed_of_the_reference_job_and_at_scale(tmp_path):
 def test_speed_on_images(tmp_path):
     pytest.importorskip("skhep_nn.calo")
     run(
-        "speed.py", "images", "--device", "cpu", "--images", 40, "--image-batch", 20,
+        "benchmarks.speed.job", "images", "--device", "cpu", "--images", 40, "--image-batch", 20,
         "--repeats", 1, "--passes", 2, "--output", tmp_path,
     )  # fmt: skip
     tables = figures(tmp_path, "images")
@@ -202,12 +203,11 @@ def test_speed_on_images(tmp_path):
 
 
 def test_ladder_refuses_what_it_cannot_do(monkeypatch, capsys):
-    monkeypatch.syspath_prepend(FOLDER)
     for name in ("GOMP_SPINCOUNT", "OPENBLAS_NUM_THREADS"):
         monkeypatch.setenv(name, os.environ.get(name, "1"))  # so that it is put back
-    import higgsml_ladder
+    from benchmarks.higgs import ladder as higgsml_ladder
 
-    monkeypatch.setattr(sys, "argv", ["higgsml_ladder.py", "--rows", "dense", "denser"])
+    monkeypatch.setattr(sys, "argv", ["benchmarks.higgs.ladder", "--rows", "dense", "denser"])
     with pytest.raises(SystemExit):
         higgsml_ladder.parse()
     assert "no row is named 'denser'" in capsys.readouterr().err
@@ -218,11 +218,10 @@ def test_ladder_refuses_what_it_cannot_do(monkeypatch, capsys):
     [(["trains"], "no part is named 'trains'"), (["stream"], "needs --device cuda")],
 )
 def test_speed_refuses_what_it_cannot_do(arguments, message, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(FOLDER)
     monkeypatch.setenv("GOMP_SPINCOUNT", "10000")  # so that it is put back
-    import speed
+    from benchmarks.speed import job as speed
 
-    monkeypatch.setattr(sys, "argv", ["speed.py", *arguments, "--device", "cpu"])
+    monkeypatch.setattr(sys, "argv", ["benchmarks.speed.job", *arguments, "--device", "cpu"])
     with pytest.raises(SystemExit):
         speed.parse()
     assert message in capsys.readouterr().err
@@ -230,9 +229,8 @@ def test_speed_refuses_what_it_cannot_do(arguments, message, monkeypatch, capsys
 
 def test_networks_written_by_hand_are_ours(monkeypatch):
     """What speed is compared on is the same function of the same parameters."""
-    monkeypatch.syspath_prepend(FOLDER)
-    import speed_common
-    import speed_images
+    from benchmarks.common import timing as speed_common
+    from benchmarks.speed import images as speed_images
 
     plain = speed_common.PlainDenseNet(30, 4)
     ours = DenseNet(31, categorical=[CategoricalColumn(30, 4, 3)])
@@ -260,7 +258,7 @@ def test_networks_written_by_hand_are_ours(monkeypatch):
 def test_simulator(tmp_path):
     path = tmp_path / "challenge.csv"
     write_challenge(path, 3000)
-    out = run("higgs_simulator.py", "--data", path, "--events", 3000)
+    out = run("benchmarks.higgs.simulator", "--data", path, "--events", 3000)
     assert "DER_mass_MMC" in out
 
 
@@ -271,7 +269,7 @@ def test_ion_energies(tmp_path):
     path = tmp_path / "tracks.npz"
     np.savez(path, X=tracks.images, energy_keV=tracks.target, is_electron=tracks.is_electron)
     out = run(
-        "ion_energy.py", "--data", path, "--images", 60, "--epochs", 1, "--folds", 2, "--cv", 2,
+        "benchmarks.images.ion_energy", "--data", path, "--images", 60, "--epochs", 1, "--folds", 2, "--cv", 2,
         "--crop", 8, "--output", tmp_path,
     )  # fmt: skip
     assert "pseudo-labels" in out
@@ -288,7 +286,7 @@ def test_ion_energies(tmp_path):
 
 def test_decorrelation(tmp_path):
     out = run(
-        "decorrelation.py", "--events", 1500, "--epochs", 2, "--seeds", 2, "--strengths", 0, 30,
+        "benchmarks.higgs.decorrelation", "--events", 1500, "--epochs", 2, "--seeds", 2, "--strengths", 0, 30,
         "--bins", 10, "--device", "cpu", "--output", tmp_path,
     )  # fmt: skip
     assert "background events pass" in out
@@ -312,7 +310,7 @@ def test_electron_or_photon(tmp_path):
             file["X"] = showers.images[showers.target == label]
             file["y"] = showers.target[showers.target == label]
     out = run(
-        "electron_photon.py", "--data", tmp_path, "--images", 200, "--test-images", 100,
+        "benchmarks.images.electron_photon", "--data", tmp_path, "--images", 200, "--test-images", 100,
         "--epochs", 1, "--draws", 10, "--bins", 2, "--device", "cpu", "--output", tmp_path,
     )  # fmt: skip
     assert "200 simulated, without times images to train on" in out
@@ -333,12 +331,12 @@ def test_electron_or_photon(tmp_path):
 
 
 def test_calo_simulator():
-    assert "AUC" in run("calo_simulator.py", "--images", 3000)
+    assert "AUC" in run("benchmarks.images.simulator", "--images", 3000)
 
 
 def test_images_speed(tmp_path):
     run(
-        "images_speed.py", "--device", "cpu", "--images", 256, "--passes", 2, "--repeats", 1,
+        "benchmarks.speed.images_from_files", "--device", "cpu", "--images", 256, "--passes", 2, "--repeats", 1,
         "--auc-images", 200, "--auc-passes", 1, "--memory-gb", 0.02, "--output", tmp_path,
     )  # fmt: skip
     results = (tmp_path / "results.md").read_text()
@@ -348,7 +346,7 @@ def test_images_speed(tmp_path):
 
 def tiny_waveforms(*arguments):
     return run(
-        "waveforms.py", *arguments, "--device", "cpu", "--n-train", 200, "--n-test", 100,
+        "benchmarks.waveforms.job", *arguments, "--device", "cpu", "--n-train", 200, "--n-test", 100,
         "--points", 400, "--epochs", 2, "--school-epochs", 1, "--draws", 10, "--bins", 2,
     )  # fmt: skip
 
@@ -424,12 +422,11 @@ def test_waveforms_grid_search(tmp_path):
     [(["pulse"], "no part is named 'pulse'"), (["real"], "the part 'real' needs --data")],
 )
 def test_waveforms_refuses_what_it_cannot_do(arguments, message, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(FOLDER)
     for name in ("GOMP_SPINCOUNT", "OPENBLAS_NUM_THREADS"):
         monkeypatch.setenv(name, os.environ.get(name, "1"))  # so that it is put back
-    import waveforms
+    from benchmarks.waveforms import job as waveforms
 
-    monkeypatch.setattr(sys, "argv", ["waveforms.py", *arguments])
+    monkeypatch.setattr(sys, "argv", ["benchmarks.waveforms.job", *arguments])
     with pytest.raises(SystemExit):
         waveforms.parse()
     assert message in capsys.readouterr().err
@@ -437,8 +434,7 @@ def test_waveforms_refuses_what_it_cannot_do(arguments, message, monkeypatch, ca
 
 def test_pulse_shapes(monkeypatch):
     """Shapes of pulses that are drawn by hand are what one reads off them."""
-    monkeypatch.syspath_prepend(FOLDER)
-    from waveforms_shapes import pulse_shapes, step_height
+    from benchmarks.waveforms.pulse_shapes import pulse_shapes, step_height
 
     time = np.arange(1000)
     noise = 0.01 * np.random.default_rng(0).normal(size=(4, 1000))
@@ -475,7 +471,10 @@ def test_pulse_shapes(monkeypatch):
 def test_architecture_search(tmp_path):
     """What is said of a search is what its candidates have shown, and the figures can be drawn later."""
     pytest.importorskip("matplotlib")
-    script, small = "architecture_search.py", ("--quick", "--events", 1500, "--epochs", 1)
+    script, small = (
+        "benchmarks.higgs.architecture_search",
+        ("--quick", "--events", 1500, "--epochs", 1),
+    )
     out = run(
         script, *small, "--candidates", 6, "--per-shape", 2, "--members", 2, "--finalist-members", 3,
         "--window", 8_000, 30_000, "--device", "cpu", "--output", tmp_path,
@@ -513,13 +512,12 @@ def test_architecture_search(tmp_path):
 
 
 def test_architecture_search_tells_of_failures(monkeypatch):
-    monkeypatch.syspath_prepend(FOLDER)
     for name in ("GOMP_SPINCOUNT", "OPENBLAS_NUM_THREADS"):
         monkeypatch.setenv(name, os.environ.get(name, "1"))  # so that it is put back
-    import architecture_search as script
+    from benchmarks.higgs import architecture_search as script
 
     arguments = "--quick --events 1500 --epochs 1 --candidates 6 --members 2 --device cpu"
-    monkeypatch.setattr(sys, "argv", ["architecture_search.py", *arguments.split()])
+    monkeypatch.setattr(sys, "argv", ["benchmarks.higgs.architecture_search", *arguments.split()])
     monkeypatch.setitem(script.SPACE, "schedule__max_lr", [1e-2, 1e30])
     args = script.parse()
     train, _ = script.split(args)

@@ -11,7 +11,7 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from skorch.callbacks import Callback, Checkpoint, EpochScoring, LRScheduler, PassthroughScoring
 
 from skhep_nn import Constant, DenseNetClassifier, DenseNetRegressor, OneCycle
-from skhep_nn._folds import make_folds
+from skhep_nn.utils.folds import make_folds
 
 
 @pytest.fixture

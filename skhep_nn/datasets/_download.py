@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from skhep_nn._extras import needs
+from skhep_nn.utils.optional import needs
 
 
 def cached_download(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skhep_nn._extras import needs
+from skhep_nn.utils.optional import needs
 
 Array = NDArray[Any]
 

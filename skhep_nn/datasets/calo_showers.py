@@ -12,7 +12,7 @@ from sklearn.utils import Bunch
 from skhep_nn.datasets._calo_particles import Arrivals, fly_to_calorimeter
 from skhep_nn.datasets._calo_profile import HALF_WINDOW, WINDOW, deposit_energy
 from skhep_nn.datasets._calo_readout import hit_times, interesting_towers, read_out
-from skhep_nn.datasets._random import as_generator
+from skhep_nn.utils.random import as_generator
 
 __all__ = ["make_calo_showers"]
 

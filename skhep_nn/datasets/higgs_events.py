@@ -11,12 +11,12 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch
 
-from skhep_nn import kinematics
 from skhep_nn.datasets._higgs_primary import COMPONENTS, simulate_primary
 from skhep_nn.datasets._higgs_production import BACKGROUND, SIGNAL
 from skhep_nn.datasets._missing_mass import Seen, missing_mass
-from skhep_nn.datasets._random import as_generator
 from skhep_nn.datasets.higgsml import HIGGSML_FEATURES, HIGGSML_TOTALS
+from skhep_nn.kinematics import formulas as kinematics
+from skhep_nn.utils.random import as_generator
 
 __all__ = ["derive_features", "make_higgs_events"]
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import erf
 from sklearn.utils import Bunch
 
-from skhep_nn.datasets._random import as_generator
+from skhep_nn.utils.random import as_generator
 
 __all__ = ["ION_SPLITS", "make_ion_tracks"]
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from skhep_nn.datasets._random import as_generator
 from skhep_nn.datasets._waveform_signal import (
     XenonChamber,
     check_chamber,
@@ -16,6 +15,7 @@ from skhep_nn.datasets._waveform_signal import (
     light_of,
     width_of,
 )
+from skhep_nn.utils.random import as_generator
 
 __all__ = ["SimulatedWaveforms", "XenonChamber", "make_waveforms"]
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import sklearn
 from numpy.testing import assert_allclose
-from write_stored_models import make_inputs, make_models
 
 from skhep_nn import load
+from tests.io.write_stored_models import make_inputs, make_models
 
 pytest.importorskip("skops.io")
 

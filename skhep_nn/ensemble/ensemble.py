@@ -1,0 +1,289 @@
+"""The one idea of the library: a fitted network is an ensemble of stacked members."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from skhep_nn.ensemble.prediction import (
+    CPU_LANES,
+    CPU_WIDTH,
+    Views,
+    apply_link,
+    by_kernels,
+    by_memory,
+    chunk_rows,
+    cut,
+    in_chunks,
+    outputs_of_views,
+    rows_of,
+    weighted_mean,
+)
+from skhep_nn.kernels import cpu_forward
+from skhep_nn.kernels.gpu import DenseKernels, available, supports
+from skhep_nn.networks.stacks import operations_of, stack_networks
+from skhep_nn.utils.public import public
+from skhep_nn.utils.torch_state import computable
+
+__all__ = ["Ensemble"]
+
+# Below some ten rows the calls themselves cost more than the arithmetic, and stacking wins on a CPU too.
+_STACK_BELOW = 33
+
+
+class _Runtime(NamedTuple):
+    """An ensemble ready to predict on a device."""
+
+    members: list[nn.Module]
+    stack: nn.Module
+    kernels: DenseKernels | None
+
+
+@public("skhep_nn")
+class Ensemble:
+    """Stacked states of one network and a weight for each: what every fitted estimator holds.
+
+    Parameters
+    ----------
+    network : type
+        Class of the network of one member.
+    network_params : dict
+        Its constructor's arguments.
+    states : mapping of str to ndarray of shape (members, ...)
+        The tensors of all members under the names of ``state_dict``.
+    weights : array-like of shape (members,), optional
+        Weights of the members in the mean, normalised here; equal if left out.
+
+    Attributes
+    ----------
+    states : dict of str to ndarray
+        As given. Numpy arrays: what is pickled needs neither torch nor the device it came from.
+    weights : ndarray of shape (members,)
+        They sum to one.
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> from skhep_nn.ensemble import Ensemble
+    >>> members = [torch.nn.Linear(3, 1) for _ in range(2)]
+    >>> states = {k: np.stack([m.state_dict()[k].numpy() for m in members]) for k in ("weight", "bias")}
+    >>> ensemble = Ensemble(torch.nn.Linear, {"in_features": 3, "out_features": 1}, states)
+    >>> ensemble.predict(np.zeros((4, 3), dtype=np.float32)).shape
+    (4, 1)
+    """
+
+    def __init__(
+        self,
+        network: type[nn.Module],
+        network_params: dict[str, Any],
+        states: Mapping[str, NDArray[Any]],
+        weights: ArrayLike | None = None,
+    ) -> None:
+        sizes = {len(value) for value in states.values()}
+        if len(sizes) != 1:
+            raise ValueError(f"states of {sorted(sizes)} members do not belong together.")
+        self.network = network
+        self.network_params = network_params
+        self.states = dict(states)
+        n_members = sizes.pop()
+        w = np.ones(n_members) if weights is None else np.asarray(weights, dtype=float)
+        if w.shape != (n_members,) or not np.all(np.isfinite(w)) or np.any(w < 0) or w.sum() <= 0:
+            msg = f"weights must be {n_members} finite numbers >= 0 with a positive sum, got {weights!r}."
+            raise ValueError(msg)
+        self.weights = w / w.sum()
+        self._runtime: dict[torch.device, _Runtime] = {}
+
+    @classmethod
+    def from_stack(
+        cls,
+        network: type[nn.Module],
+        network_params: dict[str, Any],
+        state: Mapping[str, Tensor],
+        weights: ArrayLike | None = None,
+    ) -> Ensemble:
+        """Build an ensemble from the tensors of a trained stack.
+
+        Parameters
+        ----------
+        network, network_params, weights
+            As in the constructor.
+        state : mapping of str to Tensor of shape (members, ...)
+            What `stacked_state` returned; copied to the host.
+
+        Returns
+        -------
+        Ensemble
+        """
+        arrays = {name: value.detach().cpu().numpy().copy() for name, value in state.items()}
+        return cls(network, network_params, arrays, weights)
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def __repr__(self) -> str:
+        return (
+            f"Ensemble({len(self)} x {self.network.__name__}, {self.n_parameters} parameters each)"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_runtime": {}}
+
+    @cached_property
+    def n_parameters(self) -> int:
+        """Number of free parameters of one member."""
+        return sum(p.numel() for p in self.member(0).parameters())
+
+    @cached_property
+    def n_operations(self) -> int:
+        """Multiplications and additions of all members for one row."""
+        return len(self) * operations_of(self.member(0))
+
+    def member(self, index: int) -> nn.Module:
+        """Return one member as an ordinary module in evaluation mode, on the CPU.
+
+        Parameters
+        ----------
+        index : int
+            Which member.
+
+        Returns
+        -------
+        nn.Module
+        """
+        module = self.network(**self.network_params)
+        module.load_state_dict({k: torch.as_tensor(v[index]) for k, v in self.states.items()})
+        return module.requires_grad_(False).eval()
+
+    @cached_property
+    def _products_are_alike(self) -> bool:
+        """Whether stacked and single matrix products round alike on a CPU.
+
+        Batched products of fewer than 400 multiplications run in a plain loop of torch's own. (An
+        embedding is looked up, not multiplied.)
+        """
+        sizes = [
+            v.shape[1] * v.shape[2]
+            for name, v in self.states.items()
+            if v.ndim == 3 and "embedding" not in name
+        ]
+        return all(size * CPU_LANES >= 400 for size in sizes)
+
+    def _ready(self, device: torch.device) -> _Runtime:
+        """Return the ensemble on the device; built once."""
+        if device not in self._runtime:
+            members = [self.member(k).to(device) for k in range(len(self))]
+            stack: Any = stack_networks(members).to(device).requires_grad_(False).eval()
+            has_kernels = available(device) and supports(stack)
+            kernels = DenseKernels(stack) if has_kernels else None
+            self._runtime[device] = _Runtime(members, stack, kernels)
+        return self._runtime[device]
+
+    def predict_members(
+        self, X: Tensor, *, link: str = "identity", stacked: bool | None = None
+    ) -> Tensor:
+        """Predict with every member.
+
+        Parameters
+        ----------
+        X : Tensor of shape (samples, ...)
+            Inputs of one member, on the device that is to be used.
+        link : {"identity", "sigmoid", "softmax"}, default="identity"
+            Link function.
+        stacked : bool, optional
+            Run all members at once or one after the other; by default whichever is faster there.
+
+        Returns
+        -------
+        Tensor of shape (members, samples, outputs)
+        """
+        members, stack, _ = self._ready(X.device)
+        n_rows = len(X)
+        fill = max(CPU_LANES, 1 << (n_rows - 1).bit_length()) - n_rows
+        if fill and X.device.type == "cpu":
+            rows = X
+            # Not joined: under autocast, torch joins no 16-bit floats on a CPU.
+            X = rows.new_empty(n_rows + fill, *rows.shape[1:])
+            X[:n_rows], X[n_rows:] = rows, rows[-1]
+        if stacked is None:
+            few = n_rows < _STACK_BELOW and self._products_are_alike
+            stacked = len(self) > 1 and (X.device.type != "cpu" or few)
+        if stacked:
+            out: Tensor = stack(X.expand(len(self), *X.shape))
+        else:
+            out = torch.stack([member(X) for member in members])
+        return apply_link(out.float(), link)[:, :n_rows]
+
+    def predict(
+        self,
+        X: NDArray[np.float32] | Tensor,
+        *,
+        link: str = "identity",
+        views: Views | None = None,
+        device: torch.device | str = "cpu",
+        chunk_size: int | None = None,
+        autocast: torch.dtype | None = None,
+    ) -> NDArray[np.float32]:
+        """Return the weighted mean of the members' predictions, averaged over views.
+
+        Parameters
+        ----------
+        X : ndarray or Tensor of shape (samples, ...)
+            Inputs.
+        link : {"identity", "sigmoid", "softmax"}, default="identity"
+            Link function, applied before the means.
+        views : object with `n_views_` and `view_tensor`, optional
+            Fitted augmenter whose test-time views are averaged, on the device.
+        device : str or torch.device, default="cpu"
+            Where to compute.
+        chunk_size : int, optional
+            Rows at a time; by default what suits the device.
+        autocast : torch.dtype, optional
+            Lower precision for what torch's autocast thinks it good enough for.
+
+        Returns
+        -------
+        ndarray of shape (samples, outputs)
+        """
+        device = torch.device(device)
+        rows = rows_of(X)
+        runtime = self._ready(device)
+        on_cpu = device.type == "cpu"
+        plain = autocast is None and chunk_size is None
+        in_memory = on_cpu and plain and cpu_forward.supports(runtime.stack)
+        size = CPU_WIDTH
+        if chunk_size or not in_memory:
+            counted = getattr(runtime.members[0], "n_operations", None)
+            size = chunk_size or chunk_rows(rows, device, counted)
+        chunks = cut(rows, size)
+        # Where a row's prediction is the same bits in whatever batch it is.
+        join = on_cpu and plain and getattr(runtime.stack, "stackable", False)
+
+        def predictor() -> Callable[[Tensor], Tensor]:
+            if plain and runtime.kernels is not None:
+                return by_kernels(runtime.kernels, self.weights, link, views)
+            outputs: Callable[[Tensor], Tensor] = partial(self.predict_members, link=link)
+            if in_memory and len(chunks) > 1:
+                outputs = by_memory(runtime.stack, len(self), link, outputs)
+
+            def mean(chunk: Tensor) -> Tensor:
+                rows = computable(chunk.to(device))
+                return weighted_mean(
+                    outputs_of_views(outputs, rows, views, join=join), self.weights
+                )
+
+            return mean
+
+        n_views = 1 if views is None else views.n_views_
+        return in_chunks(
+            predictor,
+            chunks,
+            n_workers=torch.get_num_threads() if on_cpu else 1,
+            n_operations=float(self.n_operations) * n_views * len(rows),
+            autocast=(device.type, autocast),
+        )

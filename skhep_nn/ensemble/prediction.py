@@ -1,0 +1,277 @@
+"""Ways to average the predictions of members and views, chunk by chunk."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skhep_nn.kernels.cpu_forward import evaluator
+from skhep_nn.kernels.gpu import DenseKernels
+from skhep_nn.utils.parallel import n_groups, side_by_side
+from skhep_nn.utils.torch_state import tensor_of
+
+__all__ = [
+    "CPU_LANES",
+    "CPU_WIDTH",
+    "Views",
+    "apply_link",
+    "by_kernels",
+    "by_memory",
+    "chunk_rows",
+    "cut",
+    "in_chunks",
+    "joined_views",
+    "outputs_of_views",
+    "rows_of",
+    "seen",
+    "weighted_mean",
+]
+
+# Measured: chunks of 1,024 to 2,048 rows keep the activations of a table's network in the cache of a CPU
+# core; of images it can hold fewer. A GPU wants few, large calls.
+_CPU_CHUNK, _CPU_BYTES = 2048, 1 << 20
+_CUDA_CHUNK, _CUDA_BYTES = 65536, 1 << 25
+# Multiplications and additions that a call on a CPU is worth, however large its rows.
+_CPU_WORK = 200_000_000
+# Where a network can predict in memory of its own, that memory should fit a core's cache: so many rows and
+# members at once.
+CPU_WIDTH, _CPU_MEMBERS = 512, 4
+# Vector units take so many events at a time and treat a remainder by other instructions, with another
+# rounding. Filled up to a power of two, the prediction for an event is the same bit for bit in any chunk,
+# in any place, stacked or not, on one thread and on two.
+CPU_LANES = 32
+# Rows times views that are predicted in one batch on a CPU: of more, a view at a time fits its caches better.
+_JOINED_ROWS = 1024
+
+
+class Views(Protocol):
+    """What test-time augmentation needs of an augmenter."""
+
+    n_views_: int
+
+    def view_tensor(self, X: Tensor, index: int) -> Tensor:
+        """Return view `index` of the rows."""
+
+
+def apply_link(output: Tensor, link: str) -> Tensor:
+    """Turn raw outputs into predictions.
+
+    Parameters
+    ----------
+    output : Tensor of shape (..., n_outputs)
+        Raw outputs.
+    link : {"identity", "sigmoid", "softmax"} or str such as "2+sigmoid"
+        Link function; a number and another one where so many outputs come before those that it is for.
+
+    Returns
+    -------
+    Tensor of the same shape
+    """
+    if link == "identity":
+        return output
+    if link == "sigmoid":
+        return output.sigmoid()
+    if link == "softmax":
+        return output.softmax(-1)
+    n_before, plus, rest = link.partition("+")
+    if plus and n_before.isdecimal():
+        first, last = output.tensor_split([int(n_before)], dim=-1)
+        return torch.cat([first, apply_link(last, rest)], dim=-1)
+    raise ValueError(f"link={link!r} must be 'identity', 'sigmoid' or 'softmax'.")
+
+
+def seen(rows: Tensor, views: Views | None) -> Iterable[Tensor]:
+    """Go through the views of some rows; without views, the rows."""
+    if views is None:
+        return [rows]
+    return (views.view_tensor(rows, v) for v in range(views.n_views_))
+
+
+def joined_views(rows: Tensor, views: Views) -> Tensor:
+    """Return all views of some rows in one batch, one view behind the other."""
+    at_once: Callable[[Tensor], Tensor] | None = getattr(views, "views_tensor", None)
+    return torch.cat(list(seen(rows, views))) if at_once is None else at_once(rows)
+
+
+def outputs_of_views(
+    outputs: Callable[[Tensor], Tensor], rows: Tensor, views: Views | None, *, join: bool
+) -> Iterable[Tensor]:
+    """Go through the predictions for the views of some rows.
+
+    Parameters
+    ----------
+    outputs : callable
+        Maps rows to predictions of shape (members, rows, n_outputs).
+    rows : Tensor of shape (rows, ...)
+        Rows.
+    views : Views or None
+        None is the rows as they are.
+    join : bool
+        Predict few rows in one batch with all their views: what a call costs is then paid once.
+
+    Returns
+    -------
+    iterable of Tensor of shape (members, rows, n_outputs)
+    """
+    if views is None or not join or len(rows) * views.n_views_ > _JOINED_ROWS:
+        return map(outputs, seen(rows, views))
+    of_each: Iterable[Tensor] = outputs(joined_views(rows, views)).split(len(rows), dim=1)
+    return of_each
+
+
+def weighted_mean(outputs: Iterable[Tensor], weights: NDArray[np.float64]) -> Tensor:
+    """Average over views and members.
+
+    Parameters
+    ----------
+    outputs : iterable of Tensor of shape (members, rows, n_outputs)
+        Predictions, one tensor a view.
+    weights : ndarray of shape (members,)
+        They sum to one. A member without weight has diverged, and nothing times its NaN would be NaN:
+        it is left out.
+
+    Returns
+    -------
+    Tensor of shape (rows, n_outputs)
+    """
+    used = np.flatnonzero(weights).tolist()
+    factors = torch.as_tensor(weights, dtype=torch.float32).view(-1, 1, 1)
+    total, n_views = torch.zeros(()), 0
+    # Term by term in a fixed order: torch's own sums choose theirs by shape.
+    for out in outputs:
+        n_views += 1
+        factors = factors.to(out.device)
+        terms = (out * factors).unbind()
+        for k in used:
+            total = terms[k] if total.ndim == 0 else total.add_(terms[k])
+    return total / n_views
+
+
+class _LazyChunk(NamedTuple):
+    """Rows that are read when they are put on a device."""
+
+    source: Any
+    start: int
+    stop: int
+
+    def to(self, device: torch.device) -> Tensor:
+        """Read the rows."""
+        return tensor_of(self.source.read(self.start, self.stop)).to(device)
+
+
+def rows_of(X: Any) -> Any:
+    """Return rows as a tensor; a source of rows that are read when needed stays one."""
+    return X if isinstance(X, Tensor) or hasattr(X, "read") else tensor_of(X)
+
+
+def cut(rows: Any, size: int) -> Sequence[Any]:
+    """Cut rows into chunks, which have a method `to`."""
+    if isinstance(rows, Tensor):
+        return list(rows.split(size))
+    n = len(rows)
+    return [_LazyChunk(rows, start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def chunk_rows(rows: Any, device: torch.device, n_operations: int | None) -> int:
+    """Return how many rows to predict at a time, which each take so many operations if known."""
+    most, n_bytes = (_CPU_CHUNK, _CPU_BYTES) if device.type == "cpu" else (_CUDA_CHUNK, _CUDA_BYTES)
+    row_bytes = math.prod(rows.shape[1:]) * rows.dtype.itemsize
+    # A power of two, which `Ensemble.predict_members` need not fill up.
+    fitting = 1 << (n_bytes // max(1, row_bytes)).bit_length()
+    if n_operations is not None and device.type == "cpu":
+        fitting = max(fitting, 1 << (_CPU_WORK // n_operations).bit_length())
+    return int(min(most, max(CPU_LANES, fitting)))
+
+
+def in_chunks(
+    predictor: Callable[[], Callable[[Tensor], Tensor]],
+    chunks: Sequence[Tensor],
+    *,
+    n_workers: int,
+    n_operations: float,
+    autocast: tuple[str, torch.dtype | None],
+) -> NDArray[np.float32]:
+    """Predict chunks of rows, side by side where there are several workers.
+
+    Parameters
+    ----------
+    predictor : callable
+        Makes what maps rows to predictions, for one worker: it may have memory of its own.
+    chunks : sequence of Tensor
+        Rows.
+    n_workers : int
+        The most workers to use.
+    n_operations : float
+        Size of the job.
+    autocast : tuple of str and torch.dtype or None
+        Type of device and precision.
+    """
+    kind, dtype = autocast
+
+    n = n_groups(n_workers, len(chunks), n_operations)
+
+    def some(first: int, stop: threading.Event) -> NDArray[np.float32]:
+        """Predict a run of chunks."""
+        own = chunks[len(chunks) * first // n : len(chunks) * (first + 1) // n]
+        with torch.inference_mode(), torch.autocast(kind, dtype=dtype, enabled=dtype is not None):
+            predict = predictor()
+            parts = [predict(rows) for rows in own if not stop.is_set()]
+            result: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
+            return result
+
+    if n == 1:
+        return some(0, threading.Event())
+    return np.concatenate(side_by_side([partial(some, i) for i in range(n)], n_operations))
+
+
+def by_memory(
+    stack: Any, n_members: int, link: str, otherwise: Callable[[Tensor], Tensor]
+) -> Callable[[Tensor], Tensor]:
+    """Return what predicts `CPU_WIDTH` rows with all members in memory of its own.
+
+    Parameters
+    ----------
+    stack : nn.Module
+        One that `skhep_nn.kernels.cpu_forward.supports`.
+    n_members : int
+        Number of members.
+    link : str
+        Link function.
+    otherwise : callable
+        Predicts other numbers of rows.
+
+    Returns
+    -------
+    callable
+        Maps rows to predictions, (members, rows, n_outputs).
+    """
+    slices = [slice(k, k + _CPU_MEMBERS) for k in range(0, n_members, _CPU_MEMBERS)]
+    evaluators = [evaluator(stack, members, CPU_WIDTH) for members in slices]
+
+    def predict(rows: Tensor) -> Tensor:
+        if len(rows) != CPU_WIDTH:
+            return otherwise(rows)
+        return apply_link(torch.cat([evaluate(rows) for evaluate in evaluators]), link)
+
+    return predict
+
+
+def by_kernels(
+    kernels: DenseKernels, weights: NDArray[np.float64], link: str, views: Views | None
+) -> Callable[[Tensor], Tensor]:
+    """Return what predicts rows on a GPU in one launch, means over members and views included."""
+    on_device = torch.as_tensor(weights, dtype=torch.float32, device=kernels.flat.device)
+
+    def predict(rows: Tensor) -> Tensor:
+        inputs = torch.stack(list(seen(rows.to(on_device.device), views)))
+        return kernels.predict(inputs.float(), on_device, link=link)
+
+    return predict

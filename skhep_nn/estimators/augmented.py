@@ -1,0 +1,452 @@
+"""Augmentation at training and at prediction, around any scikit-learn estimator."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from numbers import Integral
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn import get_config
+from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, RegressorMixin, clone
+from sklearn.pipeline import Pipeline
+from sklearn.utils import check_random_state, get_tags
+from sklearn.utils.metadata_routing import UNUSED, MetadataRouter, MethodMapping, process_routing
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_consistent_length,
+    check_is_fitted,
+    has_fit_parameter,
+    validate_data,
+)
+
+from skhep_nn.augmentation.events import EventAugmenter
+from skhep_nn.inputs.events import as_pandas
+from skhep_nn.utils.public import public
+
+__all__ = ["AugmentedClassifier", "AugmentedRegressor", "inner_split", "warn_of_copies"]
+
+
+def _estimator_has(method: str) -> Callable[[Any], bool]:
+    """Whether the wrapped estimator, fitted or not, has a method; its own error says if not."""
+    return lambda self: bool(getattr(getattr(self, "estimator_", self.estimator), method))
+
+
+def _rows(data: Any, rows: NDArray[np.intp]) -> Any:
+    """Pick rows of an array, a DataFrame or a Series."""
+    return data.iloc[rows] if isinstance(data, pd.DataFrame | pd.Series) else np.asarray(data)[rows]
+
+
+def _has_rows(value: Any, n_rows: int) -> bool:
+    """Whether an argument of `fit` holds one value a row."""
+    return not isinstance(value, str | dict) and hasattr(value, "__len__") and len(value) == n_rows
+
+
+class _Augmented(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
+    """What the classifier and the regressor share: fitting copies, and the mean over views."""
+
+    # Weights are for the estimator inside, whose request alone decides on them.
+    __metadata_request__fit = {"sample_weight": UNUSED}  # noqa: RUF012 - scikit-learn's protocol
+
+    def __init__(
+        self,
+        estimator: Any,
+        *,
+        augmenter: Any = None,
+        n_copies: int = 4,
+        include_original: bool = True,
+        tta: bool = True,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.estimator = estimator
+        self.augmenter = augmenter
+        self.n_copies = n_copies
+        self.include_original = include_original
+        self.tta = tta
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, **fit_params: Any) -> Self:
+        """Fit the estimator to augmented copies of the rows.
+
+        Parameters
+        ----------
+        X : DataFrame or array of shape (n_samples, n_features)
+            Training data, as the augmenter takes them.
+        y : array of shape (n_samples,) or (n_samples, n_targets)
+            Targets.
+        sample_weight : array of shape (n_samples,), default=None
+            Weights of the rows, shared out evenly among the copies of a row. Negative ones are
+            left to the estimator to judge.
+        **fit_params : dict
+            Further arguments of the estimator's `fit`; those with one value a row are repeated
+            with the rows. With metadata routing enabled, the estimator has to request them.
+
+        Returns
+        -------
+        self
+        """
+        y = self._read_y(y)
+        X = self._read(X, reset=True)
+        check_consistent_length(X, y)
+        n_rows, n_parts = len(y), self._n_parts()
+        if self.n_copies:
+            warn_of_copies(type(self).__name__, self.estimator, n_rows * n_parts)
+        params = self._params(X, sample_weight, fit_params, n_parts)
+        self.augmenter_ = self._new_augmenter().fit(X)
+        rows = np.tile(np.arange(n_rows), n_parts)
+        self.estimator_ = clone(self.estimator).fit(
+            self._augmented(X, n_rows),
+            y[rows],
+            **{k: _rows(v, rows) if _has_rows(v, n_rows) else v for k, v in params.items()},
+        )
+        return self
+
+    def _n_parts(self) -> int:
+        """Rows in training for one that was given."""
+        given: Any = self.n_copies
+        if not isinstance(given, Integral) or given < 0:
+            raise ValueError(f"n_copies must be an integer of at least 0, got {given!r}.")
+        if not given and not self.include_original:
+            raise ValueError("Nothing to train on: with n_copies=0, include_original must be True.")
+        return int(given) + bool(self.include_original)
+
+    def _augmented(self, X: Any, n_rows: int) -> Any:
+        """Training data: the original rows if wanted, then the copies."""
+        if not self.n_copies:
+            return X
+        repeated = _rows(X, np.tile(np.arange(n_rows), self.n_copies))
+        parts = [X] * bool(self.include_original) + [self.augmenter_.transform(repeated)]
+        if all(isinstance(part, pd.DataFrame) for part in parts):
+            return pd.concat(parts, ignore_index=True)
+        return np.concatenate([np.asarray(part) for part in parts])
+
+    def _new_augmenter(self) -> Any:
+        """Augmenter to fit, with seeds drawn from ours if we have one."""
+        augmenter = (
+            EventAugmenter() if self.augmenter is None else clone(self.augmenter, safe=False)
+        )
+        if self.random_state is not None and hasattr(augmenter, "get_params"):
+            rng = check_random_state(self.random_state)
+            names = [
+                n for n in sorted(augmenter.get_params()) if n.split("__")[-1] == "random_state"
+            ]
+            augmenter.set_params(**{name: rng.randint(np.iinfo(np.int32).max) for name in names})
+        return augmenter
+
+    def _params(
+        self, X: Any, sample_weight: Any, fit_params: dict[str, Any], n_parts: int
+    ) -> dict[str, Any]:
+        """Arguments for the estimator's `fit`, one value a row where given so."""
+        takes_weights = has_fit_parameter(self.estimator, "sample_weight")
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, X) / n_parts
+        if get_config()["enable_metadata_routing"]:
+            routed = process_routing(self, "fit", sample_weight=sample_weight, **fit_params)
+            params = dict(routed.estimator.fit)
+        else:
+            params = dict(fit_params)
+            if sample_weight is not None:
+                if not takes_weights:
+                    raise ValueError(
+                        f"{type(self.estimator).__name__}.fit takes no sample_weight. Leave the "
+                        "weights out, choose an estimator that takes them, or, for a Pipeline, put "
+                        f"the {type(self).__name__} inside it or enable metadata routing."
+                    )
+                params["sample_weight"] = sample_weight
+        if takes_weights and sample_weight is None and n_parts > 1:
+            # So that a regularised estimator weighs data against penalty as without copies.
+            params["sample_weight"] = np.full(len(X), 1 / n_parts)
+        return params
+
+    def _read(self, X: Any, *, reset: bool = False) -> Any:
+        """Check names and number of the columns; what they hold is the augmenter's to judge."""
+        X = as_pandas(X)
+        if isinstance(X, pd.DataFrame):
+            return validate_data(self, X, reset=reset, skip_check_array=True)
+        return validate_data(
+            self, X, reset=reset, dtype=None, allow_nd=True, ensure_all_finite=False
+        )
+
+    def _read_y(self, y: Any) -> NDArray[Any]:
+        """Check the targets."""
+        several = bool(get_tags(self).target_tags.multi_output)
+        return np.asarray(validate_data(self, y=y, multi_output=several))
+
+    def _mean_over_views(self, method: str, X: Any) -> NDArray[Any]:
+        """Mean of a method of the estimator over the views of the data."""
+        check_is_fitted(self)
+        X = self._read(X)
+        function = getattr(self.estimator_, method)
+        views = self.augmenter_.views(X) if self.tta else [X]
+        mean: NDArray[Any] = np.mean([np.asarray(function(view)) for view in views], axis=0)
+        return mean
+
+    def get_metadata_routing(self) -> MetadataRouter:
+        """Where metadata go: those of `fit` to the estimator.
+
+        Returns
+        -------
+        MetadataRouter
+        """
+        return (
+            MetadataRouter(owner=self)
+            .add_self_request(self)
+            .add(
+                estimator=self.estimator,
+                method_mapping=MethodMapping().add(caller="fit", callee="fit"),
+            )
+        )
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        inner = get_tags(self.estimator)
+        for name in ("allow_nan", "categorical", "string", "positive_only"):
+            setattr(tags.input_tags, name, getattr(inner.input_tags, name))
+        tags.non_deterministic = inner.non_deterministic
+        return tags
+
+
+@public("skhep_nn")
+class AugmentedClassifier(ClassifierMixin, _Augmented):  # type: ignore[misc]
+    """Augmentation at training and at prediction around any classifier.
+
+    Fits the classifier to augmented copies of the rows, and predicts the mean over a fixed set of
+    views of each row (test-time augmentation, section 3.4.3 of arXiv:2002.01427): of its
+    `predict_proba`, or its `decision_function` if it has no such, or its votes.
+
+    Parameters
+    ----------
+    estimator : classifier
+        Cloned before it is fitted. Its own `random_state` is its own affair.
+    augmenter : augmenter, default=None
+        Object with `fit`, `transform` (one random copy of every row) and `views` (iterator over
+        fixed versions of all rows). None is `EventAugmenter()`.
+    n_copies : int, default=4
+        Augmented copies of every row to train on. With 0, augmentation acts in prediction only.
+    include_original : bool, default=True
+        Train on the rows as they came, too.
+    tta : bool, default=True
+        Predict the mean over the augmenter's views; else predict once, from the rows as they are.
+    random_state : int, RandomState instance or None, default=None
+        Seed given to the augmenter. None leaves the augmenter's own.
+
+    Attributes
+    ----------
+    estimator_, augmenter_ : classifier, augmenter
+        The fitted ones.
+    classes_ : ndarray of shape (n_classes,)
+        Labels.
+    n_features_in_, feature_names_in_ : int, ndarray of str
+        Number of the columns seen in `fit`, and their names where X had any.
+
+    Notes
+    -----
+    Copies of a row are never told apart: what validates on some of the rows that it is fitted to (early
+    stopping, a search, calibration) is misled, and goes around this class instead. `fit` warns where it sees that.
+
+    Weights are divided by the number of copies, also the ones that ``sample_weight=None`` means, if
+    the estimator takes weights: their sum, and with it the meaning of a penalty, stays as it is
+    without augmentation.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> from sklearn.ensemble import HistGradientBoostingClassifier
+    >>> from skhep_nn.augmented import AugmentedClassifier
+    >>> rng = np.random.default_rng(0)
+    >>> X = pd.DataFrame(rng.normal(size=(500, 4)), columns=["e_px", "e_py", "nu_px", "nu_py"])
+    >>> y = (X.e_px * X.nu_px + X.e_py * X.nu_py > 0).astype(int)
+    >>> model = AugmentedClassifier(HistGradientBoostingClassifier(), random_state=0)
+    >>> model.fit(X[:300], y[:300]).score(X[300:], y[300:]) > 0.9
+    True
+    """
+
+    def _read_y(self, y: Any) -> NDArray[Any]:
+        labels: NDArray[Any] = super()._read_y(y)
+        check_classification_targets(labels)
+        return labels
+
+    @property
+    def classes_(self) -> NDArray[Any]:
+        """Labels seen in `fit`."""
+        return np.asarray(self.estimator_.classes_)
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Predict labels.
+
+        Parameters
+        ----------
+        X : DataFrame or array of shape (n_samples, n_features)
+            Data with the columns seen in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Labels, of the type of `classes_`.
+        """
+        check_is_fitted(self)
+        if not self.tta:
+            return np.asarray(self.estimator_.predict(self._read(X)))
+        if hasattr(self.estimator_, "predict_proba"):
+            scores = self._mean_over_views("predict_proba", X)
+        elif hasattr(self.estimator_, "decision_function"):
+            scores = self._mean_over_views("decision_function", X)
+        else:
+            scores = self._votes(X)
+        best = scores > 0 if scores.ndim == 1 else scores.argmax(axis=1)
+        labels: NDArray[Any] = self.classes_[best.astype(np.intp)]
+        return labels
+
+    def _votes(self, X: Any) -> NDArray[Any]:
+        """Count the views that speak for each label."""
+        views = self.augmenter_.views(self._read(X))
+        votes = [self.estimator_.predict(view)[:, None] == self.classes_ for view in views]
+        return np.asarray(np.sum(votes, axis=0))
+
+    @available_if(_estimator_has("predict_proba"))  # type: ignore[untyped-decorator]
+    def predict_proba(self, X: Any) -> NDArray[Any]:
+        """Predict probabilities, the mean over views.
+
+        Parameters
+        ----------
+        X : DataFrame or array of shape (n_samples, n_features)
+            Data with the columns seen in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Probabilities in the order of `classes_`.
+        """
+        return self._mean_over_views("predict_proba", X)
+
+    @available_if(_estimator_has("decision_function"))  # type: ignore[untyped-decorator]
+    def decision_function(self, X: Any) -> NDArray[Any]:
+        """Scores of the labels, the mean over views.
+
+        Parameters
+        ----------
+        X : DataFrame or array of shape (n_samples, n_features)
+            Data with the columns seen in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_classes)
+            As the estimator gives them.
+        """
+        return self._mean_over_views("decision_function", X)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        inner = get_tags(self.estimator)
+        if inner.classifier_tags is not None:
+            tags.classifier_tags = inner.classifier_tags
+            tags.classifier_tags.multi_label = False
+        return tags
+
+
+@public("skhep_nn")
+class AugmentedRegressor(RegressorMixin, _Augmented):  # type: ignore[misc]
+    """Augmentation at training and at prediction around any regressor.
+
+    Fits the regressor to augmented copies of the rows, and predicts the mean over a fixed set of
+    views of each row (test-time augmentation). The target has to be one that augmentation leaves
+    as it is: a mass or an energy, not a component of a momentum.
+
+    Parameters
+    ----------
+    estimator : regressor
+        Cloned before it is fitted. Its own `random_state` is its own affair.
+    augmenter, n_copies, include_original, tta, random_state
+        As in `AugmentedClassifier`.
+
+    Attributes
+    ----------
+    estimator_, augmenter_ : regressor, augmenter
+        The fitted ones.
+    n_features_in_, feature_names_in_ : int, ndarray of str
+        Number of the columns seen in `fit`, and their names where X had any.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> from sklearn.ensemble import HistGradientBoostingRegressor
+    >>> from skhep_nn.augmented import AugmentedRegressor
+    >>> rng = np.random.default_rng(0)
+    >>> X = pd.DataFrame(rng.normal(size=(500, 3)), columns=["e_px", "e_py", "e_pz"])
+    >>> y = np.sqrt((X**2).sum(axis=1))
+    >>> model = AugmentedRegressor(HistGradientBoostingRegressor(), random_state=0)
+    >>> model.fit(X[:300], y[:300]).score(X[300:], y[300:]) > 0.9
+    True
+    """
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Predict targets, the mean over views.
+
+        Parameters
+        ----------
+        X : DataFrame or array of shape (n_samples, n_features)
+            Data with the columns seen in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_targets)
+            Targets.
+        """
+        return self._mean_over_views("predict", X)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        inner = get_tags(self.estimator)
+        tags.target_tags.multi_output = inner.target_tags.multi_output
+        if inner.regressor_tags is not None:
+            tags.regressor_tags = inner.regressor_tags
+        return tags
+
+
+# Above so many rows histogram-based gradient boosting stops early, unless told.
+_STOPS_EARLY_ABOVE = 10_000
+
+
+def inner_split(estimator: Any, n_rows: int) -> str | None:
+    """Return the parameter by which an estimator validates on rows that it is fitted to, None if it does not.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Of any library that follows scikit-learn; of a Pipeline the last step.
+    n_rows : int
+        Rows that it is to be fitted to.
+    """
+    last = estimator.steps[-1][1] if isinstance(estimator, Pipeline) else estimator
+    params = last.get_params(deep=False) if hasattr(last, "get_params") else {}
+    stopping = params.get("early_stopping")
+    if n_rows > _STOPS_EARLY_ABOVE if stopping == "auto" else stopping:
+        return "early_stopping"
+    if "cv" in params and params["cv"] != "prefit":
+        return "cv"
+    if params.get("oob_score"):
+        return "oob_score"
+    if params.get("n_members", 1) > 1:
+        return "n_members"
+    # Gradient boosting that does not go by histograms.
+    stops = "validation_fraction" in params and "early_stopping" not in params
+    return "n_iter_no_change" if stops and params.get("n_iter_no_change") is not None else None
+
+
+def warn_of_copies(wrapper: str, estimator: Any, n_rows: int) -> None:
+    """Warn, where the fit of a wrapper was called, if copies of an event would be validated on others of it."""
+    name = inner_split(estimator, n_rows)
+    if name is not None:
+        warnings.warn(
+            f"{type(estimator).__name__} sets aside some of the rows that it is fitted to ({name}), and copies of one "
+            f"event are on both sides: what it finds there is too good. Put {wrapper} inside of it, or turn that "
+            "off; a network of this package takes augmentation= itself.",
+            stacklevel=3,
+        )

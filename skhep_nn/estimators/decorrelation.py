@@ -1,0 +1,90 @@
+"""What a classifier of tables needs to be trained without dependence on a mass."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skhep_nn.estimators.tables import TableEstimator
+from skhep_nn.networks.losses import decorrelated
+from skhep_nn.preprocessing.moments import weighted_moments
+from skhep_nn.training.job import Job
+from skhep_nn.utils.checks import is_finite_number
+
+__all__ = ["check_decorrelation", "with_mass"]
+
+
+def check_decorrelation(strength: Any, window: Any) -> None:
+    """Raise ValueError for a strength or a range of the mass that is none."""
+    if not (is_finite_number(strength) and strength >= 0):
+        msg = f"decorrelation_strength={strength!r} must be a finite number of at least 0."
+        raise ValueError(msg)
+    if window is None:
+        return
+    ends = list(window) if np.iterable(window) else []
+    if not (len(ends) == 2 and all(isinstance(end, Real) for end in ends) and ends[0] < ends[1]):
+        msg = (
+            f"decorrelation_range={window!r} must be None or two numbers, of which the first is less "
+            "than the second."
+        )
+        raise ValueError(msg)
+
+
+def with_mass(estimator: TableEstimator, job: Job) -> Job:
+    """Put the mass beside the classes and the penalty beside their loss, if the estimator has one.
+
+    Parameters
+    ----------
+    estimator : TableEstimator
+        A classifier with the parameters `decorrelate`, `decorrelation_strength`, `decorrelation_range`
+        and `background_label`, and with `classes_`.
+    job : Job
+        What it is to be trained on.
+    """
+    params: Any = estimator
+    if params.decorrelate is None:
+        return job
+    column = estimator._position(params.decorrelate, "decorrelate")
+    if column in estimator._categorical:
+        label = estimator._label(column)
+        msg = f"decorrelate={params.decorrelate!r}: {label} is categorical, which has no distances."
+        raise ValueError(msg)
+    background = _background(params.classes_.tolist(), params.background_label)
+    mass = job.rows[:, column].astype(np.float64)
+    counts = np.asarray(job.target.strata) == background
+    if params.decorrelation_range is not None:
+        low, high = params.decorrelation_range
+        counts &= (mass >= low) & (mass <= high)
+    weight = job.weight * counts
+    if not weight.any():
+        msg = (
+            f"no event of the background class {params.classes_.tolist()[background]!r} that has a weight has "
+            f"{estimator._label(column)} in decorrelation_range={params.decorrelation_range}; widen it."
+        )
+        raise ValueError(msg)
+    if params.decorrelation_strength == 0:
+        return job
+    values = np.column_stack([job.target.values, _scaled(mass, weight), counts])
+    target = job.target._replace(
+        values=values.astype(np.float32),
+        loss=decorrelated(job.target.loss, float(params.decorrelation_strength), background),
+    )
+    return job._replace(target=target)
+
+
+def _background(classes: list[Any], label: Any) -> int:
+    """Return the code of the background."""
+    if label is None:
+        return 0
+    if label not in classes:
+        raise ValueError(f"background_label={label!r} is none of the classes {classes}.")
+    return classes.index(label)
+
+
+def _scaled(mass: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return masses of the order of one, which changes no correlation, and zero without a weight."""
+    mean, scale = weighted_moments(mass[:, None], weight)
+    return np.where(weight != 0, (mass - mean[0]) / scale[0], 0.0)

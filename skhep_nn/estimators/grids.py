@@ -1,0 +1,82 @@
+"""What estimators of images and of traces share: inputs of any axes, with channels last."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from skhep_nn.estimators.base import BaseNetworkEstimator
+from skhep_nn.inputs.images import check_finite_rows, chunks
+from skhep_nn.training.job import Target
+
+__all__ = ["GridEstimator"]
+
+
+class GridEstimator(BaseNetworkEstimator, ABC):
+    """Estimator whose network standardises each channel; a subclass has `read` and `_network`."""
+
+    #: Types that are not turned into float32 as a whole, which would take more memory: the network
+    #: turns each batch into numbers.
+    _kept: ClassVar[tuple[type, ...]] = (np.uint8,)
+    #: What rows are called in errors.
+    _called: ClassVar[str]
+
+    @staticmethod
+    def _further(network: type[nn.Module], given: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Check `network_params`: what else the network is built with."""
+        further = dict(given or {})
+        known = list(inspect.signature(network).parameters)
+        if unknown := sorted(further.keys() - set(known)):
+            msg = f"network_params names {unknown}, but {network.__name__} has {known}."
+            raise ValueError(msg)
+        return further
+
+    @abstractmethod
+    def read(self, X: Any, *, reset: bool = False) -> Any:
+        """Validate inputs; the answer has `values`, channels last."""
+
+    def _encode_X(self, X: Any, *, reset: bool) -> NDArray[Any]:
+        values = self.read(X, reset=reset).values
+        if values.dtype in self._kept:
+            kept: NDArray[Any] = values
+            return kept
+        with np.errstate(over="ignore"):
+            encoded: NDArray[Any] = values.astype(np.float32, copy=False)
+        if isinstance(values, np.ndarray) and values.dtype != encoded.dtype:
+            check_finite_rows(encoded, self._called, "values beyond float32")
+        return encoded
+
+    def _input_state(self, X: NDArray[Any], weight: NDArray[np.float64]) -> dict[str, Any]:
+        """Return the weighted mean and standard deviation of each channel over all its cells."""
+        size = np.abs(weight)
+        total = np.zeros((2, X.shape[-1]))
+        cells = tuple(range(1, X.ndim - 1))
+        for some in chunks(X):
+            # Chunk by chunk: a copy of all inputs in double precision may not fit.
+            values = X[some].astype(np.float64)
+            total[0] += size[some] @ values.mean(cells)
+            total[1] += size[some] @ np.square(values).mean(cells)
+        mean, square = total / size.sum()
+        spread = np.sqrt(np.maximum(square - mean**2, 0))
+        # Rounding leaves some spread in a constant channel; small units are no reason to take one for it.
+        least = np.maximum(1e-6 * np.abs(mean), np.finfo(np.float32).tiny)
+        scale = np.where(spread > least, spread, 1)
+        return {
+            "mean": torch.as_tensor(mean, dtype=torch.float32),
+            "scale": torch.as_tensor(scale, dtype=torch.float32),
+        }
+
+    def _strata(self, X: NDArray[Any], target: Target) -> NDArray[Any] | None:
+        del X
+        return target.strata
+
+    def _augmentation_frame(self, X: Any, encoded: NDArray[Any]) -> Any:
+        del X
+        return encoded

@@ -1,0 +1,113 @@
+"""Checks of the parameters that all network estimators have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from numbers import Integral
+from typing import Any
+
+import torch
+
+from skhep_nn.training.optimizers import OPTIMIZERS
+from skhep_nn.utils.checks import _is_count, _is_number, is_flag
+
+__all__ = ["PRECISIONS", "check_augmentation", "check_owners", "check_params", "check_searchable"]
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+def _is_device(value: Any) -> bool:
+    if value == "auto":
+        return True
+    try:
+        torch.device(value)
+    except (RuntimeError, TypeError):
+        return False
+    return True
+
+
+_ANY_OF = "must be one of {} or a torch optimiser class"
+_CONSTRAINTS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "n_members": (_is_count, "must be an integer of at least 1"),
+    "batch_size": (_is_count, "must be an integer of at least 1"),
+    "max_epochs": (lambda v: v is None or _is_count(v), "must be an integer of at least 1 or None"),
+    "depth": (_is_count, "must be an integer of at least 1"),
+    "width": (lambda v: v == "auto" or _is_count(v), "must be 'auto' or an integer of at least 1"),
+    "growth_rate": (_is_number, "must be a number"),
+    "dropout": (lambda v: _is_number(v) and 0 <= v < 1, "must lie in [0, 1)"),
+    "dense": (is_flag, "must be True or False"),
+    "tta": (is_flag, "must be True or False"),
+    "weight_decay": (lambda v: _is_number(v) and v >= 0, "must be a number of at least 0"),
+    "validation_fraction": (lambda v: _is_number(v) and 0 < v < 1, "must lie between 0 and 1"),
+    "early_stopping": (
+        lambda v: is_flag(v) or (isinstance(v, Integral) and int(v) >= 0),
+        "must be a boolean or a number of passes",
+    ),
+    "monitor": (lambda v: v in ("loss", "accuracy"), "must be 'loss' or 'accuracy'"),
+    "optimizer": (
+        lambda v: v in OPTIMIZERS if isinstance(v, str) else callable(v),
+        _ANY_OF.format(sorted(OPTIMIZERS)),
+    ),
+    "precision": (lambda v: v in PRECISIONS, f"must be one of {PRECISIONS}"),
+    "compile": (lambda v: v == "auto" or is_flag(v), "must be 'auto', True or False"),
+    "device": (_is_device, "must be 'auto' or a device of torch, such as 'cpu' or 'cuda:1'"),
+    "schedule": (
+        lambda v: v is None or hasattr(v, "rates"),
+        "must be a schedule such as OneCycle()",
+    ),
+    "averaging": (
+        lambda v: v is None or hasattr(v, "n_skipped") or hasattr(v, "shares"),
+        "must be an object such as StochasticWeightAveraging() or None",
+    ),
+    "callbacks": (
+        lambda v: v is None or isinstance(v, list | tuple),
+        "must be a list of skorch callbacks or None",
+    ),
+}
+
+
+def check_params(estimator: Any) -> None:
+    """Raise ValueError for the first parameter that is not what it should be."""
+    for name, value in estimator.get_params(deep=False).items():
+        allowed, text = _CONSTRAINTS.get(name, (None, ""))
+        if allowed is not None and not allowed(value):
+            raise ValueError(f"{name}={value!r} {text}.")
+    check_augmentation(estimator.augmentation)
+
+
+def check_augmentation(augmentation: Any) -> None:
+    """Raise TypeError for what is no augmenter."""
+    if augmentation is None:
+        return
+    missing = [
+        name
+        for name in ("fit", "transform_tensor", "view_tensor")
+        if not hasattr(augmentation, name)
+    ]
+    if missing:
+        msg = (
+            f"augmentation={augmentation!r} is no augmenter, it has no {' and no '.join(missing)}; use "
+            "for example EventAugmenter()."
+        )
+        raise TypeError(msg)
+
+
+def check_owners(model: Any, names: set[str]) -> None:
+    """Raise ValueError where a name is of a parameter of an object that is None, and no other name gives one."""
+    for name in sorted(names):
+        owner, nested, _ = name.partition("__")
+        if nested and owner not in names and getattr(model, owner, model) is None:
+            example = ", such as schedule=OneCycle()" if owner == "schedule" else ""
+            msg = f"{name} cannot be set while {owner} is None: give an object first{example}."
+            raise ValueError(msg)
+
+
+def check_searchable(model: Any, names: set[str]) -> None:
+    """Raise ValueError where a search names parameters that the model does not have, or not as it is."""
+    check_owners(model, names)
+    unknown = names - set(model.get_params())
+    # Others are of an object that the search gives.
+    unknown = {name for name in unknown if name.partition("__")[0] not in names - {name}}
+    if unknown:
+        msg = f"param_distributions names {sorted(unknown)}, which {type(model).__name__} does not have"
+        raise ValueError(msg)

@@ -1,0 +1,148 @@
+"""What classifiers and regressors add to a network estimator: targets, class weights, predictions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.utils import check_array, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import assert_all_finite
+
+from skhep_nn.estimators.base import BaseNetworkEstimator
+from skhep_nn.metrics.weights import class_balanced_weights
+from skhep_nn.networks.losses import LOSSES
+from skhep_nn.preprocessing.moments import weighted_moments
+from skhep_nn.training.job import Target
+from skhep_nn.utils.checks import is_finite_number
+
+__all__ = ["BaseNetworkClassifier", "BaseNetworkRegressor", "shares"]
+
+
+class BaseNetworkClassifier(ClassifierMixin, BaseNetworkEstimator):  # type: ignore[misc]
+    """Two or more classes."""
+
+    def _encode_y(self, y: Any, weight: NDArray[np.float64]) -> Target:
+        del weight
+        y = column_or_1d(y, warn=True)
+        assert_all_finite(y, input_name="y")
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        n_classes = len(self.classes_)
+        if n_classes < 2:
+            msg = (
+                f"{type(self).__name__} needs samples of at least two classes, but y holds one class "
+                f"only: {self.classes_.tolist()[0]!r}."
+            )
+            raise ValueError(msg)
+        if n_classes == 2:
+            loss = LOSSES["binary_cross_entropy"]
+            return Target(codes.astype(np.float32), codes, loss, "sigmoid", 1)
+        return Target(codes, codes, LOSSES["cross_entropy"], "softmax", n_classes)
+
+    def _balance(self, target: Target, weight: NDArray[np.float64]) -> NDArray[np.float64]:
+        if self.class_weight is None:
+            return weight
+        codes = np.asarray(target.strata)
+        if isinstance(self.class_weight, str):
+            if self.class_weight != "balanced":
+                msg = f"class_weight={self.class_weight!r} must be 'balanced', a dict or None."
+                raise ValueError(msg)
+            balanced: NDArray[np.float64] = class_balanced_weights(self.classes_[codes], weight)
+            return balanced
+        unknown = set(self.class_weight) - set(self.classes_.tolist())
+        if unknown:
+            msg = f"class_weight names {sorted(unknown)}, but the classes are {self.classes_}."
+            raise ValueError(msg)
+        if not all(is_finite_number(w) and w >= 0 for w in self.class_weight.values()):
+            raise ValueError(f"class_weight={self.class_weight} must be numbers of at least 0.")
+        factors = np.array([self.class_weight.get(c, 1.0) for c in self.classes_.tolist()])
+        factored: NDArray[np.float64] = weight * factors[codes]
+        return factored
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Return the probability of every class.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features)
+            Inputs in physical units.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            In the order of `classes_`; the weighted mean over members, averaged over the test-time
+            views if `augmentation` is set and `tta` is true.
+        """
+        return shares(self._predict_outputs(X))
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return the most probable class.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features)
+            Inputs in physical units.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Labels of `classes_`, with their dtype.
+        """
+        best = self.predict_proba(X).argmax(axis=1)
+        labels: NDArray[Any] = self.classes_[best]
+        return labels
+
+
+class BaseNetworkRegressor(RegressorMixin, BaseNetworkEstimator):  # type: ignore[misc]
+    """One or many targets, scaled to mean 0 and standard deviation 1 for training."""
+
+    def _encode_y(self, y: Any, weight: NDArray[np.float64]) -> Target:
+        y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y", estimator=self)
+        self._one_target = y.ndim == 1
+        values = y[:, None] if self._one_target else y
+        self._target_mean, self._target_scale = weighted_moments(values, weight)
+        scaled = ((values - self._target_mean) / self._target_scale).astype(np.float32)
+        return Target(scaled, None, LOSSES[self.loss], "identity", values.shape[1])
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        known = ("squared_error", "absolute_error", "huber")
+        if self.loss not in known:
+            raise ValueError(f"loss={self.loss!r} is not known; choose one of {known}.")
+
+    def predict(self, X: Any) -> NDArray[np.float64]:
+        """Predict the targets.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features)
+            Inputs in physical units.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_targets)
+            In the units of `y`.
+        """
+        # Outputs of an auxiliary task may follow those of the targets.
+        scaled = self._predict_outputs(X)[:, : len(self._target_mean)]
+        out = scaled * self._target_scale + self._target_mean
+        result: NDArray[np.float64] = out[:, 0] if self._one_target else out
+        return result
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+
+def shares(probability: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return a column for every class, in double precision; two classes come as that of the second."""
+    out = probability.astype(np.float64)
+    if out.shape[1] == 1:
+        return np.hstack([1 - out, out])
+    # In float32 they sum to one only within 1e-7, of which scikit-learn's metrics complain.
+    normalised: NDArray[np.float64] = out / out.sum(axis=1, keepdims=True)
+    return normalised

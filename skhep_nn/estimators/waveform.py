@@ -1,0 +1,285 @@
+"""Convolutional networks for traces of detectors: pulses of photomultipliers, charge amplifiers, ..."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from skhep_nn.estimators.grids import GridEstimator
+from skhep_nn.estimators.targets import BaseNetworkClassifier, BaseNetworkRegressor
+from skhep_nn.inputs.waveforms import WaveformReader
+from skhep_nn.networks.losses import through_sigmoid
+from skhep_nn.networks.waveform import WaveformCNN
+from skhep_nn.training.job import Target
+from skhep_nn.utils.docstrings import with_common_parameters
+from skhep_nn.utils.public import public
+
+__all__ = ["WaveformClassifier", "WaveformRegressor"]
+
+
+class _WaveformEstimator(WaveformReader, GridEstimator, ABC):
+    """What estimators of traces share: reading and the `WaveformCNN`."""
+
+    # What digitisers give, as it is.
+    _kept: ClassVar[tuple[type, ...]] = (np.uint8, np.int8, np.uint16, np.int16, np.float16)
+    _called: ClassVar[str] = "traces"
+
+    def _network(self, n_outputs: int) -> tuple[type[nn.Module], dict[str, Any]]:
+        params = {"trace_shape": self._size, "n_outputs": n_outputs, "preset": self.preset}
+        given = {"channels": self.channels, "kernels": self.kernels}
+        given = {name: value for name, value in given.items() if value is not None}
+        further = self._further(WaveformCNN, self.network_params)
+        twice = sorted(given.keys() & further.keys())
+        if twice:
+            raise ValueError(
+                f"network_params={further} holds {' and '.join(twice)}, which are parameters of "
+                f"{type(self).__name__} and given there too; leave one of them out."
+            )
+        return WaveformCNN, params | given | further
+
+
+@public("skhep_nn")
+@with_common_parameters
+class WaveformClassifier(_WaveformEstimator, BaseNetworkClassifier):
+    """Ensemble of convolutional networks that classifies traces, such as one pulse and two.
+
+    Parameters
+    ----------
+    %(common)s
+    preset : {"default", "school", "inception"}, default="default"
+        Architecture, see `WaveformCNN`.
+    channels : int or sequence of int, default=None
+        Channels, or filters, of every block; one number is for all blocks of the preset. None is the
+        preset's.
+    kernels : int or sequence, default=None
+        Points that the convolutions of each block see. None is the preset's.
+    network_params : dict, default=None
+        Further fields of the architecture that differ from the preset's, such as ``{"n_bins": 50}``.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Class labels.
+    ensemble_ : Ensemble
+        States and weights of the members.
+    history_ : DataFrame
+        A row for every member and pass: losses, learning rate, momentum, seconds.
+    net_ : MemberNet
+        The skorch net, dropped when pickled.
+    augmenter_ : augmenter or None
+        The fitted augmenter.
+    trace_shape_ : tuple of int
+        Shape of the traces seen at fit, (T,) or (T, C).
+    n_features_in_ : int
+        Number of values of a trace.
+    feature_names_in_ : ndarray of str
+        Names of the columns seen at fit, where X had any.
+
+    See Also
+    --------
+    WaveformRegressor : Measures quantities, such as the time between two pulses.
+
+    Notes
+    -----
+    Traces, of shape (n_samples, T) or (n_samples, T, C), are standardised inside the network by the
+    mean and standard deviation of each channel at fit. They may be of float32, float16 or integers
+    of 8 and 16 bits, as digitisers give them, none of which are copied as a whole on a CPU, memory maps
+    included. NaN and infinity are an error that names the traces.
+
+    Examples
+    --------
+    >>> from skhep_nn.waveform import WaveformClassifier
+    >>> from skhep_nn.datasets.waveforms import make_waveforms
+    >>> signals = make_waveforms(200, n_points=500, n_pulses=(1, 2), random_state=0)
+    >>> model = WaveformClassifier(max_epochs=1, batch_size=50, random_state=0)
+    >>> model.fit(signals.traces, signals.n_pulses).predict_proba(signals.traces).shape
+    (200, 2)
+    """
+
+    def __init__(
+        self,
+        *,
+        n_members: int = 1,
+        augmentation: Any = None,
+        tta: bool = True,
+        schedule: Any = None,
+        averaging: Any = None,
+        optimizer: Any = "adam",
+        weight_decay: float = 0.0,
+        batch_size: int = 256,
+        max_epochs: int | None = None,
+        validation_fraction: float = 0.1,
+        early_stopping: bool | int = False,
+        class_weight: Any = None,
+        device: str = "auto",
+        precision: str = "auto",
+        compile: bool | Literal["auto"] = "auto",  # noqa: A002
+        callbacks: list[Any] | None = None,
+        random_state: Any = None,
+        verbose: int = 0,
+        preset: str = "default",
+        channels: int | Sequence[int] | None = None,
+        kernels: int | Sequence[Any] | None = None,
+        network_params: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.n_members = n_members
+        self.augmentation = augmentation
+        self.tta = tta
+        self.schedule = schedule
+        self.averaging = averaging
+        self.optimizer = optimizer
+        self.weight_decay = weight_decay
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.validation_fraction = validation_fraction
+        self.early_stopping = early_stopping
+        self.class_weight = class_weight
+        self.device = device
+        self.precision = precision
+        self.compile = compile
+        self.callbacks = callbacks
+        self.random_state = random_state
+        self.verbose = verbose
+        self.preset = preset
+        self.channels = channels
+        self.kernels = kernels
+        self.network_params = network_params
+
+
+@public("skhep_nn")
+@with_common_parameters
+class WaveformRegressor(_WaveformEstimator, BaseNetworkRegressor):
+    """Ensemble of convolutional networks that measures quantities on traces, such as times and energies.
+
+    Parameters
+    ----------
+    %(common)s
+    preset : {"default", "school", "inception"}, default="default"
+        Architecture, see `WaveformCNN`.
+    channels : int or sequence of int, default=None
+        Channels, or filters, of every block; one number is for all blocks of the preset. None is the
+        preset's.
+    kernels : int or sequence, default=None
+        Points that the convolutions of each block see. None is the preset's.
+    network_params : dict, default=None
+        Further fields of the architecture that differ from the preset's, such as ``{"n_bins": 50}``.
+    loss : {"squared_error", "absolute_error", "huber"}, default="squared_error"
+        Loss on the targets, scaled to mean 0 and standard deviation 1 if `output` is "identity".
+    output : {"identity", "sigmoid"}, default="identity"
+        "sigmoid" is for targets from 0 to 1, which are then not scaled, and keeps predictions inside.
+
+    Attributes
+    ----------
+    ensemble_ : Ensemble
+        States and weights of the members.
+    history_ : DataFrame
+        A row for every member and pass: losses, learning rate, momentum, seconds.
+    net_ : MemberNet
+        The skorch net, dropped when pickled.
+    augmenter_ : augmenter or None
+        The fitted augmenter.
+    trace_shape_ : tuple of int
+        Shape of the traces seen at fit, (T,) or (T, C).
+    n_features_in_ : int
+        Number of values of a trace.
+    feature_names_in_ : ndarray of str
+        Names of the columns seen at fit, where X had any.
+
+    See Also
+    --------
+    WaveformClassifier : The same for classes.
+
+    Notes
+    -----
+    Traces, of shape (n_samples, T) or (n_samples, T, C), are standardised inside the network by the
+    mean and standard deviation of each channel at fit. They may be of float32, float16 or integers
+    of 8 and 16 bits, as digitisers give them, none of which are copied as a whole on a CPU, memory maps
+    included. NaN and infinity are an error that names the traces.
+
+    Examples
+    --------
+    >>> from skhep_nn.waveform import WaveformRegressor
+    >>> from skhep_nn.datasets.waveforms import make_waveforms
+    >>> signals = make_waveforms(200, n_points=500, random_state=0)
+    >>> model = WaveformRegressor(output="sigmoid", max_epochs=1, random_state=0)
+    >>> model.fit(signals.traces, signals.separation).predict(signals.traces).shape
+    (200,)
+    """
+
+    def __init__(
+        self,
+        *,
+        n_members: int = 1,
+        augmentation: Any = None,
+        tta: bool = True,
+        schedule: Any = None,
+        averaging: Any = None,
+        optimizer: Any = "adam",
+        weight_decay: float = 0.0,
+        batch_size: int = 256,
+        max_epochs: int | None = None,
+        validation_fraction: float = 0.1,
+        early_stopping: bool | int = False,
+        device: str = "auto",
+        precision: str = "auto",
+        compile: bool | Literal["auto"] = "auto",  # noqa: A002
+        callbacks: list[Any] | None = None,
+        random_state: Any = None,
+        verbose: int = 0,
+        preset: str = "default",
+        channels: int | Sequence[int] | None = None,
+        kernels: int | Sequence[Any] | None = None,
+        network_params: Mapping[str, Any] | None = None,
+        loss: str = "squared_error",
+        output: Literal["identity", "sigmoid"] = "identity",
+    ) -> None:
+        self.n_members = n_members
+        self.augmentation = augmentation
+        self.tta = tta
+        self.schedule = schedule
+        self.averaging = averaging
+        self.optimizer = optimizer
+        self.weight_decay = weight_decay
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.validation_fraction = validation_fraction
+        self.early_stopping = early_stopping
+        self.device = device
+        self.precision = precision
+        self.compile = compile
+        self.callbacks = callbacks
+        self.random_state = random_state
+        self.verbose = verbose
+        self.preset = preset
+        self.channels = channels
+        self.kernels = kernels
+        self.network_params = network_params
+        self.loss = loss
+        self.output = output
+
+    def _encode_y(self, y: Any, weight: NDArray[np.float64]) -> Target:
+        target = super()._encode_y(y, weight)
+        if self.output == "identity":
+            return target
+        values = np.asarray(y, dtype=np.float64).reshape(target.values.shape)
+        if values.min() < 0 or values.max() > 1:
+            raise ValueError(
+                f'output="sigmoid" is for targets from 0 to 1, but y reaches from {values.min():g} to '
+                f'{values.max():g}. Scale them, or use output="identity".'
+            )
+        n_targets = target.n_outputs
+        self._target_mean, self._target_scale = np.zeros(n_targets), np.ones(n_targets)
+        # The plain name of the link stands for two classes, of which callbacks see both shares.
+        return target._replace(
+            values=values.astype(np.float32), loss=through_sigmoid(target.loss), link="0+sigmoid"
+        )
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        if self.output not in ("identity", "sigmoid"):
+            raise ValueError(f"output={self.output!r} must be 'identity' or 'sigmoid'.")

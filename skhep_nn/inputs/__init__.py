@@ -1,0 +1,1 @@
+"""From what users pass to validated arrays, and back into the container they passed."""

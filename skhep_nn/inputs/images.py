@@ -1,0 +1,237 @@
+"""Common ground of the transformers of images."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+
+from skhep_nn.inputs.transformers import GridTransformer, Names
+
+__all__ = [
+    "ImageReader",
+    "ImageTransformer",
+    "Images",
+    "LazyImages",
+    "Names",
+    "all_finite",
+    "check_finite_rows",
+    "chunks",
+    "floating",
+    "precise",
+]
+
+# Values at a time where a step needs memory of its own.
+CHUNK = 2**20
+# Rows that an error names before it stops.
+_NAMED = 5
+
+
+class Images(NamedTuple):
+    """Images as all transformers see them, and how they came."""
+
+    values: NDArray[Any]  # (n_samples, H, W, C), a view of the data wherever that is possible
+    n_axes: int
+    labels: pd.Index | None  # of the rows, where they came as a DataFrame
+
+    def restored(self, values: NDArray[Any], names: Names | None = None) -> Any:
+        """Put images of shape (n_samples, h, w, C) into the container these came in."""
+        if self.n_axes == 4:
+            return values
+        if self.n_axes == 3:
+            return values[..., 0]
+        rows = values.reshape(len(values), -1)
+        return rows if self.labels is None else pd.DataFrame(rows, self.labels, names)
+
+
+def floating(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Type for numbers with a fraction: that of the data, or one that holds their whole numbers."""
+    return np.dtype(dtype if dtype.kind == "f" else np.result_type(dtype, np.float32))
+
+
+def precise(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Type to compute in: as `floating`, but of at least 32 bits."""
+    return np.promote_types(floating(dtype), np.float32)
+
+
+def chunks(values: NDArray[Any]) -> list[slice]:
+    """Images to go through at a time."""
+    n = max(1, CHUNK // math.prod(values.shape[1:]))
+    return [slice(start, start + n) for start in range(0, len(values), n)]
+
+
+def check_finite_rows(values: NDArray[Any], called: str, what: str = "NaN or infinity") -> None:
+    """Raise ValueError that names the rows, `called` images or traces, that are not finite, which is `what`."""
+    if values.dtype.kind != "f":
+        return
+    axes = tuple(range(1, values.ndim))
+    bad: list[int] = []
+    for some in chunks(values):
+        if not all_finite(values[some]):
+            finite = np.isfinite(values[some])
+            bad += (some.start + np.flatnonzero(~finite.all(axes))).tolist()
+    if bad:
+        named = ", ".join(map(str, bad[:_NAMED])) + (", ..." if len(bad) > _NAMED else "")
+        rows = "row" if len(bad) == 1 else "rows"
+        msg = (
+            f"Input X contains {what} in {len(bad)} of {len(values)} {called} ({rows} {named}). "
+            f"Drop these {called}, or repair them first."
+        )
+        raise ValueError(msg)
+
+
+def all_finite(values: NDArray[Any]) -> bool:
+    """Return whether all numbers are finite; their sum is quickly found, and is, unless it overflows."""
+    if values.dtype.kind != "f":
+        return True
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(values.sum()) or np.isfinite(values).all())
+
+
+class LazyImages:
+    """Images that stay in their file until they are needed, as if they were an array (n, H, W, C).
+
+    Parameters
+    ----------
+    source : ChunkSource
+        Has ``shape``, ``dtype``, ``read(start, stop)`` and ``chunk_bounds``.
+    dtype : numpy dtype, optional
+        Type that images are turned into when they are read.
+    """
+
+    def __init__(self, source: Any, dtype: Any = None) -> None:
+        self.source = source
+        self.dtype = np.dtype(source.dtype if dtype is None else dtype)
+        height, width, n_channels = (*source.shape[1:], 1)[:3]
+        self.shape = (len(source), height, width, n_channels)
+        self.ndim = 4
+
+    @staticmethod
+    def serves(X: Any) -> bool:
+        """Whether X is a source of chunks rather than an array."""
+        return hasattr(X, "read") and hasattr(X, "chunk_bounds") and hasattr(X, "shape")
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def chunk_bounds(self) -> NDArray[np.intp]:
+        """First row of every chunk, and the number of rows."""
+        bounds: NDArray[np.intp] = self.source.chunk_bounds
+        return bounds
+
+    def astype(self, dtype: Any, *, copy: bool = False) -> LazyImages:
+        """Return the same images of another type."""
+        del copy
+        return LazyImages(self.source, dtype)
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Read some images."""
+        values: NDArray[Any] = np.asarray(self.source.read(start, stop)).astype(
+            self.dtype, copy=False
+        )
+        if not all_finite(values):
+            raise ValueError(f"Input X contains NaN or infinity in images {start} to {stop}.")
+        return values.reshape(-1, *self.shape[1:])
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        """Read a slice of the images."""
+        start, stop, _ = rows.indices(len(self))
+        return self.read(start, stop)
+
+
+class ImageReader(abc.ABC):
+    """What reads images: arrays of images, or rows of pixels with `image_shape`.
+
+    For estimators of scikit-learn that have the parameter `image_shape`.
+    """
+
+    image_shape: Sequence[int] | None
+
+    def read(self, X: Any, *, reset: bool = False) -> Images:
+        """Validate images."""
+        if not reset:
+            check_is_fitted(self)
+        if LazyImages.serves(X):
+            self._check_images(X.shape, reset=reset)
+            if reset:
+                self._n_axes = len(X.shape)
+            lazy: Any = X if isinstance(X, LazyImages) else LazyImages(X)
+            return Images(lazy, len(X.shape), None)
+        array = X if hasattr(X, "ndim") else np.asarray(X)
+        if array.ndim > 2:
+            values = self._read_images(array, reset=reset)
+        else:
+            values = validate_data(self, X, dtype="numeric", reset=reset)
+            if reset:
+                self.image_shape_ = self._given_shape() or (1, values.shape[1])
+                if math.prod(self.image_shape_) != values.shape[1]:
+                    raise ValueError(
+                        f"Images of shape {self.image_shape_} have {math.prod(self.image_shape_)} "
+                        f"pixels, but X has {values.shape[1]} columns. Check image_shape."
+                    )
+        if reset:
+            self._n_axes = values.ndim
+        height, width, n_channels = self._size
+        labels = X.index if isinstance(X, pd.DataFrame) else None
+        images = values.reshape(len(values), height, width, n_channels)
+        return Images(images, values.ndim, labels)
+
+    def _read_images(self, X: Any, *, reset: bool) -> NDArray[Any]:
+        """Validate an array of images."""
+        values: NDArray[Any] = check_array(X, allow_nd=True, input_name="X", estimator=self)
+        self._check_images(values.shape, reset=reset)
+        return values
+
+    def _check_images(self, of: tuple[int, ...], *, reset: bool) -> None:
+        """Check the shape of an array of images against what is expected."""
+        shape = of[1:]
+        if len(shape) not in (2, 3):
+            raise ValueError(
+                "X must have the shape (n_samples, H, W), (n_samples, H, W, C) or "
+                f"(n_samples, n_pixels), got {of}."
+            )
+        expected = (self._given_shape() or shape) if reset else self.image_shape_
+        if shape != expected:
+            raise ValueError(
+                f"X has images of shape {shape}, but {type(self).__name__} is expecting images of "
+                f"shape {expected}."
+            )
+        if reset:
+            self.image_shape_ = shape
+            self.n_features_in_ = math.prod(shape)
+            if hasattr(self, "feature_names_in_"):
+                del self.feature_names_in_
+
+    def _given_shape(self) -> tuple[int, ...] | None:
+        """Check the parameter `image_shape`."""
+        if self.image_shape is None:
+            return None
+        shape: tuple[Any, ...] = tuple(self.image_shape)
+        whole = all(isinstance(n, Integral) and int(n) >= 1 for n in shape)
+        if len(shape) not in (2, 3) or not whole:
+            raise ValueError(
+                f"image_shape must be (H, W) or (H, W, C), integers of at least 1, got "
+                f"{self.image_shape!r}."
+            )
+        return shape
+
+    @property
+    def _size(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        height, width, n_channels = (*self.image_shape_, 1)[:3]
+        return height, width, n_channels
+
+
+class ImageTransformer(ImageReader, GridTransformer):
+    """Transformer of images, as arrays of images or as rows of pixels.
+
+    A subclass has `_prepare`, which checks the parameters and learns from images (n_samples, H, W, C).
+    """

@@ -1,0 +1,122 @@
+"""Common ground of all that reads traces of detectors."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+
+from skhep_nn.inputs.images import check_finite_rows
+from skhep_nn.inputs.transformers import GridTransformer, Names
+
+__all__ = [
+    "WaveformReader",
+    "WaveformTransformer",
+    "Waveforms",
+    "baseline_window",
+]
+
+
+class Waveforms(NamedTuple):
+    """Traces as all estimators see them, and how they came."""
+
+    values: NDArray[Any]  # (n_samples, T, C), a view of the data wherever that is possible
+    n_axes: int
+    labels: pd.Index | None  # of the rows, where they came as a DataFrame
+
+    def restored(self, values: NDArray[Any], names: Names | None = None) -> Any:
+        """Put traces of shape (n_samples, t, C) into the container these came in."""
+        if self.n_axes == 3:
+            return values
+        rows = values[..., 0]
+        return rows if self.labels is None else pd.DataFrame(rows, self.labels, names)
+
+
+def baseline_window(baseline: Any, n_points: int) -> slice | None:
+    """Points before the pulse: the first so many, the first part of a trace, or (start, stop)."""
+    if baseline is None:
+        return None
+    bounds: Any = (0, baseline)
+    if (
+        isinstance(baseline, Real)
+        and not isinstance(baseline, Integral)
+        and 0 < float(baseline) < 1
+    ):
+        bounds = (0, max(1, int(float(baseline) * n_points)))
+    elif isinstance(baseline, tuple | list):
+        bounds = tuple(baseline)
+    whole = all(isinstance(b, Integral) and not isinstance(b, bool) for b in bounds)
+    if len(bounds) != 2 or not whole or not 0 <= bounds[0] < bounds[1] <= n_points:
+        raise ValueError(
+            f"baseline must be None, a number of points from 1 to the {n_points} of a trace, a "
+            f"fraction of the trace between 0 and 1, or the points (start, stop), got {baseline!r}."
+        )
+    return slice(int(bounds[0]), int(bounds[1]))
+
+
+class WaveformReader:
+    """What reads traces: (n_samples, T) of one channel, or (n_samples, T, C).
+
+    For estimators of scikit-learn. Sets `n_features_in_`, `trace_shape_`, which is (T,) or (T, C),
+    and, for DataFrames, `feature_names_in_`.
+    """
+
+    trace_shape_: tuple[int, ...]
+
+    def read(self, X: Any, *, reset: bool = False) -> Waveforms:
+        """Validate traces; they keep their dtype and, where they are an array, their memory."""
+        if not reset:
+            check_is_fitted(self)
+        array = X if hasattr(X, "ndim") else np.asarray(X)
+        if array.ndim == 3:
+            values = check_array(
+                array, allow_nd=True, ensure_all_finite=False, input_name="X", estimator=self
+            )
+        elif array.ndim > 3:
+            raise ValueError(
+                "X must have the shape (n_samples, n_points) or (n_samples, n_points, n_channels), got "
+                f"{array.shape}. Put further axes among the channels."
+            )
+        else:
+            values = validate_data(self, X, dtype="numeric", ensure_all_finite=False, reset=reset)
+        self._check_traces(values.shape[1:], reset=reset)
+        check_finite_rows(values, "traces")
+        labels = X.index if isinstance(X, pd.DataFrame) else None
+        return Waveforms(values.reshape(*values.shape[:2], -1), values.ndim, labels)
+
+    def _check_traces(self, shape: tuple[int, ...], *, reset: bool) -> None:
+        """Check the shape of a trace against what is expected."""
+        if min(shape) < 1:
+            raise ValueError(f"X has traces of shape {shape}, without a single value.")
+        if not reset:
+            if shape != self.trace_shape_:
+                raise ValueError(
+                    f"X has traces of shape {shape}, but {type(self).__name__} is expecting traces of "
+                    f"shape {self.trace_shape_}."
+                )
+            return
+        self.trace_shape_ = shape
+        self._n_axes = 1 + len(shape)
+        if len(shape) == 2:
+            self.n_features_in_ = math.prod(shape)
+            if hasattr(self, "feature_names_in_"):
+                del self.feature_names_in_
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        """Points and channels."""
+        n_points, n_channels = (*self.trace_shape_, 1)[:2]
+        return n_points, n_channels
+
+
+class WaveformTransformer(WaveformReader, GridTransformer):
+    """Transformer of traces, as (n_samples, T) or (n_samples, T, C).
+
+    A subclass has `_prepare`, which checks the parameters and learns from traces (n_samples, T, C), and
+    `transform`, which hands `self._restored(waveforms, values)` back.
+    """

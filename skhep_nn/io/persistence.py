@@ -1,0 +1,327 @@
+"""Storing of fitted estimators without pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+import zipfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skhep_nn._version import __version__
+from skhep_nn.io import stored_types as _stored_types
+from skhep_nn.utils.optional import needs
+
+__all__ = ["load", "save"]
+
+_DESCRIPTION = "schema.json"
+_CHECKSUM = "checksum.sha256"
+
+# The protocol of skops 0.16, with which `save` began. Older ones, which skops reads too, were less strict.
+_OLDEST_PROTOCOL = 2
+
+
+def _import_skops_io() -> Any:
+    with needs("skops", "store"):
+        import skops.io
+    return skops.io
+
+
+def save(estimator: Any, path: str | os.PathLike[str]) -> None:
+    """Store a fitted estimator in a file that needs no pickle.
+
+    The file is a zip archive of numpy arrays and a description in JSON, written by skops. Unlike a pickle it can
+    make nothing but objects of classes that whoever loads it knows. A checksum of its content shows damage. It
+    is loaded again before it is kept: what `save` accepts can be read.
+
+    Parameters
+    ----------
+    estimator : estimator
+        One of this package, a Pipeline or any other estimator of scikit-learn's around it.
+    path : path
+        File to write, by custom with the ending ``.skops``. One that exists is replaced once the new one is
+        complete.
+
+    Raises
+    ------
+    ImportError
+        If skops is not installed.
+    FileNotFoundError
+        If there is no such folder.
+    TypeError
+        If something in the estimator cannot be stored so: functions without a name of their own, such as
+        lambdas, dictionaries whose keys JSON cannot tell apart, objects that refer to themselves, such as scipy's
+        ``randint(1, 4)``.
+
+    See Also
+    --------
+    load : The way back.
+    to_onnx : For prediction without Python.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from skhep_nn import DenseNetClassifier, load, make_higgs_events, save
+    >>> events = make_higgs_events(300, random_state=0)
+    >>> X = events.data[["PRI_tau_pt", "PRI_lep_pt", "PRI_met"]]
+    >>> model = DenseNetClassifier(max_epochs=2, random_state=0).fit(X, events.target)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(model, Path(folder) / "model.skops")
+    ...     loaded = load(Path(folder) / "model.skops")
+    >>> bool((loaded.predict_proba(X) == model.predict_proba(X)).all())
+    True
+    """
+    sio = _import_skops_io()
+    path = writable(path)
+    try:
+        stored = _stored(estimator, sio)
+    except Exception as error:
+        msg = (
+            f"{type(estimator).__name__} holds something that cannot be stored without pickle"
+            f"{_where(estimator, sio)}: {_reason(error)}. joblib.dump can, for files that only people who "
+            "trust you load."
+        )
+        raise TypeError(msg) from error
+    # In a folder of its own: others may be storing to the same place.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        complete = Path(folder) / path.name
+        complete.write_bytes(stored)
+        complete.replace(path)
+
+
+def writable(path: str | os.PathLike[str]) -> Path:
+    """Return where a file is to be written, in a folder that is there."""
+    path = Path(path).expanduser().resolve()
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: no such folder")
+    return path
+
+
+def _stored(value: Any, sio: Any) -> bytes:
+    """Return the content of a file for a value, after it has been loaded from there once."""
+    entries = _read_entries(io.BytesIO(sio.dumps(value)))
+    data = _checked(entries)
+    again = sio.loads(data, trusted=sio.get_untrusted_types(data=data))
+    _check_keys(value, again, {})
+    signed = entries | {_CHECKSUM: _checksum(entries).encode()}
+    return _archive(signed, zipfile.ZIP_DEFLATED)
+
+
+def _read_entries(file: Any) -> dict[str, bytes]:
+    """Return what a zip archive holds, by name."""
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
+            # Which of them is read would depend on who reads.
+            raise ValueError(f"it holds {', '.join(repeated)} more than once")
+        return {name: archive.read(name) for name in names}
+
+
+def _archive(entries: dict[str, bytes], compression: int) -> bytes:
+    """Return a zip archive of these entries."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def _checksum(entries: dict[str, bytes]) -> str:
+    """Return the SHA-256 of names and contents, each after its length, so that no two archives read alike."""
+    digest = hashlib.sha256()
+    for name in sorted(entries.keys() - {_CHECKSUM}):
+        for part in (name.encode(), entries[name]):
+            digest.update(len(part).to_bytes(8, "big"))
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _checked(entries: dict[str, bytes]) -> bytes:
+    """Return an archive that skops may read: its description names only types that `save` writes."""
+    try:
+        description = json.loads(entries[_DESCRIPTION])
+    except ValueError as error:
+        raise ValueError(f"a {_DESCRIPTION} that is no JSON ({error})") from error
+    if not isinstance(description, dict):
+        raise ValueError(f"a {_DESCRIPTION} that describes no object")  # noqa: TRY004 - of a file
+    protocol = description.get("protocol")
+    if isinstance(protocol, int) and protocol < _OLDEST_PROTOCOL:
+        raise ValueError(f"protocol {protocol} of skops, which skhep_nn.save has never written")
+    _stored_types.rename(description)
+    _stored_types.check(description)
+    content = entries | {_DESCRIPTION: json.dumps(description).encode()}
+    return _archive(content, zipfile.ZIP_STORED)
+
+
+def _check_keys(one: Any, other: Any, seen: dict[int, Any]) -> None:
+    """Check that what was loaded has the keys of what was stored: JSON knows text only.
+
+    What has been `seen` is held, so that no other object gets its number.
+    """
+    if id(one) in seen or isinstance(one, type | np.ndarray | str | bytes):
+        return
+    seen[id(one)] = one
+    if isinstance(one, dict):
+        if one.keys() != other.keys():
+            raise TypeError(
+                f"a dictionary with the keys {list(one)} would come back with {list(other)}"
+            )
+        for key, value in one.items():
+            _check_keys(value, other[key], seen)
+    elif isinstance(one, list | tuple):
+        for a, b in zip(one, other, strict=True):
+            _check_keys(a, b, seen)
+    elif hasattr(one, "__dict__"):
+        parts = one.__getstate__(), other.__getstate__()
+        if all(isinstance(part, dict) for part in parts):
+            # What only one of them has is of the moment, such as a cache.
+            a, b = (
+                {name: part[name] for name in parts[0].keys() & parts[1].keys()} for part in parts
+            )
+            _check_keys(a, b, seen)
+
+
+def _where(estimator: Any, sio: Any) -> str:
+    """Name the innermost parameter that cannot be stored, if it is one."""
+    params = estimator.get_params() if hasattr(estimator, "get_params") else {}
+    failing = []
+    for name, value in params.items():
+        try:
+            _stored(value, sio)
+        except Exception:  # noqa: BLE001 - whatever it is, it is the culprit
+            failing.append(name)
+    if not failing:
+        return ""
+    innermost = max(failing, key=len)
+    return f", the parameter {innermost}={params[innermost]!r}"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it refers to itself"
+    return str(error)
+
+
+def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Any:
+    """Load an estimator that `save` has stored.
+
+    Classes of this package that `save` stores, and of scikit-learn and numpy those that skops takes for safe,
+    are made without asking. Others are named in an error, and nothing is made of them, nor imported, unless
+    they are listed as `trusted`.
+
+    Parameters
+    ----------
+    path : path
+        File to read.
+    trusted : sequence of str, default=()
+        Further types of other packages that may be made, as the error names them. A forest, for instance, needs
+        ``"sklearn.tree._tree.Tree"``, whose arrays scikit-learn does not check: trust it in files of
+        people whom you trust.
+
+    Returns
+    -------
+    estimator
+        Predicts as the stored one does, on the devices of this machine.
+
+    Raises
+    ------
+    ImportError
+        If skops is not installed.
+    FileNotFoundError
+        If there is no such file.
+    TypeError
+        If `trusted` is no list of names.
+    ValueError
+        If the file was not written by `save`, is damaged, so that its checksum does not match, or holds
+        types that are not trusted or that this version does not store.
+
+    See Also
+    --------
+    save : The way there.
+
+    Notes
+    -----
+    Files of earlier versions of skhep_nn can be loaded. What they hold of scikit-learn may differ between its
+    versions: load with the one that stored the file.
+
+    The checksum protects against damage. It is no signature: whoever changes a file can write another one.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from sklearn.ensemble import RandomForestClassifier
+    >>> from skhep_nn import load, make_higgs_events, save
+    >>> events = make_higgs_events(300, random_state=0)
+    >>> X = events.data[["PRI_tau_pt", "PRI_lep_pt", "PRI_met"]]
+    >>> forest = RandomForestClassifier(n_estimators=3, random_state=0).fit(X, events.target)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "forest.skops"
+    ...     save(forest, path)
+    ...     loaded = load(path, trusted=["sklearn.tree._tree.Tree"])
+    >>> loaded.n_estimators
+    3
+    """
+    sio = _import_skops_io()
+    path = Path(path).expanduser()
+    names: Any = [trusted] if isinstance(trusted, str) else trusted
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"trusted must be a list of names of types, got {trusted!r}.")
+    if not zipfile.is_zipfile(path):
+        # A missing file is told as such.
+        with path.open("rb"):
+            raise ValueError(f"{path} was not written by skhep_nn.save.")
+    entries = _entries_of(path)
+    try:
+        data = _checked(entries)
+    except ValueError as error:
+        msg = (
+            f"{path} holds {error}. It is damaged, was made by other means, or is of a later version than "
+            f"{__version__}: load it with the version that stored it. trusted= does not apply to skhep_nn."
+        )
+        raise ValueError(msg) from error
+    except Exception as error:
+        msg = f"{path} was not written by skhep_nn.save, or is damaged: {error!r}"
+        raise ValueError(msg) from error
+    try:
+        named = set(sio.get_untrusted_types(data=data))
+    except Exception as error:
+        msg = f"{path} was not written by skhep_nn.save, is damaged, or of another version: {error}"
+        raise ValueError(msg) from error
+    unknown = sorted(named - _stored_types.STORED.keys() - set(names))
+    if unknown:
+        msg = (
+            f"{path} holds {', '.join(unknown)}, which may run code or crash. If you trust whoever wrote it: "
+            f"load(path, trusted={unknown})"
+        )
+        raise ValueError(msg)
+    try:
+        return sio.loads(data, trusted=sorted(named))
+    except Exception as error:
+        raise ValueError(f"{path} is damaged, or of another version: {error}") from error
+
+
+def _entries_of(path: Path) -> dict[str, bytes]:
+    """Return what a stored file holds, after a look at its checksum."""
+    try:
+        entries = _read_entries(path)
+    except Exception as error:
+        raise ValueError(f"{path} is damaged: {error}. Get another copy of it.") from error
+    if _DESCRIPTION not in entries:
+        raise ValueError(f"{path} was not written by skhep_nn.save: it holds no {_DESCRIPTION}.")
+    # Files of the first version have no checksum.
+    if _CHECKSUM in entries and entries[_CHECKSUM] != _checksum(entries).encode():
+        msg = (
+            f"{path} is damaged, or was changed after skhep_nn.save wrote it: its content does not match its "
+            "checksum. Get another copy of it, or store the model again."
+        )
+        raise ValueError(msg)
+    return entries

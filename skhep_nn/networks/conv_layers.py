@@ -1,0 +1,190 @@
+"""Layers of the convolutional network for images: one member, activations ``channels_last``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from skhep_nn.networks.member_layers import MemberDropout, dropped_bytes, random_bytes
+
+__all__ = ["MOMENTUM", "Block", "BlockSpec", "Convolution", "Dropout", "linear"]
+
+MOMENTUM, _EPSILON = 0.1, 1e-5  # of batch normalisation: torch's own
+_SQUEEZE = 16  # the published reduction of squeeze-and-excitation
+
+
+class BlockSpec(NamedTuple):
+    """What one block is made of, every value checked (see `skhep_nn.networks.calo.Architecture`)."""
+
+    channels: int
+    kernel: int
+    convolutions: int
+    pooling: int
+    dropout: float
+    residual: bool
+    attention: bool
+    norm: bool
+
+
+class Dropout(MemberDropout):
+    """Dropout of one member that spends one random byte on a value, on a GPU too.
+
+    A float from the generator for every value costs more than the convolution around it. The rate is rounded to a
+    256th; what is kept is scaled by the rate that is applied, so that means stay.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop values in training."""
+        if not self.training:
+            return x
+        dropped = dropped_bytes(self.rate)
+        if x.ndim == 4:  # in the order of memory, so that nothing is transposed
+            return self._drop(x.permute(0, 2, 3, 1), dropped).permute(0, 3, 1, 2)
+        return self._drop(x, dropped)
+
+    def _drop(self, x: Tensor, dropped: int) -> Tensor:
+        kept = random_bytes(x, self.generator) >= dropped
+        return x * kept.to(x.dtype).mul_(256 / (256 - dropped))
+
+
+class Convolution(nn.Module):
+    """Convolution with batch normalisation or a bias; by default it keeps the size of the image.
+
+    The running moments are plain float buffers that training updates in place: also through
+    `torch.func.functional_call` on slices of stacked ones, and under `torch.func.vmap` where they
+    are stacked themselves.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(
+        self,
+        n_inputs: int,
+        n_outputs: int,
+        kernel: Sequence[int],
+        *,
+        norm: bool,
+        stride: Sequence[int] = (1, 1),
+        padding: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.norm = norm
+        self.stride = list(stride)
+        self.padding = [k // 2 for k in kernel] if padding is None else list(padding)
+        weight = torch.empty(n_outputs, n_inputs, *kernel)
+        self.weight = nn.Parameter(weight.to(memory_format=torch.channels_last))
+        self.bias = nn.Parameter(torch.zeros(n_outputs))
+        if norm:
+            self.gain = nn.Parameter(torch.ones(n_outputs))
+            self.register_buffer("running_mean", torch.zeros(n_outputs))
+            self.register_buffer("running_var", torch.ones(n_outputs))
+
+    def reset_moments(self) -> None:
+        """Begin again with bias, gain and running moments."""
+        nn.init.zeros_(self.bias)
+        if self.norm:
+            nn.init.ones_(self.gain)
+            self.running_mean.zero_()
+            self.running_var.fill_(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(batch, inputs, H, W)`` to ``(batch, outputs, H, W)``."""
+        if not self.norm:
+            return self._convolved(x, self.weight, self.bias)
+        if self.training and x.numel() > x.shape[1]:  # a single value has no spread
+            return F.batch_norm(
+                self._convolved(x, self.weight),
+                self.running_mean,
+                self.running_var,
+                self.gain,
+                self.bias,
+                training=True,
+                momentum=MOMENTUM,
+                eps=_EPSILON,
+            )
+        # Fixed moments go into the weights: one pass over the image less.
+        factor = self.gain * torch.rsqrt(self.running_var + _EPSILON)
+        bias = self.bias - self.running_mean * factor
+        return self._convolved(x, self.weight * factor.view(-1, 1, 1, 1), bias)
+
+    def _convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return F.conv2d(x, weight, bias, self.stride, self.padding)
+
+
+class ResidualPair(nn.Module):
+    """Two convolutions that learn a correction to their input."""
+
+    def __init__(self, n_inputs: int, n_outputs: int, kernel: Sequence[int], *, norm: bool) -> None:
+        super().__init__()
+        self.first = Convolution(n_inputs, n_outputs, kernel, norm=norm)
+        self.second = Convolution(n_outputs, n_outputs, kernel, norm=norm)
+        self.shortcut = (
+            nn.Identity()
+            if n_inputs == n_outputs
+            else Convolution(n_inputs, n_outputs, (1, 1), norm=norm)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the correction; the activation of the sum is left to the block."""
+        corrected: Tensor = self.second(self.first(x).relu_()) + self.shortcut(x)
+        return corrected
+
+
+class Attention(nn.Module):
+    """Squeeze-and-excitation: a factor between 0 and 1 for each channel of each image."""
+
+    def __init__(self, n_channels: int) -> None:
+        super().__init__()
+        n_hidden = max(4, n_channels // _SQUEEZE)
+        self.squeeze = linear(n_channels, n_hidden)
+        self.excite = linear(n_hidden, n_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale the channels."""
+        factors = self.excite(self.squeeze(x.mean((2, 3))).relu()).sigmoid()
+        scaled: Tensor = x * factors[..., None, None]
+        return scaled
+
+
+class Block(nn.Module):
+    """Convolutions, pooling, and attention and dropout where wanted."""
+
+    def __init__(self, n_inputs: int, size: Sequence[int], spec: BlockSpec) -> None:
+        super().__init__()
+        # A kernel reaches no farther than the image: what lies beyond is padding only.
+        kernel = [min(spec.kernel, 2 * n - 1) for n in size]
+        self.units = nn.ModuleList()
+        left = spec.convolutions
+        while left:
+            paired = spec.residual and left % 2 == 0
+            unit = ResidualPair if paired else Convolution
+            self.units.append(unit(n_inputs, spec.channels, kernel, norm=spec.norm))
+            n_inputs = spec.channels
+            left -= 2 if paired else 1
+        self.pooling = [min(spec.pooling, n) for n in size]
+        self.attention = Attention(spec.channels) if spec.attention else nn.Identity()
+        self.dropout = Dropout(spec.dropout) if spec.dropout else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(batch, inputs, H, W)`` to ``(batch, outputs, H / pooling, W / pooling)``."""
+        *before, last = self.units
+        for unit in before:
+            x = unit(x).relu_()
+        x = last(x)
+        # The activation grows with its argument, so it may as well follow the maxima, of which
+        # there are fewer.
+        if max(self.pooling) > 1:
+            x = F.max_pool2d(x, self.pooling)
+        out: Tensor = self.dropout(self.attention(x.relu_()))
+        return out
+
+
+def linear(n_inputs: int, n_outputs: int) -> nn.Linear:
+    """Fully connected layer, without the draw of starting values from the global generator."""
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, n_inputs, n_outputs)
+    return layer

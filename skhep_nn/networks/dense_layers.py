@@ -1,0 +1,234 @@
+"""What the networks of tables are built of: input stage, activations, hidden layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from skhep_nn.networks.member_layers import (
+    MemberDropout,
+    MemberEmbedding,
+    MemberLinear,
+    MemberPReLU,
+)
+from skhep_nn.utils.public import public
+
+__all__ = [
+    "ACTIVATIONS",
+    "ActivationSpec",
+    "CategoricalColumn",
+    "InputStage",
+    "Width",
+    "check_hidden",
+    "dropout_layer",
+    "embedding_size",
+    "hidden_layers",
+    "hidden_widths",
+    "reset_embeddings",
+    "reset_hidden",
+    "reset_output",
+    "run_hidden",
+]
+
+Width = int | Literal["auto"]
+
+
+@public("skhep_nn.networks")
+class CategoricalColumn(NamedTuple):
+    """A column of category codes and the embedding it gets.
+
+    Parameters
+    ----------
+    column : int
+        Position of the column in the input.
+    n_categories : int
+        Number of categories seen at fit; codes run from 0 to ``n_categories - 1``, and -1 stands for
+        a category that was not seen.
+    size : int
+        Length of the embedding vector.
+    """
+
+    column: int
+    n_categories: int
+    size: int
+
+
+def embedding_size(n_categories: int) -> int:
+    """Return the rule-of-thumb length of an embedding, ``min(50, (n + 1) // 2)``.
+
+    Parameters
+    ----------
+    n_categories : int
+        Number of categories.
+
+    Returns
+    -------
+    int
+        Length of the embedding vector (arXiv:2002.01427, section 3.3).
+
+    Examples
+    --------
+    >>> embedding_size(4), embedding_size(1000)
+    (2, 50)
+    """
+    return min(50, (n_categories + 1) // 2)
+
+
+class InputStage(nn.Module):
+    """Standardise the continuous columns and embed the categorical ones.
+
+    The moments are buffers, found on the training data: standardisation is part of the network, so
+    that whatever acts on physical units (augmentation) comes before it.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    continuous: Tensor
+
+    def __init__(self, n_features: int, categorical: Sequence[CategoricalColumn]) -> None:
+        super().__init__()
+        self.columns = tuple(c.column for c in categorical)
+        continuous = [i for i in range(n_features) if i not in self.columns]
+        # Not a part of the state: it is the same for all members and never changes.
+        self.register_buffer(
+            "continuous", torch.tensor(continuous, dtype=torch.long), persistent=False
+        )
+        self.register_buffer("mean", torch.zeros(len(continuous)))
+        self.register_buffer("scale", torch.ones(len(continuous)))
+        self.embeddings = nn.ModuleList(
+            MemberEmbedding(c.n_categories, c.size) for c in categorical
+        )
+        self.width = len(continuous) + sum(c.size for c in categorical)
+
+    def rows_of_columns(self) -> dict[int, range]:
+        """Return which rows of the network's input each column of the table becomes."""
+        numbers: list[int] = self.continuous.tolist()
+        rows = {column: range(row, row + 1) for row, column in enumerate(numbers)}
+        start = len(numbers)
+        for column, embedding in zip(self.columns, self.embeddings, strict=True):
+            end = start + embedding.get_parameter("weight").shape[-1]
+            rows[column] = range(start, end)
+            start = end
+        return rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map raw rows ``(..., batch, n_features)`` to network inputs ``(..., width, batch)``."""
+        values = x.mT.index_select(-2, self.continuous) if self.columns else x.mT.contiguous()
+        values = (values - self.mean.unsqueeze(-1)) / self.scale.unsqueeze(-1)
+        if not self.columns:
+            return values
+        embedded = [
+            embedding(x[..., column].long())
+            for column, embedding in zip(self.columns, self.embeddings, strict=True)
+        ]
+        return torch.cat([values, *embedded], dim=-2)
+
+
+def _he_normal(weight: Tensor, generator: torch.Generator | None) -> None:
+    nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
+
+
+def _lecun_normal(weight: Tensor, generator: torch.Generator | None) -> None:
+    nn.init.kaiming_normal_(weight, nonlinearity="linear", generator=generator)
+
+
+def _he_normal_prelu(weight: Tensor, generator: torch.Generator | None) -> None:
+    nn.init.kaiming_normal_(weight, a=0.25, nonlinearity="leaky_relu", generator=generator)
+
+
+class ActivationSpec(NamedTuple):
+    """What an activation is made of and the initialisation that keeps its signals near unit size."""
+
+    build: Callable[[], nn.Module]
+    initialise: Callable[[Tensor, torch.Generator | None], None]
+
+
+ACTIVATIONS: dict[str, ActivationSpec] = {
+    "swish": ActivationSpec(nn.SiLU, _he_normal),
+    "relu": ActivationSpec(nn.ReLU, _he_normal),
+    "selu": ActivationSpec(nn.SELU, _lecun_normal),
+    "prelu": ActivationSpec(MemberPReLU, _he_normal_prelu),
+}
+
+
+def check_hidden(activation: str, dropout: float, depth: int) -> None:
+    """Raise ValueError for what no hidden layers can be built of."""
+    if activation not in ACTIVATIONS:
+        msg = f"activation={activation!r} is not known; choose one of {sorted(ACTIVATIONS)}."
+        raise ValueError(msg)
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout={dropout!r} must lie in [0, 1).")
+    if depth < 1:
+        raise ValueError(f"depth={depth!r} must be at least 1.")
+
+
+def hidden_widths(n_inputs: int, depth: int, width: Width, growth_rate: float) -> list[int]:
+    """Return the neurons of every hidden layer."""
+    first = n_inputs if width == "auto" else width
+    # The tiny term keeps int() from falling to the next lower integer by rounding alone.
+    widths = [math.floor(first * (1 + d * growth_rate) + 1e-9) for d in range(depth)]
+    if min(widths) < 1:
+        msg = (
+            f"width={width!r}, depth={depth} and growth_rate={growth_rate} give hidden layers of "
+            f"{widths} neurons; each needs at least one."
+        )
+        raise ValueError(msg)
+    return widths
+
+
+def dropout_layer(rate: float) -> nn.Module:
+    """Return what follows every hidden activation."""
+    return MemberDropout(rate) if rate else nn.Identity()
+
+
+def hidden_layers(
+    n_inputs: int, widths: Sequence[int], *, dense: bool, activation: str
+) -> tuple[nn.ModuleList, nn.ModuleList]:
+    """Return the layers of a chain and what activates them; dense ones see all that came before."""
+    layers = nn.ModuleList()
+    for n_neurons in widths:
+        layers.append(MemberLinear(n_inputs, n_neurons))
+        n_inputs = n_inputs + n_neurons if dense else n_neurons
+    return layers, nn.ModuleList(ACTIVATIONS[activation].build() for _ in widths)
+
+
+def run_hidden(
+    x: Tensor,
+    layers: nn.ModuleList,
+    activations: nn.ModuleList,
+    dropout: nn.Module,
+    *,
+    dense: bool,
+) -> Tensor:
+    """Run a chain of layers on ``(..., features, batch)``; return the features of the last."""
+    last = len(layers) - 1
+    for i, (layer, activation) in enumerate(zip(layers, activations, strict=True)):
+        h: Tensor = dropout(activation(layer(x)))
+        x = torch.cat([x, h], dim=-2) if dense and i < last else h
+    return x
+
+
+def reset_embeddings(stage: InputStage, generator: torch.Generator | None) -> None:
+    """Draw the vectors of all categories from N(0, 1)."""
+    for embedding in stage.embeddings:
+        nn.init.normal_(embedding.get_parameter("weight"), generator=generator)
+
+
+def reset_hidden(
+    layers: Iterable[nn.Module], activation: str, generator: torch.Generator | None
+) -> None:
+    """Draw the weights of hidden layers as suits their activation; biases start at zero."""
+    initialise = ACTIVATIONS[activation].initialise
+    for layer in layers:
+        initialise(layer.get_parameter("weight"), generator)
+        nn.init.zeros_(layer.get_parameter("bias"))
+
+
+def reset_output(layer: MemberLinear, generator: torch.Generator | None) -> None:
+    """Draw Glorot-normal weights of the output layer; its bias starts at zero."""
+    nn.init.xavier_normal_(layer.weight, generator=generator)
+    nn.init.zeros_(layer.bias)

@@ -1,0 +1,209 @@
+"""Losses of single rows and their gradients; weights and means come later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from skhep_nn.networks.distance_penalty import batch_distance_correlation
+
+__all__ = [
+    "LOSSES",
+    "Loss",
+    "RowLoss",
+    "decorrelated",
+    "is_right",
+    "through_sigmoid",
+    "with_classes",
+]
+
+# Rows whose distances from each other are compared at most: pairs grow with the square.
+_PENALISED_ROWS = 2048
+
+
+def _same(target: Tensor) -> Tensor:
+    return target
+
+
+class Loss(NamedTuple):
+    """A loss of rows and its gradient by the outputs.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    value : callable
+        Maps outputs (..., batch, outputs) and targets to losses (..., batch).
+    slope : callable
+        Maps the same to the gradient of the losses, of the shape of the outputs.
+    penalty : callable, optional
+        Maps outputs, targets and weights (members, batch) to what is added to the summed losses of
+        every member (members,): it is of the batch, so that no single row has it.
+    labels : callable, default=the targets
+        Maps targets to what scores compare predictions with.
+    """
+
+    name: str
+    value: Callable[[Tensor, Tensor], Tensor]
+    slope: Callable[[Tensor, Tensor], Tensor]
+    penalty: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    labels: Callable[[Tensor], Tensor] = _same
+
+
+def _binary_cross_entropy(output: Tensor, target: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(output.squeeze(-1), target, reduction="none")
+
+
+def _cross_entropy(output: Tensor, target: Tensor) -> Tensor:
+    return -output.log_softmax(-1).gather(-1, target.unsqueeze(-1)).squeeze(-1)
+
+
+def _cross_entropy_slope(output: Tensor, target: Tensor) -> Tensor:
+    # Not F.one_hot, which asks the device how many classes there are.
+    is_class = target.unsqueeze(-1) == torch.arange(output.shape[-1], device=output.device)
+    return output.softmax(-1) - is_class.to(output.dtype)
+
+
+def _over_targets(
+    name: str, elementwise: Callable[..., Tensor], slope: Callable[[Tensor], Tensor]
+) -> Loss:
+    """Return a loss of the differences, averaged over targets."""
+
+    def value(output: Tensor, target: Tensor) -> Tensor:
+        return elementwise(output, target, reduction="none").mean(-1)
+
+    return Loss(name, value, lambda output, target: slope(output - target) / output.shape[-1])
+
+
+_ALL = (
+    Loss(
+        "binary_cross_entropy",
+        _binary_cross_entropy,
+        lambda output, target: output.sigmoid() - target.unsqueeze(-1),
+    ),
+    Loss("cross_entropy", _cross_entropy, _cross_entropy_slope),
+    _over_targets("squared_error", F.mse_loss, lambda difference: 2 * difference),
+    _over_targets("absolute_error", F.l1_loss, torch.sign),
+    _over_targets("huber", F.huber_loss, lambda difference: difference.clamp(-1, 1)),
+)
+LOSSES = {loss.name: loss for loss in _ALL}
+
+
+def is_right(output: Tensor, code: Tensor) -> Tensor:
+    """Return whether the most probable class is that of the code; one output is that of the second."""
+    if output.shape[-1] == 1:
+        return (output.squeeze(-1) > 0) == (code > 0.5)
+    return output.argmax(-1) == code
+
+
+def with_classes(
+    loss: Loss, n_targets: int, n_classes: int, target_weight: float, class_weight: float
+) -> Loss:
+    """Return a loss of targets and of a class beside them.
+
+    Parameters
+    ----------
+    loss : Loss
+        Of the targets.
+    n_targets : int
+        Number of targets, which come first in outputs and targets. One column of targets follows,
+        the code of the class, as all have to be of one type.
+    n_classes : int
+        Number of classes, at least two: one output follows for two classes, else one a class.
+    target_weight, class_weight : float
+        Factors of `loss` and of the cross-entropy in the sum.
+    """
+    of_class = LOSSES["binary_cross_entropy" if n_classes == 2 else "cross_entropy"]
+
+    def parts(output: Tensor, target: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+        code = target[..., n_targets]
+        return (
+            (output[..., :n_targets], target[..., :n_targets]),
+            (output[..., n_targets:], code if n_classes == 2 else code.long()),
+        )
+
+    def value(output: Tensor, target: Tensor) -> Tensor:
+        first, second = parts(output, target)
+        return target_weight * loss.value(*first) + class_weight * of_class.value(*second)
+
+    def slope(output: Tensor, target: Tensor) -> Tensor:
+        first, second = parts(output, target)
+        slopes = target_weight * loss.slope(*first), class_weight * of_class.slope(*second)
+        return torch.cat(slopes, dim=-1)
+
+    return Loss(f"{loss.name} and {of_class.name}", value, slope)
+
+
+def through_sigmoid(loss: Loss) -> Loss:
+    """Return a loss of outputs that pass a sigmoid first.
+
+    Parameters
+    ----------
+    loss : Loss
+        Of targets between 0 and 1.
+    """
+
+    def value(output: Tensor, target: Tensor) -> Tensor:
+        return loss.value(output.sigmoid(), target)
+
+    def slope(output: Tensor, target: Tensor) -> Tensor:
+        share = output.sigmoid()
+        return loss.slope(share, target) * share * (1 - share)
+
+    return Loss(f"{loss.name} through a sigmoid", value, slope)
+
+
+def decorrelated(loss: Loss, strength: float, background: int) -> Loss:
+    """Return a loss of classes with the squared distance correlation of score and mass added.
+
+    Parameters
+    ----------
+    loss : Loss
+        Of the class: with one output of the second of two, else with an output a class. Its targets
+        are followed by two columns: the mass, of the order of one, and 1 for the rows whose
+        correlation counts, else 0. Weights enter by their size.
+    strength : float
+        Factor of the correlation. Every row has that of its batch added to its own loss.
+    background : int
+        The class whose probability is the score; from another one that of two classes only differs in
+        the sign.
+    """
+
+    def labels(target: Tensor) -> Tensor:
+        code = target[..., 0]
+        return code if loss.name == "binary_cross_entropy" else code.long()
+
+    def value(output: Tensor, target: Tensor) -> Tensor:
+        return loss.value(output, labels(target))
+
+    def slope(output: Tensor, target: Tensor) -> Tensor:
+        return loss.slope(output, labels(target))
+
+    def penalty(output: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        if output.shape[-1] == 1:
+            score = output.squeeze(-1).sigmoid()
+        else:
+            score = output.softmax(-1)[..., background]
+        size = weight.abs()
+        columns = (score, target[..., 1], size * target[..., 2], size)
+        pieces = zip(*(c.split(_PENALISED_ROWS, dim=-1) for c in columns), strict=True)
+        terms = [batch_distance_correlation(*piece) * total.sum(-1) for *piece, total in pieces]
+        return strength * torch.stack(terms).sum(0)
+
+    return Loss(f"{loss.name}, decorrelated", value, slope, penalty, labels)
+
+
+class RowLoss(nn.Module):
+    """A loss of rows as the module that skorch takes a criterion to be."""
+
+    def __init__(self, loss: Loss) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of every row."""
+        return self.loss.value(output, target)

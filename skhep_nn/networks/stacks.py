@@ -1,0 +1,139 @@
+"""Networks of several members run as one module, and the tensors of all members."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["State", "holding", "separate_members", "stack_networks", "stacked_state"]
+
+State: TypeAlias = dict[str, Tensor]
+
+
+@contextmanager
+def holding(stack: nn.Module, state: State) -> Iterator[None]:
+    """Let a stack hold another state for a while, written in place.
+
+    That is where captured graphs and flat copies of the parameters look for it.
+    """
+    own = {name: value.detach().clone() for name, value in stacked_state(stack).items()}
+    _write(stack, state)
+    try:
+        yield
+    finally:
+        _write(stack, own)
+
+
+def _write(stack: nn.Module, state: State) -> None:
+    members = [member.state_dict() for member in separate_members(stack)]
+    for name, value in state.items():
+        if len(members) == 1:
+            members[0][name].copy_(value.reshape(members[0][name].shape))
+        else:
+            for member, own in zip(members, value, strict=True):
+                member[name].copy_(own)
+
+
+class _Members(nn.Module):
+    """Members side by side, each with inputs of its own.
+
+    One after the other: where a member alone keeps the device busy, as convolutions do, nothing is gained
+    by running all in one call (and grouped convolutions lose).
+    """
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(members, batch, ...)`` to ``(members, batch, outputs)``."""
+        outputs = [member(rows) for member, rows in zip(self.members, x, strict=True)]
+        return torch.stack(outputs)
+
+
+def _set_tensor(module: nn.Module, name: str, value: Tensor) -> None:
+    """Replace a parameter or buffer by one of another shape."""
+    path, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(path)
+    if leaf in owner._parameters:
+        owner._parameters[leaf] = nn.Parameter(value)
+    else:
+        owner._buffers[leaf] = value
+
+
+def stack_networks(networks: Sequence[nn.Module]) -> nn.Module:
+    """Return one module that runs several networks of the same shape at once.
+
+    Parameters
+    ----------
+    networks : sequence of nn.Module
+        The members. Modules with ``stackable = True`` run by batched matrix products, others one
+        after the other.
+
+    Returns
+    -------
+    nn.Module
+        Maps ``(members, batch, ...)`` to ``(members, batch, outputs)``. It holds copies.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skhep_nn.ensemble import stack_networks
+    >>> stack = stack_networks([torch.nn.Linear(3, 1) for _ in range(5)])
+    >>> stack(torch.zeros(5, 7, 3)).shape
+    torch.Size([5, 7, 1])
+    """
+    if not getattr(networks[0], "stackable", False):
+        return _Members([copy.deepcopy(network) for network in networks])
+    states = [network.state_dict() for network in networks]
+    stacked = copy.deepcopy(networks[0])
+    for name in states[0]:
+        _set_tensor(stacked, name, torch.stack([state[name] for state in states]))
+    return stacked
+
+
+def operations_of(network: nn.Module) -> int:
+    """Return multiplications and additions for one row: where nobody counted, two a parameter."""
+    counted: int | None = getattr(network, "n_operations", None)
+    return 2 * sum(p.numel() for p in network.parameters()) if counted is None else counted
+
+
+def separate_members(stack: nn.Module) -> list[nn.Module]:
+    """Return the members of a stack where they are modules of their own; else the stack alone.
+
+    Parameters
+    ----------
+    stack : nn.Module
+        What `stack_networks` returned.
+
+    Returns
+    -------
+    list of nn.Module
+    """
+    stack = getattr(stack, "_orig_mod", stack)  # what torch.compile wrapped
+    return list(stack.members) if isinstance(stack, _Members) else [stack]
+
+
+def stacked_state(stack: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a stack, each with a leading member axis.
+
+    Parameters
+    ----------
+    stack : nn.Module
+        What `stack_networks` returned.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Under the names that one member's ``state_dict`` uses.
+    """
+    stack = getattr(stack, "_orig_mod", stack)  # what torch.compile wrapped
+    if not isinstance(stack, _Members):
+        return dict(stack.state_dict())
+    states = [member.state_dict() for member in stack.members]
+    return {name: torch.stack([state[name] for state in states]) for name in states[0]}

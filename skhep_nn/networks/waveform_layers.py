@@ -1,0 +1,135 @@
+"""Layers of the convolutional network for traces: images of one row, ``channels_last``.
+
+The first convolution is another matter: it reads few channels, and with a stride it is cheaper to lay
+its windows side by side for one matrix product. Measured on one core (256 traces of 5,000 points, 32
+filters, forward and backward) for windows of 100 points with a stride of 50: 8.0 ms of processor
+time in float32 and 5.1 in bfloat16, against 9.4 and 11.0 as a convolution of images and 8.4 and 8.7
+as one of traces; for 16 points with a stride of 8: 21 and 19 ms, against 65 and 52, and 47 and 19.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from skhep_nn.networks.conv_layers import Convolution, Dropout
+
+__all__ = ["Shortcut", "TraceBlock", "TraceSpec", "Windows", "count_operations"]
+
+# Channels of a trace up to which a strided convolution is a matrix product of its windows.
+_FEW_CHANNELS = 4
+
+
+class TraceSpec(NamedTuple):
+    """What one block is made of, every value checked."""
+
+    channels: int
+    kernels: tuple[int, ...]
+    stride: int
+    pooling: int
+    dropout: float
+    padding: str
+    norm: bool
+
+
+class Windows(Convolution):
+    """Convolution of few channels whose windows are laid side by side for one matrix product."""
+
+    def _convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        n_kernel, stride = weight.shape[-1], self.stride[1]
+        if torch.is_autocast_enabled(x.device.type):  # half of what is copied
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        rows = F.pad(x.squeeze(2), (self.padding[1], self.padding[1]))
+        windows = rows.unfold(2, n_kernel, stride).transpose(1, 2).flatten(2)
+        out = F.linear(windows, weight.flatten(1), bias)
+        return out.transpose(1, 2).unsqueeze(2)
+
+
+def convolution(n_inputs: int, n_outputs: int, kernel: int, spec: TraceSpec) -> Convolution:
+    """Return a convolution of traces, images of one row."""
+    kind = Windows if spec.stride > 1 and n_inputs <= _FEW_CHANNELS else Convolution
+    padding = (0, (kernel - 1) // 2 if spec.padding == "same" else 0)
+    return kind(
+        n_inputs,
+        n_outputs,
+        (1, kernel),
+        norm=spec.norm,
+        stride=(1, spec.stride),
+        padding=padding,
+    )
+
+
+class Inception(nn.Module):
+    """Convolutions of several widths side by side, and one behind a maximum (arXiv:1909.04939)."""
+
+    def __init__(self, n_inputs: int, kernels: Sequence[int], spec: TraceSpec) -> None:
+        super().__init__()
+        width = spec.channels // (len(kernels) + 1)
+        single = spec._replace(stride=1, norm=False)
+        self.narrow = convolution(n_inputs, width, 1, single)
+        self.branches = nn.ModuleList(convolution(width, width, k, spec) for k in kernels)
+        self.behind_maximum = convolution(n_inputs, width, 1, spec)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(batch, inputs, 1, T)`` to ``(batch, outputs, 1, T / stride)``."""
+        narrow = self.narrow(x)
+        maximum = F.max_pool2d(x, (1, 3), stride=1, padding=(0, 1))
+        outputs = [branch(narrow) for branch in self.branches]
+        return torch.cat([*outputs, self.behind_maximum(maximum)], dim=1)
+
+
+class TraceBlock(nn.Module):
+    """Convolution or several side by side, pooling, and dropout where wanted."""
+
+    def __init__(self, n_inputs: int, n_points: int, spec: TraceSpec) -> None:
+        super().__init__()
+        # A kernel reaches no farther than the trace: what lies beyond is padding only.
+        most = 2 * n_points - 1 if spec.padding == "same" else n_points
+        kernels = [min(k, most) for k in spec.kernels]
+        self.unit: nn.Module
+        if len(kernels) == 1:
+            self.unit = convolution(n_inputs, spec.channels, kernels[0], spec)
+        else:
+            self.unit = Inception(n_inputs, kernels, spec)
+        around = 2 * ((kernels[0] - 1) // 2) if spec.padding == "same" else 0
+        n_points = (n_points + around - kernels[0]) // spec.stride + 1
+        self.n_operations = count_operations(self.unit, n_points)
+        self.pooling = min(spec.pooling, n_points)
+        self.n_points = n_points // self.pooling
+        self.dropout = Dropout(spec.dropout) if spec.dropout else nn.Identity()
+
+    def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+        """Map ``(batch, inputs, 1, T)`` to ``(batch, outputs, 1, T / stride / pooling)``."""
+        x = self.unit(x)
+        # The activation grows with its argument, so it may as well follow the maxima, of which
+        # there are fewer.
+        if self.pooling > 1:
+            x = F.max_pool2d(x, (1, self.pooling))
+        if shortcut is not None:
+            x = x + shortcut
+        out: Tensor = self.dropout(x.relu_())
+        return out
+
+
+class Shortcut(nn.Module):
+    """What leads past some blocks: means over points, as many as the blocks leave, and channels."""
+
+    def __init__(self, n_inputs: int, n_points: int, spec: TraceSpec) -> None:
+        super().__init__()
+        self.n_points = n_points
+        self.unit = convolution(n_inputs, spec.channels, 1, spec._replace(stride=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(batch, inputs, 1, T)`` to ``(batch, outputs, 1, n_points)``."""
+        out: Tensor = self.unit(F.adaptive_avg_pool2d(x, (1, self.n_points)))
+        return out
+
+
+def count_operations(module: nn.Module, n_points: int) -> int:
+    """Count multiplications and additions of convolutions that give so many points."""
+    units = [m for m in module.modules() if isinstance(m, Convolution)]
+    return 2 * n_points * sum(unit.weight.numel() for unit in units)

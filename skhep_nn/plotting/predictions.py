@@ -1,0 +1,361 @@
+"""Displays of what a network makes of images: predictions and feature maps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from skhep_nn.inspection.maps import feature_maps, network_and_image
+from skhep_nn.metrics.classification import check_answers
+from skhep_nn.plotting.image_grid import (
+    add_colour_bar,
+    channel_of,
+    check_images,
+    colours_for,
+    draw_image,
+    grid_of_axes,
+    names_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike, NDArray
+
+    Array = NDArray[Any]
+
+Choice = Literal["random", "sure", "unsure", "wrong"]
+_CHOICES = ("random", "sure", "unsure", "wrong")
+
+
+class PredictionSamplesDisplay:
+    """Images with their classes and what a classifier thinks of them.
+
+    Make one with :meth:`from_estimator` or :meth:`from_predictions`.
+
+    Parameters
+    ----------
+    images : ndarray of shape (n, H, W)
+        The images, one channel of them.
+    true, predicted : ndarray of int of shape (n,)
+        Classes by their places in `class_names`.
+    proba : ndarray of shape (n, n_classes)
+        Probabilities.
+    class_names : list of str
+        Names of the classes.
+
+    Attributes
+    ----------
+    axes_ : ndarray of Axes
+        Axes of the last plot.
+    figure_ : matplotlib Figure
+        Figure of the last plot.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skhep_nn import make_calo_showers
+    >>> from skhep_nn.plotting import PredictionSamplesDisplay
+    >>> showers = make_calo_showers(50, random_state=0)
+    >>> proba = np.linspace(0, 1, 50)
+    >>> display = PredictionSamplesDisplay.from_predictions(
+    ...     showers.images, showers.target, proba, which="wrong", n=4
+    ... )
+    >>> bool((display.true != display.predicted).all())
+    True
+    """
+
+    def __init__(
+        self, *, images: Array, true: Array, predicted: Array, proba: Array, class_names: list[str]
+    ) -> None:
+        self.images = images
+        self.true = true
+        self.predicted = predicted
+        self.proba = proba
+        self.class_names = class_names
+
+    @classmethod
+    def from_estimator(
+        cls, estimator: Any, X: Any, y: ArrayLike, *, ax: Axes | None = None, **kwargs: Any
+    ) -> Self:
+        """Predict with a fitted classifier and draw some images.
+
+        Parameters
+        ----------
+        estimator : estimator
+            Fitted classifier with `predict_proba`.
+        X : array of shape (n_samples, H, W) or (n_samples, H, W, C)
+            Images.
+        y : array-like of shape (n_samples,)
+            Labels.
+        ax : matplotlib Axes, default=None
+            Axes in whose place to draw. None: a new figure.
+        **kwargs : dict
+            Passed to :meth:`from_predictions`.
+
+        Returns
+        -------
+        display : PredictionSamplesDisplay
+            The images, drawn.
+        """
+        check_is_fitted(estimator)
+        if not hasattr(estimator, "predict_proba"):
+            msg = (
+                f"{type(estimator).__name__} is no classifier: this shows labels and probabilities. "
+                "scikit-learn's PredictionErrorDisplay compares values."
+            )
+            raise TypeError(msg)
+        options = {"classes": estimator.classes_, **kwargs}
+        return cls.from_predictions(X, y, estimator.predict_proba(X), ax=ax, **options)
+
+    @classmethod
+    def from_predictions(
+        cls,
+        images: Any,
+        y_true: ArrayLike,
+        proba: ArrayLike,
+        *,
+        n: int = 8,
+        which: Choice = "random",
+        channel: int = 0,
+        classes: Sequence[Any] | None = None,
+        class_names: Sequence[str] | None = None,
+        random_state: int | np.random.Generator | None = None,
+        ax: Axes | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Choose some images of which predictions are already there and draw them.
+
+        Parameters
+        ----------
+        images : array of shape (n_samples, H, W) or (n_samples, H, W, C)
+            Images, also those of a file.
+        y_true : array-like of shape (n_samples,)
+            Labels.
+        proba : array-like of shape (n_samples, n_classes) or (n_samples,)
+            Probabilities, or those of the second of two classes.
+        n : int, default=8
+            Number of images; fewer where there are not as many.
+        which : {"random", "sure", "unsure", "wrong"}, default="random"
+            Any images, those whose class is right and surest, those that are nearest to any other
+            class, or those whose class is wrong and surest.
+        channel : int, default=0
+            Channel that is shown.
+        classes : sequence of labels, default=None
+            Classes in the order of the columns of `proba`. None: the sorted labels.
+        class_names : list of str, default=None
+            Names in the same order. None: the labels.
+        random_state : int, numpy Generator or None, default=None
+            Seed or source of random numbers.
+        ax : matplotlib Axes, default=None
+            Axes in whose place to draw. None: a new figure.
+        **kwargs : dict
+            Passed to :meth:`plot`.
+
+        Returns
+        -------
+        display : PredictionSamplesDisplay
+            The images, drawn.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not fit, `which` is none of these, or there is no such image.
+        """
+        check_images(images, channel)
+        answers = check_answers(y_true, None, proba, None, classes)
+        if len(images) != len(answers.true):
+            raise ValueError(f"y_true has {len(answers.true)} labels for {len(images)} images")
+        names = names_of(answers.classes, class_names)
+        rows = _choose(answers, n, which, np.random.default_rng(random_state))
+        shares: Any = answers.proba
+        display = cls(
+            images=channel_of(np.asarray(images[rows]), channel),
+            true=answers.true[rows],
+            predicted=answers.predicted[rows],
+            proba=shares[rows],
+            class_names=names,
+        )
+        return display.plot(ax=ax, **kwargs)
+
+    def plot(
+        self,
+        ax: Axes | None = None,
+        *,
+        n_columns: int = 4,
+        scale: str = "auto",
+        label: str = "",
+        **kwargs: Any,
+    ) -> Self:
+        """Draw the images, each under its prediction: green where it is right, else red.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Axes in whose place to draw. None: a new figure.
+        n_columns : int, default=4
+            Images in a row.
+        scale : {"auto", "log", "linear", "symmetric"}, default="auto"
+            Scale of the colours.
+        label : str, default=""
+            What the colours show, with its unit.
+        **kwargs : dict
+            Passed to `matplotlib.axes.Axes.imshow`.
+
+        Returns
+        -------
+        self : PredictionSamplesDisplay
+            The display, with `axes_` and `figure_`.
+        """
+        n = len(self.images)
+        n_columns = min(n_columns, n)
+        colours = colours_for(self.images, scale)
+        grid = grid_of_axes(ax, -(-n // n_columns), n_columns, height=2.3)
+        self.figure_, self.axes_ = grid.figure, grid.axes
+        for axes in grid.axes.flat[n:]:
+            axes.set_axis_off()
+        for index, axes in enumerate(grid.axes.flat[:n]):
+            drawn = draw_image(axes, self.images[index], colours, **kwargs)
+            true, predicted = self.true[index], self.predicted[index]
+            share = self.proba[index, predicted]
+            axes.set_title(
+                f"{self.class_names[predicted]} ({share:.0%})\nis {self.class_names[true]}",
+                color="tab:green" if true == predicted else "tab:red",
+                fontsize="small",
+            )
+        add_colour_bar(grid, drawn, label)
+        return self
+
+
+def _choose(answers: Any, n: int, which: str, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Choose events by how sure and how right their predictions are."""
+    if which not in _CHOICES:
+        raise ValueError(f"which={which!r} must be one of {_CHOICES}")
+    if n < 1:
+        raise ValueError(f"n={n!r} must be at least 1")
+    two_best = np.sort(answers.proba, axis=1)[:, -2:]
+    lead = two_best[:, 1] - two_best[:, 0]
+    right = answers.true == answers.predicted
+    if which == "random":
+        return rng.permutation(len(lead))[:n]
+    if which == "unsure":
+        return np.argsort(lead, kind="stable")[:n]
+    rows = np.flatnonzero(right if which == "sure" else ~right)
+    if not rows.size:
+        raise ValueError(f"which={which!r}, but no prediction is {which.replace('sure', 'right')}")
+    chosen: NDArray[np.intp] = rows[np.argsort(-lead[rows], kind="stable")][:n]
+    return chosen
+
+
+class FeatureMapsDisplay:
+    """What the layers of a fitted network make of an image, a row a layer.
+
+    Make one with :meth:`from_estimator`.
+
+    Parameters
+    ----------
+    image : ndarray of shape (H, W)
+        The image, one channel of it.
+    maps : dict of str to ndarray of shape (channels, H, W)
+        What :func:`~skhep_nn.inspection.feature_maps` returns.
+
+    Attributes
+    ----------
+    axes_ : ndarray of Axes
+        Axes of the last plot.
+    figure_ : matplotlib Figure
+        Figure of the last plot.
+
+    Examples
+    --------
+    >>> from skhep_nn import CaloCNNClassifier, make_calo_showers
+    >>> from skhep_nn.plotting import FeatureMapsDisplay
+    >>> showers = make_calo_showers(100, random_state=0)
+    >>> small = {"channels": (4, 8), "kernels": 3, "dropout": 0.0}
+    >>> model = CaloCNNClassifier(network_params=small, max_epochs=1, random_state=0)
+    >>> _ = model.fit(showers.images, showers.target)
+    >>> display = FeatureMapsDisplay.from_estimator(model, showers.images[0])
+    >>> list(display.maps)
+    ['blocks.0', 'blocks.1']
+    """
+
+    def __init__(self, *, image: Array, maps: dict[str, Array]) -> None:
+        self.image = image
+        self.maps = maps
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        image: ArrayLike,
+        *,
+        layers: str | Sequence[str] | None = None,
+        member: int = 0,
+        channel: int = 0,
+        ax: Axes | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Compute the feature maps of an image and draw them.
+
+        Parameters
+        ----------
+        estimator, image, layers, member
+            As in :func:`~skhep_nn.inspection.feature_maps`.
+        channel : int, default=0
+            Channel of the image that is shown beside them.
+        ax : matplotlib Axes, default=None
+            Axes in whose place to draw. None: a new figure.
+        **kwargs : dict
+            Passed to :meth:`plot`.
+
+        Returns
+        -------
+        display : FeatureMapsDisplay
+            The maps, drawn.
+        """
+        maps = feature_maps(estimator, image, layers=layers, member=member)
+        _, seen = network_and_image(estimator, image)
+        check_images(seen, channel)
+        return cls(image=seen[0, ..., channel], maps=maps).plot(ax=ax, **kwargs)
+
+    def plot(
+        self, ax: Axes | None = None, *, n_maps: int = 8, scale: str = "auto", **kwargs: Any
+    ) -> Self:
+        """Draw the image, then for each layer the channels that vary most over this image.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Axes in whose place to draw. None: a new figure.
+        n_maps : int, default=8
+            Channels of a layer. Each has colours of its own, from its smallest to its largest
+            value.
+        scale : {"auto", "log", "linear", "symmetric"}, default="auto"
+            Scale of the colours of the image.
+        **kwargs : dict
+            Passed to `matplotlib.axes.Axes.imshow`.
+
+        Returns
+        -------
+        self : FeatureMapsDisplay
+            The display, with `axes_` and `figure_`.
+        """
+        grid = grid_of_axes(ax, len(self.maps), n_maps + 1, height=1.8)
+        self.figure_, self.axes_ = grid.figure, grid.axes
+        for axes in grid.axes.flat:
+            axes.set_axis_off()
+        first = grid.axes[0, 0]
+        first.set_axis_on()
+        draw_image(first, self.image, colours_for(self.image, scale), **kwargs)
+        first.set_title("image", fontsize="small")
+        for row, (name, maps) in zip(grid.axes, self.maps.items(), strict=True):
+            spread = maps.std(axis=(1, 2))
+            order = np.argsort(-spread, kind="stable")[:n_maps]
+            for axes, channel in zip(row[1:], order, strict=False):
+                axes.set_axis_on()
+                draw_image(axes, maps[channel], colours_for(maps[channel], "linear"), **kwargs)
+                axes.set_title(f"{name} [{channel}]", fontsize="small")
+        return self

@@ -1,0 +1,381 @@
+"""Displays of a search over several parameters: what was sampled, and what the score depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pandas as pd
+from sklearn.utils.validation import check_is_fitted
+
+from skhep_nn.plotting._corner_plot import color_bar, corner_axes, histogram_edges, share_heights
+from skhep_nn.plotting.axes import import_matplotlib
+from skhep_nn.tuning.axes import SearchAxis, read_results
+from skhep_nn.tuning.surrogate import SearchModel, fit_search_model
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_BEST: dict[str, Any] = {"color": "tab:red", "zorder": 4, "clip_on": False}
+_POINTS: dict[str, Any] = {"s": 6, "linewidths": 0, "zorder": 3}
+
+
+class SearchSamplesDisplay:
+    """Parameters that a search has tried: histograms of each, and points for each pair.
+
+    Points are coloured by the score; red marks the best candidate. Make one with :meth:`from_estimator` or
+    :meth:`from_results`.
+
+    Parameters
+    ----------
+    axes : list of SearchAxis
+        Parameters and their scales.
+    table : DataFrame
+        The candidates: a column for each parameter, and `score`.
+
+    Attributes
+    ----------
+    figure_ : matplotlib Figure
+        Figure of the last plot.
+    axes_ : ndarray of Axes of shape (n_parameters, n_parameters)
+        Axes of the last plot; None above the diagonal.
+
+    See Also
+    --------
+    SearchDependenceDisplay : What the score depends on.
+
+    References
+    ----------
+    arXiv:2002.01427, figure 11.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skhep_nn.plotting import SearchSamplesDisplay
+    >>> rng = np.random.default_rng(0)
+    >>> depth, width = rng.integers(2, 9, 40), rng.integers(33, 101, 40)
+    >>> results = {"param_depth": depth, "param_width": width, "mean_test_score": -depth}
+    >>> SearchSamplesDisplay.from_results(results).axes_.shape
+    (2, 2)
+    """
+
+    def __init__(self, *, axes: list[SearchAxis], table: pd.DataFrame) -> None:
+        self.axes = axes
+        self.table = table
+
+    @classmethod
+    def from_estimator(cls, search: Any, **kwargs: Any) -> Self:
+        """Draw what a fitted search has tried.
+
+        Parameters
+        ----------
+        search : ArchitectureSearch, RandomizedSearchCV or another fitted search
+            With `cv_results_`.
+        **kwargs : dict
+            Passed to :meth:`from_results`.
+
+        Returns
+        -------
+        display : SearchSamplesDisplay
+            The candidates, drawn.
+        """
+        return cls.from_results(_results_of(search), **kwargs)
+
+    @classmethod
+    def from_results(
+        cls,
+        cv_results: Mapping[str, Any] | pd.DataFrame,
+        *,
+        parameters: Sequence[str] | None = None,
+        score: str = "mean_test_score",
+        scales: Mapping[str, Any] | None = None,
+        figure: Figure | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Draw the candidates of a search.
+
+        Parameters
+        ----------
+        cv_results : dict or DataFrame
+            `cv_results_` of a search, or a table of it. Candidates whose fit has failed are left out.
+        parameters : sequence of str, default=None
+            Parameters to show. None: all that vary.
+        score : str, default="mean_test_score"
+            Which of the results the colours show.
+        scales : dict of str to {"linear", "log", "category"}, default=None
+            Scales of parameters, as in `fit_search_model`.
+        figure : matplotlib Figure, default=None
+            Figure to draw into. None: a new one.
+        **kwargs : dict
+            Passed to :meth:`plot`.
+
+        Returns
+        -------
+        display : SearchSamplesDisplay
+            The candidates, drawn.
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter or score, or there are fewer than five candidates.
+        """
+        axes, table = read_results(cv_results, parameters=parameters, score=score, scales=scales)
+        return cls(axes=axes, table=table).plot(figure, **kwargs)
+
+    def plot(self, figure: Figure | None = None, **kwargs: Any) -> Self:
+        """Draw histograms along the diagonal and points below it.
+
+        Parameters
+        ----------
+        figure : matplotlib Figure, default=None
+            Figure to draw into. None: a new one.
+        **kwargs : dict
+            Passed to `matplotlib.axes.Axes.scatter`.
+
+        Returns
+        -------
+        self : SearchSamplesDisplay
+            The display, with `figure_` and `axes_`.
+        """
+        self.figure_, self.axes_ = corner_axes(figure, self.axes)
+        best = int(self.table["score"].to_numpy().argmax())
+        places = [axis.positions(self.table[axis.name].tolist()) for axis in self.axes]
+        points = None
+        for column, row in combinations(range(len(self.axes)), 2):
+            ax = self.axes_[row, column]
+            options = {"c": self.table["score"], "cmap": "viridis", **_POINTS, "s": 10, **kwargs}
+            points = ax.scatter(places[column], places[row], **options)
+            ax.plot(places[column][best], places[row][best], "o", markersize=5, **_BEST)
+        for k in range(len(self.axes)):
+            ax = self.axes_[k, k]
+            ax.hist(places[k], histogram_edges(places[k]), color="C0", alpha=0.7)
+            ax.axvline(places[k][best], linewidth=1.2, **_BEST)
+        share_heights(self.axes_, "Candidates")
+        if points is not None:
+            color_bar(self.figure_, self.axes_, points, "Mean test score")
+        return self
+
+
+class SearchDependenceDisplay:
+    """What the score of a search depends on: partial dependence on each parameter and on each pair.
+
+    Along the diagonal the expected score against one parameter, averaged over the others, with a band of
+    one standard deviation (of the average, not of single candidates); below it the same against two
+    parameters, with points at the candidates. Red marks the best candidate. Make one with
+    :meth:`from_model` or :meth:`from_estimator`.
+
+    Parameters
+    ----------
+    model : SearchModel
+        Gaussian process of the scores.
+    single : dict of str to DataFrame
+        Partial dependence on each parameter.
+    pairs : dict of (str, str) to DataFrame
+        Partial dependence on each pair.
+
+    Attributes
+    ----------
+    figure_ : matplotlib Figure
+        Figure of the last plot.
+    axes_ : ndarray of Axes of shape (n_parameters, n_parameters)
+        Axes of the last plot; None above the diagonal.
+
+    See Also
+    --------
+    skhep_nn.tuning.fit_search_model : The model.
+
+    References
+    ----------
+    arXiv:2002.01427, figure 12; J. H. Friedman, Ann. Stat. 29 (2001) 1189.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skhep_nn.architecture_search import fit_search_model
+    >>> from skhep_nn.plotting import SearchDependenceDisplay
+    >>> rng = np.random.default_rng(0)
+    >>> depth, width = rng.integers(2, 9, 40), rng.integers(33, 101, 40)
+    >>> score = -((depth - 5) ** 2) + rng.normal(scale=0.1, size=40)
+    >>> results = {"param_depth": depth, "param_width": width, "mean_test_score": score}
+    >>> model = fit_search_model(results, random_state=0)
+    >>> display = SearchDependenceDisplay.from_model(model)
+    >>> display.single["depth"].set_index("depth")["mean"].idxmax()
+    5
+    """
+
+    def __init__(
+        self,
+        *,
+        model: SearchModel,
+        single: dict[str, pd.DataFrame],
+        pairs: dict[tuple[str, str], pd.DataFrame],
+    ) -> None:
+        self.model = model
+        self.single = single
+        self.pairs = pairs
+
+    @classmethod
+    def from_estimator(
+        cls,
+        search: Any,
+        *,
+        parameters: Sequence[str] | None = None,
+        random_state: int | np.random.RandomState | None = 0,
+        figure: Figure | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Fit a model to the results of a search and draw it.
+
+        Parameters
+        ----------
+        search : ArchitectureSearch, RandomizedSearchCV or another fitted search
+            With `cv_results_`.
+        parameters : sequence of str, default=None
+            Parameters of the model. None: all that vary.
+        random_state : int, RandomState instance or None, default=0
+            Passed to `fit_search_model`.
+        figure : matplotlib Figure, default=None
+            Figure to draw into. None: a new one.
+        **kwargs : dict
+            Passed to :meth:`plot`.
+
+        Returns
+        -------
+        display : SearchDependenceDisplay
+            The dependence, drawn.
+        """
+        model = fit_search_model(
+            _results_of(search), parameters=parameters, random_state=random_state
+        )
+        return cls.from_model(model, figure=figure, **kwargs)
+
+    @classmethod
+    def from_model(
+        cls,
+        model: SearchModel,
+        *,
+        parameters: Sequence[str] | None = None,
+        n_points: int | None = None,
+        figure: Figure | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Compute the partial dependence of a model and draw it.
+
+        Parameters
+        ----------
+        model : SearchModel
+            From :func:`~skhep_nn.tuning.fit_search_model`.
+        parameters : sequence of str, default=None
+            Parameters to show. None: all of the model.
+        n_points : int, default=None
+            Points along each axis. None: 40 along the diagonal, 15 below it.
+        figure : matplotlib Figure, default=None
+            Figure to draw into. None: a new one.
+        **kwargs : dict
+            Passed to :meth:`plot`.
+
+        Returns
+        -------
+        display : SearchDependenceDisplay
+            The dependence, drawn.
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter.
+        """
+        names = model.parameters if parameters is None else list(parameters)
+        single = {name: model.partial_dependence(name, n_points=n_points) for name in names}
+        pairs = {
+            (x, y): model.partial_dependence(x, y, n_points=n_points)
+            for x, y in combinations(names, 2)
+        }
+        return cls(model=model, single=single, pairs=pairs).plot(figure, **kwargs)
+
+    def plot(self, figure: Figure | None = None, *, candidates: bool = True, **kwargs: Any) -> Self:
+        """Draw curves along the diagonal and maps below it.
+
+        Parameters
+        ----------
+        figure : matplotlib Figure, default=None
+            Figure to draw into. None: a new one.
+        candidates : bool, default=True
+            Whether to show the candidates in the maps.
+        **kwargs : dict
+            Passed to `matplotlib.axes.Axes.contourf`, or `pcolormesh` for categories.
+
+        Returns
+        -------
+        self : SearchDependenceDisplay
+            The display, with `figure_` and `axes_`.
+        """
+        import_matplotlib()
+        from matplotlib.ticker import MaxNLocator
+
+        axes = [axis for name in self.single for axis in self.model.axes if axis.name == name]
+        self.figure_, self.axes_ = corner_axes(figure, axes)
+        table = self.model.table
+        best = int(table["score"].to_numpy().argmax())
+        places = [axis.positions(table[axis.name].tolist()) for axis in axes]
+        means = [pair["mean"] for pair in self.pairs.values()] or [table["score"]]
+        low, high = min(map(min, means)), max(map(max, means))
+        # One scale for all maps, so that they can be compared.
+        options = {"levels": MaxNLocator(12).tick_values(low, high), "cmap": "viridis", **kwargs}
+        drawn = None
+        for column, row in combinations(range(len(axes)), 2):
+            ax = self.axes_[row, column]
+            pair = self.pairs[axes[column].name, axes[row].name]
+            drawn = _draw_map(ax, pair, axes[column], axes[row], options)
+            if candidates:
+                ax.scatter(places[column], places[row], color="black", **_POINTS)
+            ax.plot(places[column][best], places[row][best], "o", markersize=5, **_BEST)
+        for k, axis in enumerate(axes):
+            self._draw_curve(self.axes_[k, k], axis)
+            self.axes_[k, k].axvline(places[k][best], linewidth=1.2, **_BEST)
+            for row in range(k, len(axes)):
+                self.axes_[row, k].set_xlim(axis.limits)
+            for column in range(k):
+                self.axes_[k, column].set_ylim(axis.limits)
+        share_heights(self.axes_, "Expected score")
+        if drawn is not None:
+            color_bar(self.figure_, self.axes_, drawn, "Expected score")
+        return self
+
+    def _draw_curve(self, ax: Axes, axis: SearchAxis) -> None:
+        """Draw the dependence on one parameter."""
+        table = self.single[axis.name]
+        x = axis.positions(table[axis.name].tolist())
+        mean, std = table["mean"].to_numpy(), table["std"].to_numpy()
+        if axis.scale == "category":
+            ax.errorbar(x, mean, std, fmt="o", color="C0")
+        else:
+            ax.plot(x, mean, color="C0")
+            ax.fill_between(x, mean - std, mean + std, color="C0", alpha=0.3, linewidth=0)
+
+
+def _draw_map(
+    ax: Axes, pair: pd.DataFrame, x: SearchAxis, y: SearchAxis, options: dict[str, Any]
+) -> Any:
+    """Draw the dependence on two parameters."""
+    grid = pair.assign(
+        x=x.positions(pair[x.name].tolist()), y=y.positions(pair[y.name].tolist())
+    ).pivot_table(index="y", columns="x", values="mean")
+    coordinates = grid.columns.to_numpy(), grid.index.to_numpy(), grid.to_numpy()
+    if "category" not in (x.scale, y.scale):
+        return ax.contourf(*coordinates, **options)
+    others = {name: value for name, value in options.items() if name != "levels"}
+    levels = options["levels"]
+    return ax.pcolormesh(*coordinates, shading="nearest", vmin=levels[0], vmax=levels[-1], **others)
+
+
+def _results_of(search: Any) -> Mapping[str, Any]:
+    """Return the results of a fitted search."""
+    check_is_fitted(search)
+    if not hasattr(search, "cv_results_"):
+        msg = f"expected a fitted search such as ArchitectureSearch, got {type(search).__name__}"
+        raise TypeError(msg)
+    results: Mapping[str, Any] = search.cv_results_
+    return results

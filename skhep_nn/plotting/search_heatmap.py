@@ -1,0 +1,348 @@
+"""The display of a search over parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from numbers import Real
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+import pandas as pd
+from sklearn.utils.validation import check_is_fitted
+
+from skhep_nn.plotting.heatmap import draw_heatmap
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+    BoolArray = NDArray[np.bool_]
+
+_PARAM = "param_"
+
+
+class SearchHeatmapDisplay:
+    """Mean test score of a search against two of its parameters, a cell for each pair of values.
+
+    Make one with :meth:`from_estimator` or :meth:`from_results`.
+
+    Parameters
+    ----------
+    results : DataFrame
+        The search as a tidy table, see :attr:`results`.
+    cells : DataFrame
+        Mean test scores; the index holds the values of one parameter, the columns those of the other,
+        as text. NaN where the search has tried no such pair, or every fit of it has failed.
+    x, y : str
+        Names of the parameters along the columns and the index.
+    score : str, default="score"
+        Name of the score.
+
+    Attributes
+    ----------
+    results : DataFrame
+        A row for each candidate of the search, best first: its parameters, by the shortest names
+        that are distinct (`batch_size` for `waveformregressor__batch_size`), and behind them
+        `mean_score` and `std_score`, mean and standard deviation over the folds, and
+        `fit_seconds`, the mean time of a fit (NaN where results do not tell it).
+    ax_ : matplotlib Axes
+        Axes of the last plot.
+    figure_ : matplotlib Figure
+        Figure of the last plot.
+    text_ : ndarray of shape (n_rows, n_columns) or None
+        Annotations of the last plot; None for cells without one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from sklearn.neighbors import KNeighborsRegressor
+    >>> from skhep_nn.plotting import SearchHeatmapDisplay
+    >>> X = np.random.default_rng(0).random((60, 2))
+    >>> grid = {"n_neighbors": [1, 3, 9], "weights": ["uniform", "distance"], "p": [1, 2]}
+    >>> search = GridSearchCV(KNeighborsRegressor(), grid, cv=2).fit(X, X.sum(axis=1))
+    >>> display = SearchHeatmapDisplay.from_estimator(search, x="n_neighbors", y="weights")
+    >>> display.cells.shape, len(display.results)
+    ((2, 3), 12)
+    >>> display.cells.max().max() == search.best_score_
+    np.True_
+    """
+
+    def __init__(
+        self, *, results: pd.DataFrame, cells: pd.DataFrame, x: str, y: str, score: str = "score"
+    ) -> None:
+        self.results = results
+        self.cells = cells
+        self.x = x
+        self.y = y
+        self.score = score
+
+    @classmethod
+    def from_estimator(
+        cls,
+        search: Any,
+        *,
+        x: str,
+        y: str,
+        score: str | None = None,
+        others: Literal["best", "mean"] = "best",
+        ax: Axes | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Draw a search that has been fitted.
+
+        Parameters
+        ----------
+        search : GridSearchCV, RandomizedSearchCV or like them
+            Fitted search, with `cv_results_`.
+        x, y : str
+            As in :meth:`from_results`.
+        score : str, default=None
+            Name of the scorer. None: the one that `refit` names, or the only one.
+        others : {"best", "mean"}, default="best"
+            As in :meth:`from_results`.
+        ax : matplotlib Axes, default=None
+            Axes to draw into. None: new ones.
+        **kwargs : dict
+            Passed to :meth:`plot`.
+
+        Returns
+        -------
+        display : SearchHeatmapDisplay
+            The scores, drawn.
+
+        Raises
+        ------
+        TypeError
+            If `search` is no search.
+        ValueError
+            As from :meth:`from_results`.
+        """
+        check_is_fitted(search)
+        if not hasattr(search, "cv_results_"):
+            raise TypeError(
+                f"expected a fitted search such as GridSearchCV, got {type(search).__name__}"
+            )
+        if score is None:
+            score = search.refit if isinstance(search.refit, str) else "score"
+            if f"mean_test_{score}" not in search.cv_results_:
+                score = "score"
+        scoring = getattr(search, "scoring", None)
+        label = scoring if score == "score" and isinstance(scoring, str) else score
+        return cls.from_results(
+            search.cv_results_, x=x, y=y, score=score, others=others, ax=ax, name=label, **kwargs
+        )
+
+    @classmethod
+    def from_results(
+        cls,
+        cv_results: Mapping[str, Any] | pd.DataFrame,
+        *,
+        x: str,
+        y: str,
+        score: str = "score",
+        others: Literal["best", "mean"] = "best",
+        name: str | None = None,
+        ax: Axes | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Draw the results of a search.
+
+        Parameters
+        ----------
+        cv_results : dict or DataFrame
+            `cv_results_` of the search, or a table of it.
+        x, y : str
+            Parameters along the horizontal and the vertical axis, by their names in the search or by
+            the ends of these where only one ends so: `batch_size` is enough for
+            `waveformregressor__batch_size`. Candidates without one of them are left out.
+        score : str, default="score"
+            Name of the scorer; `"score"` where the search has only one.
+        others : {"best", "mean"}, default="best"
+            What a cell shows of candidates that differ in further parameters: their best mean test
+            score, or the mean of these.
+        name : str, default=None
+            Name of the score for the colour bar. None: `score`.
+        ax : matplotlib Axes, default=None
+            Axes to draw into. None: new ones.
+        **kwargs : dict
+            Passed to :meth:`plot`.
+
+        Returns
+        -------
+        display : SearchHeatmapDisplay
+            The scores, drawn.
+
+        Raises
+        ------
+        ValueError
+            If there are no such parameters, no such score, or `others` is neither of the two.
+        """
+        if others not in ("best", "mean"):
+            raise ValueError(f"others={others!r} must be 'best' or 'mean'")
+        results: dict[str, Any] = {str(key): values for key, values in cv_results.items()}
+        parameters = {key.removeprefix(_PARAM): key for key in results if key.startswith(_PARAM)}
+        short = _short_names(list(parameters))
+        chosen = [_find(given, short) for given in (x, y)]
+        if chosen[0] == chosen[1]:
+            raise ValueError(f"x={x!r} and y={y!r} are the same parameter: name two")
+        table = _tidy(results, score, {parameters[long]: name for long, name in short.items()})
+        have_both = np.logical_and(*(_given(results[parameters[long]]) for long in chosen))
+        if not have_both.any():
+            raise ValueError(f"no candidate of the search has both {chosen[0]!r} and {chosen[1]!r}")
+        column, row = (short[long] for long in chosen)
+        cells = _cells(table[have_both], column, row, others)
+        best_first = table.sort_values("mean_score", ascending=False, kind="stable")
+        display = cls(
+            results=best_first.reset_index(drop=True),
+            cells=cells,
+            x=column,
+            y=row,
+            score=score if name is None else name,
+        )
+        return display.plot(ax=ax, **kwargs)
+
+    def plot(
+        self, ax: Axes | None = None, *, values_format: str | None = ".3g", **kwargs: Any
+    ) -> Self:
+        """Draw the cells; the best has a frame.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Axes to draw into. None: new ones, as large as the number of values asks for.
+        values_format : str or None, default=".3g"
+            Format of the score in each cell. None: no numbers.
+        **kwargs : dict
+            Passed to `matplotlib.axes.Axes.imshow`.
+
+        Returns
+        -------
+        self : SearchHeatmapDisplay
+            The display, with `ax_`, `figure_` and `text_`.
+        """
+        values = self.cells.to_numpy(dtype=float)
+        drawn = draw_heatmap(
+            ax,
+            values,
+            rows=list(self.cells.index),
+            columns=list(self.cells.columns),
+            values_format=values_format,
+            label=f"Mean test {self.score}",
+            options={"cmap": "viridis", **kwargs},
+            # Scores have a sign and three digits, and searches few values of a parameter.
+            cell=(0.8, 0.6),
+        )
+        self.figure_, self.ax_, self.text_ = drawn.figure, drawn.ax, drawn.text
+        self.ax_.set(xlabel=self.x, ylabel=self.y)
+        if np.isfinite(values).any():
+            self._frame(values)
+        return self
+
+    def _frame(self, values: NDArray[Any]) -> None:
+        """Draw a frame around the best cell."""
+        from matplotlib.patches import Rectangle
+
+        row, column = np.unravel_index(np.nanargmax(values), values.shape)
+        corner = (float(column) - 0.5, float(row) - 0.5)
+        # Not cut off at the border of the axes, and above it.
+        frame = Rectangle(corner, 1, 1, fill=False, clip_on=False, zorder=3)
+        frame.set(edgecolor="tab:red", linewidth=2)
+        self.ax_.add_patch(frame)
+
+
+def _short_names(names: list[str]) -> dict[str, str]:
+    """Shortest ends of the names, at double underscores, that only one of them has."""
+    short = {}
+    for name in names:
+        parts = name.split("__")
+        ends = ["__".join(parts[start:]) for start in range(len(parts) - 1, -1, -1)]
+        alone = [end for end in ends if sum(_ends_with(other, end) for other in names) == 1]
+        short[name] = alone[0] if alone else name
+    return short
+
+
+def _ends_with(name: str, end: str) -> bool:
+    """Whether `end` is the name, or its last parts."""
+    return name == end or name.endswith(f"__{end}")
+
+
+def _find(given: str, short: Mapping[str, str]) -> str:
+    """Full name of the parameter that is meant."""
+    if given in short:
+        return given
+    found = [name for name in short if _ends_with(name, given)]
+    if len(found) != 1:
+        what = f"ends several: {found}" if found else "is none of the parameters of the search"
+        raise ValueError(f"{given!r} {what}; choose one of {sorted(short)}")
+    return found[0]
+
+
+def _given(column: Any) -> BoolArray:
+    """Which candidates have the parameter: in a list of grids, not all do."""
+    if isinstance(column, np.ma.MaskedArray):
+        return ~np.ma.getmaskarray(column)
+    # pandas writes masked values as NaN.
+    return np.array([not (isinstance(v, float) and np.isnan(v)) for v in column], dtype=bool)
+
+
+def _tidy(results: Mapping[str, Any], score: str, names: Mapping[str, str]) -> pd.DataFrame:
+    """Parameters, score and time of all candidates."""
+    key = f"mean_test_{score}"
+    if key not in results:
+        known = [k.removeprefix("mean_test_") for k in results if k.startswith("mean_test_")]
+        raise ValueError(f"score={score!r} is not in the results; choose one of {known}")
+    n_candidates = len(results[key])
+    columns = {}
+    for param, name in names.items():
+        values = results[param]
+        # Element by element: values may be lists, which an array would take apart.
+        objects = np.empty(n_candidates, dtype=object)
+        for index, (value, given) in enumerate(zip(values, _given(values), strict=True)):
+            objects[index] = value if given else None
+        columns[name] = pd.Series(objects).infer_objects()
+    nothing = np.full(n_candidates, np.nan)
+    return pd.DataFrame(columns).assign(
+        mean_score=np.asarray(results[key], dtype=float),
+        std_score=np.asarray(results.get(f"std_test_{score}", nothing), dtype=float),
+        fit_seconds=np.asarray(results.get("mean_fit_time", nothing), dtype=float),
+    )
+
+
+def _cells(table: pd.DataFrame, x: str, y: str, others: str) -> pd.DataFrame:
+    """Best or mean score of each pair of values, without fits that have failed."""
+    columns, rows = (_Levels(table[name]) for name in (x, y))
+    scores = table["mean_score"].to_numpy()
+    cells = np.full((len(rows.texts), len(columns.texts)), np.nan)
+    for place in np.ndindex(cells.shape):
+        own = scores[np.isfinite(scores) & (rows.at == place[0]) & (columns.at == place[1])]
+        if own.size:
+            cells[place] = own.max() if others == "best" else own.mean()
+    return pd.DataFrame(
+        cells, index=pd.Index(rows.texts, name=y), columns=pd.Index(columns.texts, name=x)
+    )
+
+
+class _Levels:
+    """Values of a parameter as they stand along an axis, and the place of each candidate's."""
+
+    def __init__(self, values: pd.Series[Any]) -> None:
+        # By their texts, since values may be lists, which no set or index takes.
+        of_text = {_text(value): value for value in values}
+        texts = list(of_text)
+        if all(map(_is_number, of_text.values())):
+            texts.sort(key=of_text.__getitem__)
+        self.texts = texts
+        self.at = np.array([texts.index(_text(value)) for value in values])
+
+
+def _text(value: Any) -> str:
+    """Write a value for an axis: objects as they show themselves."""
+    if isinstance(value, str):
+        return value
+    return f"{value:.6g}" if _is_number(value) else repr(value)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it has a place on an axis; True and False are names here."""
+    return isinstance(value, Real) and not isinstance(value, (bool, np.bool_))

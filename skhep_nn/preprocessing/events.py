@@ -1,0 +1,185 @@
+"""Transformers of events: momenta in Cartesian components, events turned to one orientation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any, ClassVar
+
+from skhep_nn.inputs.events import EventTransformer, Names
+from skhep_nn.kinematics import momenta as _momenta
+from skhep_nn.kinematics.formulas import cartesian_from_cylindrical, cylindrical_from_cartesian
+from skhep_nn.utils.public import public
+from skhep_nn.utils.stored_frames import PlainState, Rebuilds, each, one
+
+__all__ = ["CartesianMomenta", "EventAligner"]
+
+
+@public("skhep_nn")
+class CartesianMomenta(PlainState, EventTransformer):
+    """Turn momenta from (pt, eta, phi) to (px, py, pz), and fill in what is missing.
+
+    Networks do better with Cartesian components, since azimuth is cyclic (section 2 of
+    arXiv:2002.01427). Momenta are found by name: ``<object>_pt``, ``_eta``, ``_phi`` become
+    ``<object>_px``, ``_py``, ``_pz`` where they stood. A transverse one (missing momentum), with
+    modulus ``<object>`` or ``<object>_pt`` and ``<object>_phi`` but no ``_eta``, keeps the modulus
+    and gets ``<object>_px``, ``_py`` in place of the azimuth. All other columns pass unchanged.
+
+    Parameters
+    ----------
+    missing : float or None, default=0.0
+        What takes the place of NaN, in every column. None leaves NaN.
+    columns : sequence of str, default=None
+        Names of the columns, where X is an array. A DataFrame has its own.
+
+    Attributes
+    ----------
+    n_features_in_, feature_names_in_ : int, ndarray of str
+        Number of the columns seen in `fit`, and their names where X had any.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> events = pd.DataFrame({"lep_pt": [50.0], "lep_eta": 0.0, "lep_phi": 0.0, "mass": None})
+    >>> CartesianMomenta().fit_transform(events.astype(float))
+       lep_px  lep_py  lep_pz  mass
+    0    50.0     0.0     0.0   0.0
+    """
+
+    _rebuild: ClassVar[Rebuilds] = {"_layout": one(_momenta.CartesianLayout.rebuilt)}
+
+    def __init__(
+        self, *, missing: float | None = 0.0, columns: Sequence[str] | None = None
+    ) -> None:
+        self.missing = missing
+        self.columns = columns
+
+    def _prepare(self, names: list[str]) -> Sequence[_momenta.Momentum]:
+        """Lay out the columns to come."""
+        missing: Any = self.missing
+        if missing is not None and (not isinstance(missing, Real) or math.isinf(missing)):
+            raise ValueError(f"missing must be a finite number or None, got {missing!r}.")
+        self._layout = _momenta.CartesianLayout.of(names, self.n_features_in_)
+        return self._layout.momenta
+
+    def transform(self, X: Any) -> Any:
+        """Turn the momenta to Cartesian components.
+
+        Parameters
+        ----------
+        X : DataFrame or array of shape (n_samples, n_features)
+            Events. NaN is a quantity that is not there.
+
+        Returns
+        -------
+        DataFrame or ndarray of shape (n_samples, n_features_out)
+            In the container that came in; momenta in their unit.
+            Negative or infinite ones, which -999 for "missing" makes, are a ValueError.
+        """
+        table, values = self.read(X)
+        made = self._layout.forward(table, values, cartesian_from_cylindrical, self.missing)
+        return self._layout.label(made, table, self.get_feature_names_out())
+
+    def inverse_transform(self, X: Any) -> Any:
+        """Turn the momenta back to (pt, eta, phi).
+
+        Parameters
+        ----------
+        X : DataFrame or array of shape (n_samples, n_features_out)
+            What `transform` gave.
+
+        Returns
+        -------
+        DataFrame or ndarray of shape (n_samples, n_features)
+            The columns seen in `fit`; what was filled in stays so.
+        """
+        table, values = self.read_output(X)
+        made = self._layout.backward(table, values, cylindrical_from_cartesian)
+        return self._layout.label(made, table, self._names_in())
+
+    def _names_out(self, names_in: Names) -> Names:
+        return self._layout.names(names_in)
+
+
+@public("skhep_nn")
+class EventAligner(PlainState, EventTransformer):
+    """Turn all events to one orientation.
+
+    Rotates every event in azimuth and reflects it in z, so that the reference has phi = 0 and
+    eta >= 0, then reflects it in y, so that a second object has positive phi (section 3.4.2 of
+    arXiv:2002.01427). The column now constant, ``<reference>_py`` or ``<reference>_phi``, is
+    dropped. Momenta are found by name in either form, as in `EventAugmenter`, the alternative.
+
+    Parameters
+    ----------
+    reference : str, default="PRI_lep"
+        Object turned to phi = 0. An event without it (NaN) is not rotated.
+    orient : str, default="PRI_tau"
+        Object that decides the reflection in y, and in z where the reference has eta = 0.
+    columns : sequence of str, default=None
+        Names of the columns, where X is an array. A DataFrame has its own.
+
+    Attributes
+    ----------
+    n_features_in_, feature_names_in_ : int, ndarray of str
+        Number of the columns seen in `fit`, and their names where X had any.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> events = pd.DataFrame({"e_px": [0.0], "e_py": 5.0, "e_pz": -1.0, "t_px": 2.0, "t_py": 1.0})
+    >>> EventAligner(reference="e", orient="t").fit_transform(events).round(3)
+       e_px  e_pz  t_px  t_py
+    0   5.0   1.0   1.0   2.0
+    """
+
+    _rebuild: ClassVar[Rebuilds] = {
+        "_columns": one(_momenta.MomentumColumns),
+        "_objects": each(_momenta.Momentum),
+    }
+
+    def __init__(
+        self,
+        *,
+        reference: str = "PRI_lep",
+        orient: str = "PRI_tau",
+        columns: Sequence[str] | None = None,
+    ) -> None:
+        self.reference = reference
+        self.orient = orient
+        self.columns = columns
+
+    def _prepare(self, names: list[str]) -> Sequence[_momenta.Momentum]:
+        """Find the columns to turn, the two objects and the column to drop."""
+        momenta = _momenta.find_complete(names)
+        self._columns = _momenta.MomentumColumns.of(momenta)
+        roles = {"reference": self.reference, "orient": self.orient} if momenta else {}
+        self._objects = [_momenta.find_object(momenta, *role) for role in roles.items()]
+        constant = [momentum.y for momentum in self._objects[:1]]
+        self._kept = [i for i in range(self.n_features_in_) if i not in constant]
+        return momenta
+
+    def transform(self, X: Any) -> Any:
+        """Turn every event to the common orientation.
+
+        Parameters
+        ----------
+        X : DataFrame or array of shape (n_samples, n_features)
+            Events. NaN is an object that is not there.
+
+        Returns
+        -------
+        DataFrame or ndarray of shape (n_samples, n_features - 1)
+            In the container that came in.
+        """
+        table, values = self.read(X)
+        if not self._objects:
+            return (values if table is None else table).copy()
+        turned = self._columns.turn_table(
+            table, values, _momenta.Turn.aligning(values, *self._objects)
+        )
+        return turned[:, self._kept] if table is None else turned.iloc[:, self._kept]
+
+    def _names_out(self, names_in: Names) -> Names:
+        return names_in[self._kept]

@@ -1,0 +1,280 @@
+"""What becomes of the states that training passes through: objects for ``averaging=`` of the estimators.
+
+Small parameter objects, as schedules are: they say which states are kept and how much each counts.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+
+from skhep_nn.utils.checks import is_flag
+from skhep_nn.utils.public import public
+
+__all__ = [
+    "FastGeometricEnsemble",
+    "SnapshotEnsemble",
+    "StochasticWeightAveraging",
+    "check_averaging",
+]
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, Integral) and not is_flag(value) and int(value) >= 1
+
+
+@public("skhep_nn")
+class StochasticWeightAveraging(BaseEstimator):  # type: ignore[misc]
+    """Average the weights that every member passes through: one network, no slower at predict.
+
+    After every pass, or at the end of every cycle where the schedule has cycles, the weights enter a
+    running average. Begun too early, the average is spoiled by bad weights; too late, it has seen too
+    little. With `renewal_period`, training finds the start itself (section 3.7.1 of arXiv:2002.01427):
+    a second average is begun later, and when it has seen as many states as the period says, both are
+    compared on the member's validation rows. If the older one is better, the younger is begun again
+    and the time to the next comparison doubles; if the younger one is better, it takes the place of
+    the older, another younger one is begun, and that time is back at `renewal_period`.
+
+    Parameters
+    ----------
+    start : int or float, default=1
+        How many passes (cycles) go by before the first whose weights enter; a float is a share of all.
+    renewal_period : int or None, default=2
+        States by which the second average first lags behind, and that it has seen when both are first
+        compared. None: one average, from `start` on; the usual start is then 0.75. Anything else needs
+        a validation loss: more than one member, or early stopping.
+
+    See Also
+    --------
+    SnapshotEnsemble, FastGeometricEnsemble : Average predictions instead of weights.
+
+    Notes
+    -----
+    From the first average on, best pass and early stopping go by the validation loss of the average,
+    ``averaged_valid_loss`` of the history: what is kept of a member is its average as of the best pass.
+    Where batch normalisation is used, each average that is judged or kept gets running moments of its
+    own, by a pass over the training rows without steps.
+
+    References
+    ----------
+    arXiv:1803.05407; section 3.7 of arXiv:2002.01427.
+
+    Examples
+    --------
+    >>> from skhep_nn import Constant, DenseNetClassifier, make_higgs_events
+    >>> from skhep_nn.averaging import StochasticWeightAveraging
+    >>> events = make_higgs_events(1000, random_state=0)
+    >>> model = DenseNetClassifier(
+    ...     n_members=2,
+    ...     schedule=Constant(2e-3),
+    ...     averaging=StochasticWeightAveraging(),
+    ...     max_epochs=4,
+    ...     random_state=0,
+    ... )
+    >>> X = events.data.filter(like="PRI_").fillna(0)
+    >>> model.fit(X, events.target).history_["averaged_valid_loss"].notna().sum()
+    np.int64(6)
+    """
+
+    def __init__(self, start: float = 1, *, renewal_period: int | None = 2) -> None:
+        self.start = start
+        self.renewal_period = renewal_period
+
+    def n_skipped(self, n_states: int) -> int:
+        """Return how many states do not enter.
+
+        Parameters
+        ----------
+        n_states : int
+            Passes or cycles of the fit.
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        ValueError
+            If a parameter is not what it should be, or nothing would be left.
+        """
+        self._check()
+        is_count = isinstance(self.start, Integral)
+        skipped = int(self.start) if is_count else int(np.ceil(self.start * n_states))
+        if skipped >= n_states:
+            msg = (
+                f"start={self.start!r} leaves nothing to average: the fit has {n_states} passes (cycles, "
+                "under a schedule that has them). Start earlier or raise max_epochs."
+            )
+            raise ValueError(msg)
+        return skipped
+
+    def _check(self) -> None:
+        start: Any = self.start
+        if isinstance(start, Integral):
+            in_order = not is_flag(start) and int(start) >= 0
+        else:
+            in_order = isinstance(start, Real) and 0 <= float(start) < 1
+        if not in_order:
+            msg = f"start={start!r} must be an integer of at least 0 or a share below 1."
+            raise ValueError(msg)
+        if self.renewal_period is not None and not _is_count(self.renewal_period):
+            msg = (
+                f"renewal_period={self.renewal_period!r} must be an integer of at least 1 or None."
+            )
+            raise ValueError(msg)
+
+
+class _Snapshots(BaseEstimator, ABC):  # type: ignore[misc]
+    """What ensembles of snapshots have in common."""
+
+    n_snapshots: int
+    weight_by_loss: bool
+
+    def shares(self, n: int) -> NDArray[np.float64]:
+        """Return how much the states of one member count.
+
+        Parameters
+        ----------
+        n : int
+            Number of states, at most `n_snapshots`.
+
+        Returns
+        -------
+        ndarray of shape (n,)
+            From the best pass back to the earliest snapshot; they sum to one.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is not what it should be.
+        """
+        if not _is_count(self.n_snapshots):
+            msg = f"n_snapshots={self.n_snapshots!r} must be an integer of at least 1."
+            raise ValueError(msg)
+        if self.weight_by_loss not in (True, False):
+            raise ValueError(f"weight_by_loss={self.weight_by_loss!r} must be True or False.")
+        counts = self._counts(np.arange(1, n + 1))
+        shares: NDArray[np.float64] = counts / counts.sum()
+        return shares
+
+    @abstractmethod
+    def _counts(self, place: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return how much states count by their place, from one, in that order."""
+
+
+@public("skhep_nn")
+class SnapshotEnsemble(_Snapshots):
+    """Snapshots that each member leaves at the ends of cosine cycles predict together.
+
+    Of every member the state of its best pass counts, and before it the last `n_snapshots` - 1 states
+    that were reached at the end of a cycle, where the learning rate was lowest. Without a validation
+    loss the ends of the last `n_snapshots` cycles count. The n-th of them, from the latest, has the
+    weight 1 / n.
+
+    Parameters
+    ----------
+    n_snapshots : int, default=5
+        Most states of one member; cycles may have been fewer.
+    weight_by_loss : bool, default=True
+        Whether members count by 1 / their validation loss, as they do without averaging. In the study
+        all count the same.
+
+    See Also
+    --------
+    FastGeometricEnsemble : The same with short linear cycles.
+    StochasticWeightAveraging : Averages weights, which predicts faster.
+
+    Notes
+    -----
+    Needs a schedule with cycles: ``CosineRestarts(cycle=5, growth=1)``, for example (the study's cycles
+    are 5.6 passes), or `CyclicLR`. Choose `max_epochs` as a number of whole cycles.
+
+    References
+    ----------
+    arXiv:1704.00109; section 3.7 of arXiv:2002.01427, whose settings are the defaults.
+
+    Examples
+    --------
+    >>> from skhep_nn import CosineRestarts, DenseNetClassifier, make_higgs_events
+    >>> from skhep_nn.averaging import SnapshotEnsemble
+    >>> events = make_higgs_events(1000, random_state=0)
+    >>> model = DenseNetClassifier(
+    ...     schedule=CosineRestarts(cycle=2, growth=1),
+    ...     averaging=SnapshotEnsemble(n_snapshots=3),
+    ...     max_epochs=8,
+    ...     random_state=0,
+    ... )
+    >>> X = events.data.filter(like="PRI_").fillna(0)
+    >>> model.fit(X, events.target).ensemble_.weights.round(2)
+    array([0.55, 0.27, 0.18])
+    """
+
+    def __init__(self, n_snapshots: int = 5, *, weight_by_loss: bool = True) -> None:
+        self.n_snapshots = n_snapshots
+        self.weight_by_loss = weight_by_loss
+
+    def _counts(self, place: NDArray[np.int64]) -> NDArray[np.float64]:
+        return 1 / place
+
+
+@public("skhep_nn")
+class FastGeometricEnsemble(_Snapshots):
+    """Snapshots that each member leaves at the ends of short linear cycles predict together.
+
+    As `SnapshotEnsemble`, but there are more of them, from shorter cycles that lead along valleys of
+    the loss, and all count the same.
+
+    Parameters
+    ----------
+    n_snapshots : int, default=9
+        Most states of one member; cycles may have been fewer.
+    weight_by_loss : bool, default=True
+        Whether members count by 1 / their validation loss, as they do without averaging. In the study
+        all count the same.
+
+    See Also
+    --------
+    SnapshotEnsemble : The same with cosine cycles.
+    StochasticWeightAveraging : Averages weights, which predicts faster.
+
+    Notes
+    -----
+    Needs a schedule with cycles: `CyclicLR`.
+
+    References
+    ----------
+    arXiv:1802.10026; section 3.7 of arXiv:2002.01427, whose settings are the defaults.
+
+    Examples
+    --------
+    >>> from skhep_nn import DenseNetClassifier, make_higgs_events
+    >>> from skhep_nn.averaging import FastGeometricEnsemble
+    >>> from skhep_nn.schedules import CyclicLR
+    >>> events = make_higgs_events(1000, random_state=0)
+    >>> model = DenseNetClassifier(
+    ...     schedule=CyclicLR(), averaging=FastGeometricEnsemble(4), max_epochs=8, random_state=0
+    ... )
+    >>> X = events.data.filter(like="PRI_").fillna(0)
+    >>> model.fit(X, events.target).ensemble_.weights
+    array([0.25, 0.25, 0.25, 0.25])
+    """
+
+    def __init__(self, n_snapshots: int = 9, *, weight_by_loss: bool = True) -> None:
+        self.n_snapshots = n_snapshots
+        self.weight_by_loss = weight_by_loss
+
+    def _counts(self, place: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.ones(len(place))
+
+
+def check_averaging(averaging: Any) -> None:
+    """Raise TypeError for what is none of the objects of this module."""
+    known = (StochasticWeightAveraging, SnapshotEnsemble, FastGeometricEnsemble)
+    if averaging is not None and not isinstance(averaging, known):
+        names = ", ".join(kind.__name__ for kind in known)
+        raise TypeError(f"averaging={averaging!r} must be one of {names}, or None.")

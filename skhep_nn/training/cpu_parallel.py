@@ -1,0 +1,166 @@
+"""Passes on a CPU without automatic differentiation, members split over threads."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skhep_nn.kernels.cpu_step import DenseStep
+from skhep_nn.training.batches import TrainBatches, ValidBatches
+from skhep_nn.training.optimizers import StepRates
+from skhep_nn.utils.parallel import n_groups, side_by_side
+
+__all__ = ["MemberGroups"]
+
+_ELEMENTWISE = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop)
+
+
+class _Passed(NamedTuple):
+    """What a pass has made of a group: it may have run in another process."""
+
+    losses: NDArray[np.float32]
+    flat: NDArray[np.float32]
+    optimizer: dict[str, Any]
+    random: list[NDArray[np.uint8]]
+
+
+class _Group:
+    """Some members, their step and their optimiser."""
+
+    def __init__(self, net: Any, batches: TrainBatches, members: slice) -> None:
+        self.members = members
+        self.batches = batches
+        self.generators = batches.generators[members]
+        self.dense = DenseStep(net.module_, members, batches.width, net.criterion_.loss)
+        kind, group = type(net.optimizer_), net.optimizer_.param_groups[0]
+        settings = {
+            name: group[name] for name in inspect.signature(kind).parameters if name in group
+        }
+        settings["params"] = [self.dense.flat]
+        self.optimizer = kind(**settings)
+        self.own_steps = net.own_steps_ and net.own_steps_.flat(self.dense.flat, members)
+
+    def train(self, index: Tensor, rates: list[StepRates], stop: threading.Event) -> _Passed:
+        """Take the steps of a pass."""
+        losses = []
+        group = self.optimizer.param_groups[0]
+        steps = self.batches.batches(index, self.members)
+        for step_rates, batch in zip(rates, steps, strict=True):
+            if stop.is_set():
+                break
+            losses.append(self.dense.step(*batch))
+            step_rates.give(group)
+            if self.own_steps is None:
+                self.optimizer.step()
+            else:
+                self.own_steps.take(self.optimizer.step, step_rates.lr)
+        return _Passed(
+            torch.stack(losses).numpy(),
+            self.dense.flat.detach().numpy(),
+            _with(self.optimizer.state_dict(), Tensor.numpy, Tensor),
+            [generator.get_state().numpy() for generator in self.generators],
+        )
+
+    def take_over(self, passed: _Passed) -> None:
+        """Go on from what a pass has made."""
+        self.dense.flat.data.copy_(torch.from_numpy(passed.flat))
+        self.optimizer.load_state_dict(_with(passed.optimizer, torch.from_numpy, np.ndarray))
+        for generator, state in zip(self.generators, passed.random, strict=True):
+            generator.set_state(torch.from_numpy(state))
+        self.dense.store()
+
+    def validate(self, batches: ValidBatches, stop: threading.Event) -> NDArray[np.float64]:
+        """Return the validation loss of every member."""
+        total = torch.zeros(self.members.stop - self.members.start)
+        width = self.batches.width
+        for batch, _ in batches.batches(width, self.members):
+            if stop.is_set():
+                break
+            missing = width - batch.weight.shape[1]
+            total += self.dense.losses(*(_filled_up(part, missing) for part in batch))
+        losses: NDArray[np.float64] = total.double().numpy()
+        return losses
+
+
+def _with(state: Any, change: Callable[[Any], Any], kind: type) -> Any:
+    """Change all leaves of a kind in nested dictionaries."""
+    if isinstance(state, dict):
+        return {key: _with(value, change, kind) for key, value in state.items()}
+    return change(state) if isinstance(state, kind) else state
+
+
+def _filled_up(part: Tensor, missing: int) -> Tensor:
+    """Append rows of zeros: of weight zero, they do not count."""
+    if not missing:
+        return part
+    return torch.cat([part, part.new_zeros(len(part), missing, *part.shape[2:])], dim=1)
+
+
+class MemberGroups:
+    """Trains and validates groups of members side by side, each group on one thread.
+
+    Parameters
+    ----------
+    net : MemberNet
+        Initialised, its module on a CPU.
+    batches : TrainBatches
+        Where the rows of a pass come from.
+    """
+
+    def __init__(self, net: Any, batches: TrainBatches) -> None:
+        self.net = net
+        self.batches = batches
+        n_members = len(net.folds)
+        n_parameters = sum(p.numel() for p in net.module_.parameters())
+        self.n_operations = 6.0 * n_parameters * batches.width * batches.n_steps
+        n = n_groups(net.n_workers, n_members, self.n_operations)
+        edges = [n_members * i // n for i in range(n + 1)]
+        self.groups = [_Group(net, batches, slice(*pair)) for pair in pairwise(edges)]
+
+    @staticmethod
+    def serves(net: Any) -> bool:
+        """Whether the net can be trained so: the gradients are known and nobody watches single batches."""
+        return (
+            torch.device(net.device).type == "cpu"
+            and not net.compile
+            and not net.notifies_batches
+            and net.autocast is None
+            and net.criterion_.loss.penalty is None
+            and DenseStep.serves(net.module_)
+            and type(net.optimizer_) in _ELEMENTWISE
+            and len(net.optimizer_.param_groups) == 1
+        )
+
+    def load(self) -> None:
+        """Take over the parameters of the net."""
+        for group in self.groups:
+            group.dense.load()
+
+    def run(self, rates: list[StepRates]) -> NDArray[np.float64]:
+        """Run one pass; return the mean loss of every member."""
+        index = self.batches.draw()
+        self.load()  # a callback may have changed the parameters
+        tasks = [partial(group.train, index, rates) for group in self.groups]
+        passed = side_by_side(tasks, self.n_operations)
+        for group, result in zip(self.groups, passed, strict=True):
+            group.take_over(result)
+        losses: NDArray[np.float64] = np.concatenate([p.losses for p in passed], axis=1).mean(
+            axis=0, dtype=np.float64
+        )
+        return losses
+
+    def validate(self, batches: ValidBatches) -> NDArray[np.float64]:
+        """Return the validation loss of every member."""
+        tasks = [partial(group.validate, batches) for group in self.groups]
+        # Forward only, and a row is validated by one member: a member trains on the rows of the others.
+        n_others = max(1, len(self.net.folds) - 1)
+        return np.concatenate(side_by_side(tasks, self.n_operations / 3 / n_others))

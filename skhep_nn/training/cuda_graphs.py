@@ -1,0 +1,322 @@
+"""A whole pass on a GPU without Python in between: the training step captured as a CUDA graph.
+
+The graphs hold all of a step: rows are looked up in the plan of the pass, gathered and augmented, forward
+and backward are run and the parameters updated. What changes from step to step (rows, learning rate,
+momentum, step number) lies in tensors on the device that the graphs read, so that a step costs the host
+one replay, and nothing waits for anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from skhep_nn.kernels.gpu import DenseKernels, adam_rates, available, supports
+from skhep_nn.training.batches import Batch, TrainBatches
+from skhep_nn.training.cuda_loader import rows_for
+from skhep_nn.training.member_hyperparameters import OwnSteps
+from skhep_nn.training.optimizers import StepRates
+from skhep_nn.training.streamed_batches import StreamTrainBatches
+
+__all__ = ["FlatAdam", "GraphedPass"]
+
+_WARM_UP = 3
+# Steps of a fit from which on the fused kernels pay: on an H100 they save a quarter of a millisecond each,
+# and take a second to load, three where Triton has not compiled and kept them yet.
+_WORTH_COMPILING = 5000
+# cuDNN and cuBLAS read several numbers at a time and fail where parameters do not begin at a multiple of
+# that; torch's own tensors begin at multiples of 512 bytes.
+_ALIGNED = 64
+
+
+def _as_it_lies(tensor: Tensor, like: Tensor) -> Tensor:
+    """Return the numbers of a tensor in the order in which those of another lie in memory."""
+    if tensor.stride() != like.stride():
+        tensor = torch.empty_strided(
+            like.shape, like.stride(), dtype=tensor.dtype, device=tensor.device
+        ).copy_(tensor)
+    return tensor.as_strided((tensor.numel(),), (1,))
+
+
+class FlatAdam:
+    """Adam over all parameters in one flat buffer, its rates read from the device.
+
+    torch's fused Adam bakes beta1 into a captured graph; 1cycle changes it every step.
+
+    Parameters
+    ----------
+    parameters : list of Parameter
+        Become views of one buffer.
+    group : dict
+        A parameter group of `torch.optim.Adam` or `AdamW`: betas, eps and weight_decay are read.
+    decoupled : bool
+        Whether weight decay is AdamW's.
+    aligned : bool
+        Whether parameters begin where the device's libraries ask for it, with zeros in between.
+    own_steps : OwnSteps, optional
+        Learning rates and weight decay of members that differ in them.
+    """
+
+    def __init__(
+        self,
+        parameters: list[nn.Parameter],
+        group: dict[str, Any],
+        *,
+        decoupled: bool,
+        aligned: bool,
+        own_steps: OwnSteps | None = None,
+    ) -> None:
+        self.parameters = parameters
+        step = _ALIGNED if aligned else 1
+        self._gaps = [p.new_zeros(-p.numel() % step) for p in parameters]
+        self.flat = self._joined([p.detach() for p in parameters])
+        sizes = [p.numel() + len(gap) for p, gap in zip(parameters, self._gaps, strict=True)]
+        for p, part in zip(parameters, self.flat.split(sizes), strict=True):
+            p.data = part.as_strided(p.shape, p.stride())
+        self.mean = torch.zeros_like(self.flat)
+        self.square = torch.zeros_like(self.flat)
+        self.beta2, self.eps = group["betas"][1], group["eps"]
+        self.weight_decay, self.decoupled = group["weight_decay"], decoupled
+        self._factor: Tensor | None = None
+        self._decay: Tensor | float = self.weight_decay
+        if own_steps is not None:
+            self._factor = self._per_member(own_steps, own_steps.factor)
+            if own_steps.decay.any():
+                self._decay = self._per_member(own_steps, own_steps.decay)
+
+    def _joined(self, tensors: list[Tensor]) -> Tensor:
+        """Lay tensors of the parameters' shapes out as the parameters are."""
+        laid = zip(tensors, self.parameters, self._gaps, strict=True)
+        return torch.cat([part for t, p, gap in laid for part in (_as_it_lies(t, p), gap)])
+
+    def _per_member(self, own_steps: OwnSteps, values: NDArray[np.float64]) -> Tensor:
+        """Lay the values of members out as the parameters are."""
+        beside = zip(own_steps.beside(values), self.parameters, strict=True)
+        return self._joined([value.expand_as(p) for value, p in beside])
+
+    def _decayed(self, grad: Tensor, lr: Tensor) -> Tensor:
+        """Apply weight decay: to the parameters if it is AdamW's, else to their gradients."""
+        decay = self._decay
+        if not isinstance(decay, Tensor):
+            if not decay:
+                return grad
+            if not self.decoupled:
+                return grad.add(self.flat, alpha=decay)
+        elif not self.decoupled:
+            return grad.addcmul(decay, self.flat)
+        self.flat.mul_(1 - lr * (decay if self._factor is None else decay * self._factor))
+        return grad
+
+    def step(self, rates: Tensor) -> None:
+        """Update the parameters by their gradients, with rates from `adam_rates`."""
+        size, share, correction, lr = rates
+        grad = self._joined(
+            [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        )
+        grad = self._decayed(grad, lr)
+        self.mean.lerp_(grad, share)
+        self.square.mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
+        root = (self.square * correction).sqrt_().add_(self.eps)
+        step = size * self.mean / root
+        self.flat.sub_(step if self._factor is None else step * self._factor)
+
+
+class _Autograd:
+    """Takes steps by automatic differentiation: of any network."""
+
+    def __init__(self, net: Any, adam: FlatAdam, n_steps: int) -> None:
+        self.net, self.adam = net, adam
+        self.n_captured = 1
+        self.position = torch.zeros(1, dtype=torch.long, device=adam.flat.device)
+        self.rates = torch.zeros(n_steps, 4, device=adam.flat.device)
+        self.losses = torch.zeros(n_steps, len(net.folds), device=adam.flat.device)
+
+    def step(self, gathered: Batch) -> None:
+        """Take the step at `position` and go on to the next."""
+        for p in self.adam.parameters:
+            p.grad = None
+        batch = Batch(*(part.index_select(0, self.position)[0] for part in gathered))
+        losses = self.net.train_step_single(batch)["member_losses"]
+        self.losses.index_copy_(0, self.position, losses.unsqueeze(0))
+        self.adam.step(self.rates.index_select(0, self.position)[0])
+        self.position.add_(1)
+
+    def refresh(self) -> None:
+        """Take note that parameters were changed by others."""
+
+    def begin(self, n_before: int) -> None:
+        """Begin a block of steps; so many have been taken before."""
+        del n_before
+        self.position.zero_()
+
+
+class _Fused:
+    """Takes steps by two kernels: of the networks that they know."""
+
+    def __init__(self, net: Any, adam: FlatAdam, n_steps: int) -> None:
+        self.adam = adam
+        self.n_captured = n_steps
+        # Not the seeds themselves: augmentation draws by them, with the same kind of generator.
+        seeds = [np.random.SeedSequence(g.initial_seed()) for g in net.generators]
+        self.kernels = DenseKernels(
+            net.module_,
+            flat=adam.flat,
+            loss=net.criterion_.loss.name,
+            seeds=[int(seed.generate_state(1, np.uint64)[0] >> 2) for seed in seeds],
+        )
+        self.position = self.kernels.position
+        self.rates = torch.zeros(n_steps, 4, device=adam.flat.device)
+        self.losses = torch.zeros(n_steps, len(net.folds), device=adam.flat.device)
+        self.refresh = self.kernels.refresh
+
+    def begin(self, n_before: int) -> None:
+        """Begin a block of steps; so many have been taken before."""
+        self.kernels.position.zero_()
+        self.kernels.n_before.fill_(n_before)
+
+    @staticmethod
+    def serves(net: Any, n_steps: int) -> bool:
+        """Whether the kernels can run there, know network and loss, and so many steps are worth it."""
+        return (
+            n_steps >= _WORTH_COMPILING
+            and available(net.device)
+            and net.autocast is None
+            and net.own_steps_ is None
+            and supports(net.module_, net.criterion_.loss.name)
+        )
+
+    def step(self, gathered: Batch) -> None:
+        """Take the step at `position` and go on to the next."""
+        adam = self.adam
+        self.kernels.forward_backward(*gathered)
+        self.kernels.reduce_adam(
+            adam.mean,
+            adam.square,
+            self.rates,
+            self.losses,
+            beta2=adam.beta2,
+            eps=adam.eps,
+            weight_decay=adam.weight_decay,
+            decoupled=adam.decoupled,
+        )
+
+
+class GraphedPass:
+    """Captures the work of a net on a GPU and replays it.
+
+    One graph gathers and augments the rows of a block of steps, others take one step or all of a block.
+
+    Parameters
+    ----------
+    net : MemberNet
+        Initialised, its module on a CUDA device.
+    batches : TrainBatches
+        Where the rows of a pass come from.
+    """
+
+    def __init__(self, net: Any, batches: TrainBatches | StreamTrainBatches) -> None:
+        self.net = net
+        self.rows = rows_for(batches)
+        parameters = [p for p in net.module_.parameters() if p.requires_grad]
+        group = net.optimizer_.param_groups[0]
+        n_steps = batches.n_steps * net.max_epochs
+        fused = _Fused.serves(net, n_steps) and isinstance(batches, TrainBatches)
+        stepper = _Fused if fused else _Autograd
+        self.adam = FlatAdam(
+            parameters,
+            group,
+            decoupled=isinstance(net.optimizer_, torch.optim.AdamW),
+            aligned=stepper is _Autograd,
+            own_steps=net.own_steps_,
+        )
+        self.n_done = 0
+        self.stepper = stepper(net, self.adam, self.rows.at_once)
+        self._gather_graph, self._step_graphs = self._capture()
+
+    @staticmethod
+    def serves(net: Any) -> bool:
+        """Whether the net's step can be captured: on CUDA, by Adam, and nobody watches single batches."""
+        group = net.optimizer_.param_groups[0]
+        return (
+            torch.device(net.device).type == "cuda"
+            and net.capture
+            and not net.notifies_batches
+            and type(net.optimizer_) in (torch.optim.Adam, torch.optim.AdamW)
+            and len(net.optimizer_.param_groups) == 1
+            and not (group["amsgrad"] or group["maximize"])
+        )
+
+    def _gather(self) -> None:
+        """Gather the rows of a block of steps."""
+        self.gathered = Batch(*(part.contiguous() for part in self.rows.gather()))
+
+    def _capture(self) -> tuple[torch.cuda.CUDAGraph, dict[int, torch.cuda.CUDAGraph]]:
+        """Warm up aside, as capture asks for, put everything back, then capture."""
+        generators = self.net.generators
+        changed = [self.adam.flat, self.adam.mean, self.adam.square, *self.net.module_.buffers()]
+        kept = [t.clone() for t in changed]
+        random = [g.get_state() for g in generators]
+        main = torch.cuda.current_stream()
+        side = torch.cuda.Stream()
+        side.wait_stream(main)
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UP):
+                self.stepper.position.zero_()
+                self._gather()
+                self.stepper.step(self.gathered)
+        main.wait_stream(side)
+        for tensor, value in zip(changed, kept, strict=True):
+            tensor.copy_(value)
+        for generator, state in zip(generators, random, strict=True):
+            generator.set_state(state)
+        gather = self._captured(self._gather)
+        numbers = {1, self.stepper.n_captured}
+        return gather, {n: self._captured(partial(self._steps, n)) for n in numbers}
+
+    def _steps(self, n: int) -> None:
+        for _ in range(n):
+            self.stepper.step(self.gathered)
+
+    def _captured(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        for generator in self.net.generators:
+            graph.register_generator_state(generator)
+        with torch.cuda.graph(graph):
+            work()
+        return graph
+
+    def _fetch(self, first: int) -> None:
+        """Gather the rows of the block that starts with a step."""
+        self.rows.stage(first)
+        self._gather_graph.replay()
+        self.stepper.begin(self.n_done + first)
+
+    def run(self, applied: list[StepRates]) -> NDArray[np.float64]:
+        """Run one pass; return the mean loss of every member."""
+        n_steps, stepper, block = len(applied), self.stepper, self.rows.at_once
+        device = self.adam.flat.device
+        lr, beta1 = np.array(applied, dtype=float).T
+        table = adam_rates(lr, beta1, self.adam.beta2, self.n_done)
+        rates = torch.as_tensor(table, device=device)
+        losses = torch.empty(n_steps, stepper.losses.shape[1], device=device)
+        stepper.refresh()
+        for first in range(0, n_steps, block):
+            n = min(block, n_steps - first)
+            stepper.rates[:n].copy_(rates[first : first + n])
+            self._fetch(first)
+            # The last block may have fewer steps than its graph.
+            at_once = stepper.n_captured if n == block else 1
+            for _ in range(n // at_once):
+                self._step_graphs[at_once].replay()
+            losses[first : first + n].copy_(stepper.losses[:n])
+        self.n_done += n_steps
+        # While the device is busy with this pass, the host prepares the next.
+        self.rows.turn()
+        means: NDArray[np.float64] = losses.mean(0).double().cpu().numpy()
+        return means

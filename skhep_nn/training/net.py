@@ -1,0 +1,569 @@
+"""The training loop: a skorch net that trains all members of an ensemble at once.
+
+skorch supplies the loop over epochs, callbacks, history and optimiser; what is ours is how a batch is
+made (gathered by index from data that lie on the device), that a batch holds rows for every member,
+that event weights enter the loss, and that nothing in a step waits for the device.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from skorch import NeuralNet
+from skorch.callbacks import Callback, EpochTimer, PrintLog
+from skorch.exceptions import SkorchException
+from torch import Tensor, nn
+
+from skhep_nn.ensemble.prediction import apply_link
+from skhep_nn.networks.losses import Loss, RowLoss, is_right
+from skhep_nn.networks.member_layers import MemberDropout
+from skhep_nn.networks.stacks import State, holding, separate_members, stacked_state
+from skhep_nn.training.batch_norm import find_moments, has_moments
+from skhep_nn.training.batches import (
+    VALID_CHUNK,
+    Augmenter,
+    Batch,
+    EventDataset,
+    TrainBatches,
+    ValidBatches,
+)
+from skhep_nn.training.checkpoints import BestPasses, Kept, Scores, ScoresOf, kept_states
+from skhep_nn.training.cpu_parallel import MemberGroups
+from skhep_nn.training.cuda_graphs import GraphedPass
+from skhep_nn.training.member_hyperparameters import MemberSettings, OwnSteps
+from skhep_nn.training.optimizers import HandedRates
+from skhep_nn.training.schedules import Rates
+from skhep_nn.training.sklearn_callbacks import SklearnCallbacks
+from skhep_nn.training.streamed_batches import (
+    AnyTrainBatches,
+    AnyValidBatches,
+    train_batches,
+    valid_batches,
+)
+from skhep_nn.utils.folds import Fold
+
+__all__ = ["MemberNet"]
+
+_BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
+
+IntArray = NDArray[np.int64]
+
+
+class Schedule(Protocol):
+    """What training needs of a schedule."""
+
+    def rates(
+        self, epoch: int, *, n_epochs: int, n_steps: int, valid_losses: Sequence[float] = ()
+    ) -> Rates:
+        """Return the rates of the steps of one pass."""
+
+
+class _Stop(KeyboardInterrupt):
+    """A callback's wish to end training, which skorch takes as a KeyboardInterrupt."""
+
+
+class _StopWhenAllStopped(Callback):  # type: ignore[misc]
+    """Ends training when no member is improving any more."""
+
+    def on_epoch_end(self, net: MemberNet, **kwargs: Any) -> None:  # noqa: ARG002
+        """Stop if early stopping has stopped every member."""
+        if net.best_.stopped.all():
+            raise _Stop
+
+
+class MemberNet(NeuralNet):  # type: ignore[misc]
+    """skorch net whose module is a stack of members.
+
+    Parameters
+    ----------
+    stack : nn.Module
+        The members (see `skhep_nn.ensemble.stack_networks`).
+    criterion : Loss
+        Loss of every row, one of `skhep_nn.networks.losses.LOSSES`.
+    link : str
+        Link function of the outputs, for what callbacks see.
+    n_outputs : int
+        Number of outputs of a member.
+    folds : sequence of Fold
+        Rows of each member; either all have validation rows or none.
+    weight : Tensor of shape (n_samples,)
+        Event weights, with mean one.
+    schedule : Schedule
+        Learning rate and momentum of every step.
+    averaging : StochasticWeightAveraging, SnapshotEnsemble or FastGeometricEnsemble, optional
+        What becomes of the states that training passes through.
+    augmenter : Augmenter, optional
+        Draws a random copy of every row of every batch.
+    settings : MemberSettings, optional
+        What members differ in.
+    generators : sequence of torch.Generator
+        Random numbers of the augmenter, one a member; the first also serves dropout.
+    rngs : sequence of numpy.random.Generator
+        Order of the rows of each member.
+    patience : int, optional
+        Early stopping: passes without a better one after which a member stops.
+    monitor : {"loss", "accuracy"}, default="loss"
+        What the best pass of a member is told by, on its validation rows.
+    autocast : torch.dtype, optional
+        Lower precision for the forward pass.
+    capture : bool, default=False
+        On CUDA, capture the training step as a graph.
+    n_workers : int, default=1
+        Workers that members may be split over on a CPU; threads that draw the order of the rows.
+    task : {"classifier", "regressor"}
+        What scikit-learn scorers inside callbacks should take it for.
+    **kwargs
+        Passed to `skorch.NeuralNet`.
+    """
+
+    def __init__(
+        self,
+        stack: nn.Module,
+        *,
+        criterion: Loss,
+        link: str,
+        n_outputs: int,
+        folds: Sequence[Fold],
+        weight: Tensor,
+        schedule: Schedule,
+        averaging: Any = None,
+        augmenter: Augmenter | None,
+        settings: MemberSettings | None = None,
+        generators: Sequence[torch.Generator],
+        rngs: Sequence[np.random.Generator],
+        patience: int | None = None,
+        monitor: str = "loss",
+        autocast: torch.dtype | None = None,
+        capture: bool = False,
+        n_workers: int = 1,
+        task: str = "classifier",
+        **kwargs: Any,
+    ) -> None:
+        self.stack = stack
+        self.link = link
+        self.n_outputs = n_outputs
+        self.folds = folds
+        self.weight = weight
+        self.schedule = schedule
+        self.averaging = averaging
+        self.augmenter = augmenter
+        self.settings = settings
+        self.generators = generators
+        self.rngs = rngs
+        self.patience = patience
+        self.monitor = monitor
+        self.autocast = autocast
+        self.capture = capture
+        self.n_workers = n_workers
+        self.task = task
+        # Rows that one member is validated on are rows that the others were trained on: scores of
+        # callbacks come from the validation pass itself, in which every row meets its own member.
+        use_caching = True if len(folds) > 1 else "auto"
+        super().__init__(
+            lambda: stack,
+            criterion=criterion,
+            train_split=None,
+            use_caching=use_caching,
+            **kwargs,
+        )
+
+    # -- set-up -----------------------------------------------------------------------------------
+
+    def get_default_callbacks(self) -> list[tuple[str, Callback]]:
+        """Return skorch's defaults less those that read every batch."""
+        return [("epoch_timer", EpochTimer()), ("print_log", PrintLog())]
+
+    def _yield_callbacks(self) -> Iterator[tuple[str, Callback, bool]]:
+        yield from super()._yield_callbacks()
+        yield "stop", _StopWhenAllStopped(), True
+
+    def torch_compile(self, module: nn.Module, name: str) -> Any:
+        """Compile the networks; a loss is too small to be worth it."""
+        return module if name == "criterion" else super().torch_compile(module, name)
+
+    def initialize_criterion(self) -> MemberNet:
+        """Make a module of the loss function."""
+        self.criterion_ = RowLoss(self.criterion)
+        return self
+
+    def initialize(self) -> MemberNet:
+        """Build everything, with empty bookkeeping."""
+        super().initialize()
+        self.records_: list[dict[str, NDArray[np.float64]]] = []
+        self.best_ = BestPasses(len(self.folds), self.patience)
+        self.states_ = kept_states(
+            self.averaging,
+            self.schedule,
+            self.best_,
+            n_epochs=self.max_epochs,
+            validated=any(len(fold.valid) for fold in self.folds),
+        )
+        self.own_steps_ = OwnSteps.of(self.module_, self.optimizer_, self.settings)
+        self.rates_ = HandedRates(self.optimizer_)
+        self._runner: GraphedPass | MemberGroups | None = None
+        self.interrupted_ = False
+        self._lend_to_dropout(self.generators)
+        # Extra passes draw from numbers of their own: training takes no note of them.
+        self._moment_seeds: list[int] = []
+        if self.averaging is not None and has_moments(self.module_):
+            own = [rng.spawn(1)[0] for rng in self.rngs]
+            self._moment_seeds = [int(rng.integers(2**63)) for rng in own]
+        self.notifies_batches = any(
+            getattr(type(cb), hook) is not getattr(Callback, hook)
+            for _, cb in self.callbacks_
+            for hook in _BATCH_HOOKS
+            if not isinstance(cb, PrintLog)
+        )
+        return self
+
+    def _lend_to_dropout(self, generators: Sequence[torch.Generator]) -> None:
+        """Lend every member's dropout layers its random numbers."""
+        for network, generator in zip(separate_members(self.module_), generators, strict=False):
+            for module in network.modules():
+                if isinstance(module, MemberDropout):
+                    module.generator, module.generators = generator, generators
+
+    @property
+    def classes_(self) -> IntArray:
+        """Encoded class labels, for scikit-learn scorers inside callbacks."""
+        return np.arange(max(2, self.n_outputs))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.estimator_type = self.task
+        return tags
+
+    # -- data -------------------------------------------------------------------------------------
+
+    def get_split_datasets(
+        self, X: Any, y: Any = None, **fit_params: Any
+    ) -> tuple[EventDataset, Any]:
+        """Return the data set and, if the members are validated, the rows they are validated on."""
+        del fit_params
+        dataset = EventDataset(X, y, self.weight)
+        valid = np.concatenate([fold.valid for fold in self.folds])
+        return dataset, torch.utils.data.Subset(dataset, valid.tolist()) if len(valid) else None
+
+    def get_iterator(self, dataset: Any, training: bool = False) -> Any:
+        """Return batches that are gathered by index on the device."""
+        if isinstance(dataset, torch.utils.data.Subset):
+            dataset = dataset.dataset
+        if training:
+            return self._train_batches(dataset, self.rngs, self.generators)
+        if isinstance(dataset, EventDataset):
+            return valid_batches(dataset, self.folds)
+        X = torch.as_tensor(np.asarray(dataset.X), dtype=torch.float32)
+        return [(rows, None) for rows in X.split(VALID_CHUNK)]
+
+    def _train_batches(
+        self,
+        dataset: EventDataset,
+        rngs: Sequence[np.random.Generator],
+        generators: Sequence[torch.Generator],
+    ) -> AnyTrainBatches:
+        """Return batches of every member's training rows, drawn from given random numbers."""
+        return train_batches(
+            dataset,
+            [fold.train for fold in self.folds],
+            self.batch_size,
+            rngs,
+            augmenter=self.augmenter,
+            generators=generators,
+            n_workers=self.n_workers,
+        )
+
+    # -- the loop ---------------------------------------------------------------------------------
+
+    def notify(self, method_name: str, **cb_kwargs: Any) -> None:
+        """Tell callbacks; one that raises KeyboardInterrupt wants to stop, as skorch has it."""
+        getattr(self, method_name)(self, **cb_kwargs)
+        for _, callback in self.callbacks_:
+            try:
+                getattr(callback, method_name)(self, **cb_kwargs)
+            except KeyboardInterrupt as stop:
+                if isinstance(callback, SklearnCallbacks):
+                    raise  # these never stop so: it is the user
+                raise _Stop from stop
+            except (KeyError, SkorchException) as error:
+                if "valid_" in str(error) and not any(len(fold.valid) for fold in self.folds):
+                    msg = (
+                        f"{type(callback).__name__} reads validation losses, but no rows are held back: set "
+                        "early_stopping, which holds back validation_fraction of them, or n_members of 2 "
+                        f"or more. ({error})"
+                    )
+                    raise ValueError(msg) from error
+                raise
+
+    def fit_loop(
+        self, X: Any, y: Any = None, epochs: int | None = None, **params: Any
+    ) -> MemberNet:
+        """Tell the user's Ctrl-C, which skorch swallows, from a callback's wish to stop."""
+        try:
+            super().fit_loop(X, y, epochs, **params)
+        except _Stop:
+            raise
+        except KeyboardInterrupt:
+            self.interrupted_ = True
+            raise
+        return self
+
+    # -- one pass ---------------------------------------------------------------------------------
+
+    def run_single_epoch(
+        self,
+        iterator: Any,
+        training: bool,
+        prefix: str,
+        step_fn: Callable[..., dict[str, Tensor]],
+        **fit_params: Any,
+    ) -> None:
+        """Run one pass without waiting for the device until its end."""
+        if iterator is None:
+            if not training:
+                self._note_states(None, None)
+            return
+        if training:
+            losses = self._train_pass(iterator, step_fn, **fit_params)
+        else:
+            losses = self._valid_pass(iterator)
+        self.records_[-1][prefix + "_loss"] = losses
+        mean = float(losses.mean())
+        previous = [row.get(prefix + "_loss", np.inf) for row in self.history[:-1]]
+        self.history.record(prefix + "_loss", mean)
+        self.history.record(prefix + "_loss_best", mean < min(previous, default=np.inf))
+
+    def on_epoch_begin(self, net: NeuralNet, **kwargs: Any) -> None:
+        """Open the records of a pass."""
+        super().on_epoch_begin(net, **kwargs)
+        self.records_.append({})
+        self._epoch_start = time.perf_counter()
+
+    def _train_pass(
+        self, iterator: AnyTrainBatches, step_fn: Callable[..., dict[str, Tensor]], **params: Any
+    ) -> NDArray[np.float64]:
+        rates = self._rates(len(self.records_) - 1, len(iterator))
+        self._set_training(True)
+        if self._moment_seeds:
+            self._dataset = iterator.dataset
+        self.history.record("train_batch_count", len(iterator))
+        if self.notifies_batches:
+            return self._steps(
+                iterator,
+                rates,
+                lambda batch: self._notified(batch, lambda b: step_fn(b, **params), training=True),
+            )
+        if self._runner is None:
+            self._runner = self._runner_for(iterator)
+        if self._runner is not None:
+            losses = self._runner.run(self.rates_.of_pass(rates))
+        else:
+            losses = self._steps(iterator, rates, self._optimise)
+        # Callbacks such as Checkpoint read batches: the pass stands for them.
+        self.history.new_batch()
+        self.history.record_batch("train_loss", float(losses.mean()))
+        self.history.record_batch("train_batch_size", sum(len(f.train) for f in self.folds))
+        return losses
+
+    def _runner_for(self, iterator: AnyTrainBatches) -> GraphedPass | MemberGroups | None:
+        """Return what takes the steps of a pass together, where that can be done."""
+        if GraphedPass.serves(self):
+            return GraphedPass(self, iterator)
+        if isinstance(iterator, TrainBatches) and MemberGroups.serves(self):
+            return MemberGroups(self, iterator)
+        return None
+
+    def _steps(
+        self, iterator: AnyTrainBatches, rates: Rates, take: Callable[[Batch], dict[str, Tensor]]
+    ) -> NDArray[np.float64]:
+        """Take the steps of a pass one by one; return the mean loss of every member."""
+        losses = torch.empty(len(iterator), len(self.folds), device=iterator.dataset.y.device)
+        for step, batch in enumerate(iterator):
+            self.rates_.hand_over(rates, step)
+            losses[step] = take(batch)["member_losses"]
+        means: NDArray[np.float64] = losses.mean(0).double().cpu().numpy()
+        return means
+
+    def _valid_pass(self, iterator: AnyValidBatches) -> NDArray[np.float64]:
+        scores = self._scores(iterator)
+        if scores.accuracy is not None:
+            self.records_[-1]["valid_accuracy"] = scores.accuracy
+        self._note_states(scores, partial(self._scores_of, iterator=iterator))
+        return scores.loss
+
+    def _scores(self, iterator: AnyValidBatches, *, told: bool = True) -> Scores:
+        """Validate the state that the members have; callbacks need not be told."""
+        runner, by_loss = self._runner, self.monitor == "loss"
+        if by_loss and isinstance(runner, MemberGroups) and isinstance(iterator, ValidBatches):
+            return Scores(runner.validate(iterator))
+        figures = ["member_losses"] if by_loss else ["member_losses", "member_accuracy"]
+        total = torch.zeros(len(figures), len(self.folds), device=iterator.dataset.y.device)
+        self._set_training(False)
+        count = 0
+        batches: Iterable[tuple[Batch, Tensor]] = iterator
+        if self.criterion.penalty is not None and isinstance(iterator, ValidBatches):
+            # A penalty depends on the number of rows it is found on: as many as in training.
+            batches = iterator.batches(self.batch_size)
+        for batch, used in batches:
+            if told and self.notifies_batches:
+                result = self._notified(batch, self.validation_step, training=False, used=used)
+            else:
+                result = self.validation_step(batch)
+            total += torch.stack([result[name] for name in figures])
+            count += 1
+        if told:
+            self.history.record("valid_batch_count", count)
+        return Scores(*total.double().cpu().numpy())
+
+    def _notified(
+        self,
+        batch: Batch,
+        step_fn: Callable[[Batch], dict[str, Tensor]],
+        *,
+        training: bool,
+        used: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Run a step and tell callbacks of it: rows of all members one below the other."""
+        used = batch.weight != 0 if used is None else used
+        plain = (batch.X[used], self.criterion.labels(batch.y)[used])
+        prefix = "train" if training else "valid"
+        self.notify("on_batch_begin", batch=plain, training=training)
+        step = step_fn(batch)
+        self.history.record_batch(prefix + "_loss", step["loss"].item() / len(self.folds))
+        self.history.record_batch(prefix + "_batch_size", len(plain[0]))
+        told = step | {"y_pred": self._as_predictions(step["y_pred"].detach())[used]}
+        self.notify("on_batch_end", batch=plain, training=training, **told)
+        return step
+
+    # -- one step ---------------------------------------------------------------------------------
+
+    def get_loss(
+        self, y_pred: Tensor, y_true: Any, X: Any = None, training: bool = False
+    ) -> Tensor:
+        """Return the loss of every member: the sum over its rows of weight times loss."""
+        del X, training
+        target, weight = y_true
+        outputs = y_pred.float()
+        losses: Tensor = (self.criterion_(outputs, target) * weight).sum(-1)
+        if self.criterion.penalty is not None:
+            losses = losses + self.criterion.penalty(outputs, target, weight)
+        return losses
+
+    def _forward(self, X: Tensor) -> Tensor:
+        with torch.autocast(X.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            out: Tensor = self.module_(X)
+        return out
+
+    def train_step_single(self, batch: Batch, **fit_params: Any) -> dict[str, Tensor]:
+        """Run forward and backward."""
+        del fit_params
+        y_pred = self._forward(batch.X)
+        losses = self.get_loss(y_pred, (batch.y, batch.weight), training=True)
+        # Members share no parameter: the gradient of the sum is each member's own gradient.
+        loss = losses.sum()
+        loss.backward()
+        return {"loss": loss.detach(), "y_pred": y_pred, "member_losses": losses.detach()}
+
+    def _optimise(self, batch: Batch) -> dict[str, Tensor]:
+        """Take one step, with no more Python around it than it needs."""
+        self.optimizer_.zero_grad(set_to_none=True)
+        step = self.train_step_single(batch)
+        if self.own_steps_ is None:
+            self.optimizer_.step()
+        else:
+            self.own_steps_.take(self.optimizer_.step, self.rates_.now.lr)
+        return step
+
+    def validation_step(self, batch: Batch, **fit_params: Any) -> dict[str, Tensor]:
+        """Run forward without augmentation."""
+        del fit_params
+        with torch.no_grad():
+            y_pred = self._forward(batch.X)
+            losses = self.get_loss(y_pred, (batch.y, batch.weight))
+        step = {"loss": losses.sum(), "y_pred": y_pred, "member_losses": losses}
+        if self.monitor == "accuracy":
+            step["member_accuracy"] = (is_right(y_pred, batch.y) * batch.weight).sum(-1)
+        return step
+
+    def evaluation_step(self, batch: Any, training: bool = False) -> Tensor:
+        """Predict rows of no member in particular: the mean over members."""
+        X = batch[0].to(self.device)
+        self._set_training(training)
+        with torch.set_grad_enabled(training):
+            out = self._as_predictions(self._forward(X.expand(len(self.folds), *X.shape)))
+        return out.mean(0)
+
+    def _as_predictions(self, output: Tensor) -> Tensor:
+        """Apply the link; two classes get two columns, as scikit-learn's scorers expect."""
+        out = apply_link(output, self.link)
+        return torch.cat([1 - out, out], dim=-1) if self.link == "sigmoid" else out
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Predict encoded labels or scaled targets, for scorers inside callbacks."""
+        out = self.predict_proba(X)
+        if self.task == "classifier":
+            return np.asarray(out.argmax(-1))
+        return np.asarray(out[:, 0] if out.shape[1] == 1 else out)
+
+    # -- rates and best states --------------------------------------------------------------------
+
+    def _rates(self, epoch: int, n_steps: int) -> Rates:
+        valid = [float(r["valid_loss"].mean()) for r in self.records_ if "valid_loss" in r]
+        return self.schedule.rates(
+            epoch, n_epochs=self.max_epochs, n_steps=n_steps, valid_losses=valid
+        )
+
+    def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
+        """Close the records of a pass."""
+        super().on_epoch_end(net, **kwargs)
+        lr, momentum = self.rates_.now  # what acted last: schedule or callback
+        own = np.ones(1) if self.own_steps_ is None else self.own_steps_.factor
+        self.records_[-1]["lr"] = lr * own
+        self.records_[-1]["momentum"] = np.array([momentum], dtype=float)
+        self.records_[-1]["seconds"] = np.array([time.perf_counter() - self._epoch_start])
+
+    # -- states that are kept ---------------------------------------------------------------------
+
+    def _note_states(self, scores: Scores | None, scores_of: ScoresOf | None) -> None:
+        """Tell what keeps states of the end of a pass."""
+        state, epoch = stacked_state(self.module_), len(self.records_) - 1
+        self.records_[-1] |= self.states_.after_pass(epoch, state, scores, scores_of)
+
+    def _scores_of(self, state: State, iterator: AnyValidBatches) -> Scores:
+        """Validate another state than the one that training has reached."""
+        with holding(self.module_, state):
+            self._put_moments_right(state)
+            if isinstance(self._runner, MemberGroups):
+                self._runner.load()  # before the next pass it does so again
+            return self._scores(iterator, told=False)
+
+    def _put_moments_right(self, state: State) -> None:
+        """Find the running moments of a state that the members hold anew."""
+        if not self._moment_seeds:
+            return
+        rngs = [np.random.default_rng(seed) for seed in self._moment_seeds]
+        generators = [torch.Generator(self.device).manual_seed(s) for s in self._moment_seeds]
+        batches = self._train_batches(self._dataset, rngs, generators)
+        self._set_training(True)
+        self._lend_to_dropout(generators)
+        try:
+            find_moments(self.module_, batches, self._forward, state)
+        finally:
+            self._lend_to_dropout(self.generators)
+
+    def kept(self) -> Kept:
+        """Return the states that predict.
+
+        Without averaging, the state of each member's best pass if it had one, else of the last.
+        """
+
+        def put_right(state: State) -> None:
+            with holding(self.module_, state):
+                self._put_moments_right(state)
+
+        return self.states_.kept(stacked_state(self.module_), put_right)

@@ -1,0 +1,88 @@
+"""Learning rate and momentum of single steps: schedules hand them to optimisers, callbacks may change them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from skhep_nn.training.schedules import Rates
+
+__all__ = ["OPTIMIZERS", "HandedRates", "StepRates"]
+
+
+class StepRates(NamedTuple):
+    """Learning rate and momentum of one step; no momentum where the optimiser has none, or is to keep its own."""
+
+    lr: float
+    momentum: float | None
+
+    @classmethod
+    def of(cls, group: dict[str, Any]) -> StepRates:
+        """Return what a parameter group of an optimiser has. Adam's momentum is its first beta."""
+        momentum = group["betas"][0] if "betas" in group else group.get("momentum")
+        return cls(group["lr"], momentum)
+
+    def give(self, group: dict[str, Any]) -> None:
+        """Let a parameter group have them."""
+        group["lr"] = self.lr
+        if self.momentum is None:
+            return
+        if "betas" in group:
+            group["betas"] = (self.momentum, *group["betas"][1:])
+        elif "momentum" in group:
+            group["momentum"] = self.momentum
+
+
+class HandedRates:
+    """Hands the rates of a schedule to an optimiser, step by step.
+
+    Only where they differ from the last ones handed over: under a constant schedule a callback such as
+    skorch's LRScheduler has the last word.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+        As it was built.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+        self._last: StepRates | None = None
+        # RMSprop, for one, has momentum only if asked; then the schedule leaves it at zero.
+        group = optimizer.param_groups[0]
+        self._takes_momentum = "betas" in group or bool(group.get("momentum"))
+
+    def hand_over(self, rates: Rates, step: int) -> None:
+        """Hand over the rates of a step of a pass."""
+        momentum = None
+        if rates.momentum is not None and self._takes_momentum:
+            momentum = float(rates.momentum[step])
+        step_rates = StepRates(float(rates.lr[step]), momentum)
+        if step_rates == self._last:
+            return
+        self._last = step_rates
+        for group in self._optimizer.param_groups:
+            step_rates.give(group)
+
+    def of_pass(self, rates: Rates) -> list[StepRates]:
+        """Return the rates of every step of a pass as the optimiser has them, in which callbacks count."""
+        found = []
+        for step in range(len(rates.lr)):
+            self.hand_over(rates, step)
+            found.append(self.now)
+        return found
+
+    @property
+    def now(self) -> StepRates:
+        """What the optimiser has."""
+        return StepRates.of(self._optimizer.param_groups[0])
+
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": lambda params, **kwargs: torch.optim.Adam(params, fused=True, **kwargs),
+    "adamw": lambda params, **kwargs: torch.optim.AdamW(params, fused=True, **kwargs),
+    "sgd": lambda params, **kwargs: torch.optim.SGD(params, momentum=0.9, **kwargs),
+    "rmsprop": torch.optim.RMSprop,
+}

@@ -1,0 +1,207 @@
+"""Training and validation on rows that are read from a file while they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skhep_nn.inputs.shuffled_chunks import ShuffledChunks
+from skhep_nn.training.batches import (
+    VALID_CHUNK,
+    Augmenter,
+    Batch,
+    EventDataset,
+    TrainBatches,
+    ValidBatches,
+    n_steps,
+    validation_totals,
+)
+from skhep_nn.utils.folds import Fold
+
+__all__ = [
+    "AnyTrainBatches",
+    "AnyValidBatches",
+    "StreamTrainBatches",
+    "StreamValidBatches",
+    "own_first",
+    "train_batches",
+    "valid_batches",
+]
+
+
+def _belongs(rows: Sequence[NDArray[np.int64]], n_rows: int) -> NDArray[np.bool_]:
+    """Return whether each row is one of each member's, (members, rows)."""
+    belongs = np.zeros((len(rows), n_rows), dtype=np.bool_)
+    for k, own in enumerate(rows):
+        belongs[k, own] = True
+    return belongs
+
+
+def own_first(
+    own: NDArray[np.bool_], width: int | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return where each member's rows are, in one width for all, and which of them count."""
+    counts = own.sum(axis=1)
+    width = int(counts.max()) if width is None else width
+    at = np.argsort(~own, axis=1, kind="stable")[:, :width]
+    return at, np.arange(width) < counts[:, None]
+
+
+class StreamTrainBatches:
+    """Batches of rows that are read from a file, in random order, each once a pass.
+
+    Rows are read once for all members: a batch holds the same rows for each, but for those that it is
+    validated on.
+
+    Parameters
+    ----------
+    dataset : EventDataset
+        Its rows are a source of chunks.
+    rows : sequence of ndarray
+        Row numbers of each member.
+    batch_size : int
+        Largest number of rows in one step.
+    rng : numpy.random.Generator
+        Order of chunks and rows.
+    augmenter : object with `transform_tensor`, optional
+        Draws a random copy of every row, another one for each member.
+    generators : sequence of torch.Generator
+        Random numbers of the augmenter, one a member.
+
+    Attributes
+    ----------
+    n_steps : int
+        Steps of a pass.
+    width : int
+        Rows of a batch.
+    belongs : ndarray of shape (members, rows)
+        Whether each row is one of each member's.
+    chunks : ShuffledChunks
+        Iterating over it is one pass.
+    """
+
+    def __init__(
+        self,
+        dataset: EventDataset,
+        rows: Sequence[NDArray[np.int64]],
+        batch_size: int,
+        rng: np.random.Generator,
+        *,
+        augmenter: Augmenter | None,
+        generators: Sequence[torch.Generator],
+    ) -> None:
+        self.dataset = dataset
+        self.augmenter = augmenter
+        self.generators = generators
+        self.device = dataset.y.device
+        self.belongs = _belongs(rows, len(dataset))
+        used = np.flatnonzero(self.belongs.any(axis=0))
+        self.n_steps = n_steps([used], batch_size)
+        # Batches of equal size, but for the last, which lacks less than a row a step.
+        self.width = -(-len(used) // self.n_steps)
+        self.chunks = ShuffledChunks(dataset.X, self.width, rows=used, random_state=rng)
+
+    def __len__(self) -> int:
+        return self.n_steps
+
+    def gather(self, values: Tensor, places: Tensor, index: Tensor, share: Tensor) -> Batch:
+        """Return the augmented rows of a step.
+
+        Parameters
+        ----------
+        values : Tensor of shape (rows, ...)
+            Rows of all members.
+        places : Tensor of shape (members, width)
+            Which of them each member has.
+        index : Tensor of shape (members, width)
+            Their numbers in the file.
+        share : Tensor of shape (members, width)
+            One over the number of rows of a member for those that count, else zero.
+        """
+        own = [values[some] for some in places]
+        if self.augmenter is not None:
+            pairs = zip(own, self.generators, strict=False)
+            own = [self.augmenter.transform_tensor(some, g) for some, g in pairs]
+        return self.dataset.gather(index, share, torch.stack(own))
+
+    def __iter__(self) -> Iterator[Batch]:
+        for values, rows in self.chunks:
+            places, used = own_first(self.belongs[:, rows])
+            share = used / used.sum(axis=1, keepdims=True).clip(min=1)
+            yield self.gather(
+                torch.from_numpy(values).to(self.device),
+                torch.as_tensor(places, device=self.device),
+                torch.as_tensor(rows[places], device=self.device),
+                torch.as_tensor(share, dtype=torch.float32, device=self.device),
+            )
+
+
+class StreamValidBatches:
+    """The rows that each member is validated on, read once in the order of the file."""
+
+    def __init__(self, dataset: EventDataset, folds: Sequence[Fold]) -> None:
+        self.dataset = dataset
+        self.device = dataset.y.device
+        rows = [fold.valid for fold in folds]
+        self._belongs = _belongs(rows, len(dataset))
+        totals = validation_totals(dataset.weight, rows)
+        self._share = torch.as_tensor(1 / totals, dtype=torch.float32, device=self.device)
+
+    def __iter__(self) -> Iterator[tuple[Batch, Tensor]]:
+        for start in range(0, len(self.dataset), VALID_CHUNK):
+            own = self._belongs[:, start : start + VALID_CHUNK]
+            if not own.any():
+                continue
+            wanted = np.flatnonzero(own.any(axis=0))
+            first, last = start + int(wanted[0]), start + int(wanted[-1]) + 1
+            values = torch.from_numpy(self.dataset.X.read(first, last)).to(self.device)
+            places, counts = own_first(self._belongs[:, first:last])
+            at = torch.as_tensor(places, device=self.device)
+            used = torch.as_tensor(counts, device=self.device)
+            share = used * self._share[:, None]
+            yield self.dataset.gather(first + at, share, values[at]), used
+
+
+AnyTrainBatches: TypeAlias = TrainBatches | StreamTrainBatches
+AnyValidBatches: TypeAlias = ValidBatches | StreamValidBatches
+
+
+def train_batches(
+    dataset: EventDataset,
+    rows: Sequence[NDArray[np.int64]],
+    batch_size: int,
+    rngs: Sequence[np.random.Generator],
+    *,
+    augmenter: Augmenter | None,
+    generators: Sequence[torch.Generator],
+    n_workers: int,
+) -> AnyTrainBatches:
+    """Return the batches of members' training rows, from wherever the rows lie.
+
+    A file is read in one order for all members, that of the first.
+    """
+    if not isinstance(dataset.X, Tensor):
+        return StreamTrainBatches(
+            dataset, rows, batch_size, rngs[0], augmenter=augmenter, generators=generators
+        )
+    return TrainBatches(
+        dataset,
+        rows,
+        batch_size,
+        rngs,
+        augmenter=augmenter,
+        generators=generators,
+        n_workers=n_workers,
+    )
+
+
+def valid_batches(dataset: EventDataset, folds: Sequence[Fold]) -> AnyValidBatches:
+    """Return the batches of members' validation rows, from wherever the rows lie."""
+    if isinstance(dataset.X, Tensor):
+        return ValidBatches(dataset, [fold.valid for fold in folds])
+    return StreamValidBatches(dataset, folds)

@@ -1,0 +1,288 @@
+"""Candidates of an architecture search: how large their networks are, and what training them shows."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import chain, islice
+from numbers import Real
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.exceptions import FitFailedWarning
+from sklearn.utils import check_consistent_length
+from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import _check_sample_weight
+
+from skhep_nn.tuning.ensemble_selection import stacks_of
+from skhep_nn.tuning.joint_fit import train_together
+
+__all__ = [
+    "Candidate",
+    "Data",
+    "NetworkProbe",
+    "Outcome",
+    "Sieve",
+    "fit_candidates",
+    "tabulate",
+    "window_of",
+]
+
+# Proposals in a row that may be refused before a search gives up.
+_PATIENCE = 1000
+
+_FAILURES = (ValueError, ArithmeticError, RuntimeError)
+
+
+class Data(NamedTuple):
+    """What candidates are fitted to."""
+
+    X: Any
+    y: Any
+    sample_weight: Any
+
+
+class Candidate(NamedTuple):
+    """A set of parameters and the size of the network that it means."""
+
+    params: dict[str, Any]
+    n_parameters: int
+
+
+class Outcome(NamedTuple):
+    """What the fit of a candidate has shown: the validation loss of each member, and its time.
+
+    A fit that failed has no losses, but an error.
+    """
+
+    losses: NDArray[np.float64]
+    seconds: float
+    error: str = "no loss was a number"
+
+
+class NetworkProbe:
+    """Builds the networks of candidates as a fit would, without memory and without training.
+
+    Inputs are read once, as the estimator itself reads them.
+    """
+
+    def __init__(self, estimator: Any, data: Data) -> None:
+        self.estimator = estimator
+        probe = clone(estimator)
+        probe._check_params()
+        encoded = probe._encode_X(data.X, reset=True)
+        check_consistent_length(encoded, data.y)
+        weight = _check_sample_weight(data.sample_weight, encoded, dtype=np.float64)
+        self.n_outputs = probe._encode_y(data.y, weight).n_outputs
+        own = set(probe.get_params(deep=False))
+        self.read = {name: value for name, value in vars(probe).items() if name not in own}
+
+    def candidate(self, params: Mapping[str, Any]) -> Candidate:
+        """Return a candidate; ValueError if its parameters mean no network."""
+        model = clone(self.estimator).set_params(**clone(dict(params), safe=False))
+        model._check_params()
+        vars(model).update(self.read)
+        network_class, arguments = model._network(self.n_outputs)
+        with torch.device("meta"):
+            network = network_class(**arguments)
+        n_parameters = sum(p.numel() for p in network.parameters())
+        return Candidate(dict(params), n_parameters)
+
+
+def window_of(n_parameters: Any) -> tuple[float, float]:
+    """Return the least and the largest number of free parameters that are allowed."""
+    try:
+        low, high = (None, None) if n_parameters is None else n_parameters
+        window = (0.0 if low is None else float(low), np.inf if high is None else float(high))
+    except (TypeError, ValueError):
+        window = (1.0, 0.0)
+    if not 0 <= window[0] <= window[1]:
+        msg = f"n_parameters={n_parameters!r} must be the least and the largest number allowed."
+        raise ValueError(msg)
+    return window
+
+
+class Sieve:
+    """Lets candidates through that are new and of an allowed size.
+
+    Parameters
+    ----------
+    probe : NetworkProbe
+        Knows their networks.
+    window : tuple of float
+        Least and largest number of free parameters.
+    """
+
+    def __init__(self, probe: NetworkProbe, window: tuple[float, float]) -> None:
+        self.probe = probe
+        self.window = window
+        self._seen: set[str] = set()
+        self._sizes: list[int] = []
+        self._why = ""
+
+    def first(self, proposals: Any) -> Candidate | None:
+        """Return the first candidate that passes; None if a thousand in a row do not."""
+        for params in islice(proposals, _PATIENCE):
+            candidate = self._passed(params)
+            if candidate is not None:
+                self._seen.add(_key(params))
+                return candidate
+        return None
+
+    def _passed(self, params: dict[str, Any]) -> Candidate | None:
+        """Return the candidate if it passes."""
+        if _key(params) in self._seen:
+            return None
+        try:
+            candidate = self.probe.candidate(params)
+        except ValueError as error:
+            self._why = str(error)
+            return None
+        self._sizes.append(candidate.n_parameters)
+        low, high = self.window
+        return candidate if low <= candidate.n_parameters <= high else None
+
+    def report(self, n_found: int, n_wanted: int) -> None:
+        """Say why there are no more candidates; that there are none at all is an error."""
+        low, high = self.window
+        allowed = "" if self.window == (0.0, np.inf) else f" of {low:.0f} to {high:.0f} parameters"
+        if n_found:
+            msg = (
+                f"only {n_found} of {n_wanted} candidates: {_PATIENCE} draws gave no other{allowed}"
+            )
+            warnings.warn(msg, UserWarning, stacklevel=4)
+            return
+        msg = f"{_PATIENCE} draws gave no network"
+        if self._sizes:
+            msg += (
+                f"{allowed}, but of {min(self._sizes)} to {max(self._sizes)}; change n_parameters or "
+                "param_distributions"
+            )
+        else:
+            msg += f" that can be built: {self._why}"
+        raise ValueError(msg)
+
+
+def _key(params: dict[str, Any]) -> str:
+    """Write a set of parameters so that equal ones are found."""
+    return repr(sorted((name, repr(value)) for name, value in params.items()))
+
+
+def fit_candidates(
+    estimator: Any,
+    candidates: Sequence[Candidate],
+    data: Data,
+    *,
+    n_jobs: int | None,
+    verbose: int,
+    error_score: float | str,
+) -> list[Outcome]:
+    """Fit all candidates, those that can be stacked in one run, and return what each has shown."""
+    models = [
+        clone(estimator).set_params(**clone(candidate.params, safe=False))
+        for candidate in candidates
+    ]
+    groups = [part for group in stacks_of(models) for part in _parts(group, models[group[0]])]
+    # The largest first, so that no process is left with one at the end.
+    groups.sort(key=lambda group: -len(group) * candidates[group[0]].n_parameters)
+    fitted = Parallel(n_jobs=n_jobs, verbose=verbose)(
+        delayed(_fit_group)([models[index] for index in group], data, error_score)
+        for group in groups
+    )
+    outcomes = dict(zip(chain(*groups), chain(*fitted), strict=True))
+    return [outcomes[index] for index in range(len(candidates))]
+
+
+def _parts(group: list[int], model: Any) -> list[list[int]]:
+    """Return a group whole, or one by one where best passes could not be told apart afterwards."""
+    by_loss = getattr(model, "monitor", "loss") == "loss"
+    averaged = getattr(model, "averaging", None) is not None
+    whole = by_loss and not (averaged or model.callbacks or model.early_stopping)
+    return [group] if whole else [[index] for index in group]
+
+
+def _fit_group(models: Sequence[Any], data: Data, error_score: float | str) -> list[Outcome]:
+    """Fit models stacked, if there are several."""
+    if len(models) == 1:
+        return [_fit(models[0], data, error_score)]
+    started = time.perf_counter()
+    try:
+        all_trained = train_together(models, data.X, data.y, data.sample_weight, rows=None)
+    except _FAILURES:
+        # One by one it shows which of them it was.
+        return [_fit(model, data, error_score) for model in models]
+    seconds = (time.perf_counter() - started) / len(models)
+    outcomes = []
+    for model, trained in zip(models, all_trained, strict=True):
+        if trained.error is None:
+            outcomes.append(Outcome(_losses(model), seconds))
+        else:
+            outcomes.append(_failed(model, trained.error, seconds, error_score))
+    return outcomes
+
+
+def _losses(model: Any) -> NDArray[np.float64]:
+    """Return the validation loss of each member's best pass, NaN where there is none."""
+    if hasattr(model, "net_"):
+        losses = np.asarray(model.net_.best_.loss, dtype=float)
+        return np.where(np.isfinite(losses), losses, np.nan)
+    least = model.history_.groupby("member")["valid_loss"].min()
+    return np.asarray(least, dtype=float)
+
+
+def _failed(model: Any, error: Exception, seconds: float, error_score: float | str) -> Outcome:
+    """Return that a fit has failed, with a warning; raise the error if that is what is wanted."""
+    if isinstance(error_score, str):
+        raise error
+    text = f"a candidate could not be fitted, its score is {error_score}: {error}\n{model}"
+    warnings.warn(text, FitFailedWarning, stacklevel=2)
+    return Outcome(np.full(model.n_members, np.nan), seconds, str(error))
+
+
+def _fit(model: Any, data: Data, error_score: float | str) -> Outcome:
+    """Fit one model."""
+    started = time.perf_counter()
+    try:
+        model.fit(data.X, data.y, sample_weight=data.sample_weight)
+    except _FAILURES as error:
+        return _failed(model, error, time.perf_counter() - started, error_score)
+    return Outcome(_losses(model), time.perf_counter() - started)
+
+
+def tabulate(
+    candidates: Sequence[Candidate], outcomes: Sequence[Outcome], error_score: float | str
+) -> dict[str, Any]:
+    """Return all that is known of candidates, by the names of scikit-learn's searches."""
+    scores = -np.array([outcome.losses for outcome in outcomes])
+    if not isinstance(error_score, str):
+        scores[~np.isfinite(scores.mean(axis=1))] = error_score
+    params = [candidate.params for candidate in candidates]
+    results: dict[str, Any] = {
+        "mean_fit_time": np.array([outcome.seconds for outcome in outcomes]),
+        "n_parameters": np.array([candidate.n_parameters for candidate in candidates]),
+        "params": params,
+    }
+    for name in dict.fromkeys(name for own in params for name in own):
+        results[f"param_{name}"] = _masked(name, params)
+    for k, column in enumerate(scores.T):
+        results[f"split{k}_test_score"] = column
+    return results | {
+        "mean_test_score": scores.mean(axis=1),
+        "std_test_score": scores.std(axis=1),
+    }
+
+
+def _masked(name: str, params: list[dict[str, Any]]) -> np.ma.MaskedArray[Any, Any]:
+    """Return the values of a parameter; masked where a candidate has none."""
+    given = np.array([name in own for own in params])
+    values = [own[name] for own in params if name in own]
+    is_number = all(isinstance(value, Real | np.bool_) for value in values)
+    dtype = np.asarray(values).dtype if is_number else np.dtype(object)
+    column = np.ma.MaskedArray(np.empty(len(params), dtype=dtype), mask=True)
+    for index, value in zip(np.flatnonzero(given), values, strict=True):
+        column[index] = value
+    return column

@@ -1,0 +1,320 @@
+"""Candidates of a hyper-ensemble: drawn, trained stacked, selected greedily, merged."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import joblib
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.model_selection import ParameterSampler
+from sklearn.utils import _safe_indexing, check_consistent_length
+from sklearn.utils.validation import _check_sample_weight
+
+from skhep_nn.ensemble.ensemble import Ensemble
+from skhep_nn.training.job import Target
+from skhep_nn.training.member_hyperparameters import PROPORTIONAL, proportion
+from skhep_nn.training.schedules import Rates
+from skhep_nn.tuning.joint_fit import may_differ, train_together
+from skhep_nn.utils.folds import Fold, make_folds
+
+__all__ = [
+    "Data",
+    "Judge",
+    "draw_candidates",
+    "merged",
+    "out_of_training",
+    "select",
+    "stacks_of",
+    "train_candidates",
+]
+
+Outputs: TypeAlias = NDArray[np.float64]
+
+#: Name under which distributions hold a factor on all learning rates of the schedule.
+LR_FACTOR = "lr_factor"
+# Passes and steps for which schedules are compared, where passes are not given.
+_PASSES, _STEPS = 15, 20
+# What the predictions of a fitted estimator depend on beside its networks.
+_AT_PREDICT = ("augmentation", "tta", "precision", "device", "categorical_features")
+# Probabilities closer than this to 0 or 1 count as if they were as far: float32 knows no better.
+_LEAST = 1e-7
+
+
+class Data(NamedTuple):
+    """What candidates are fitted to."""
+
+    X: Any
+    y: Any
+    sample_weight: Any
+
+
+def draw_candidates(
+    estimator: Any, distributions: Any, n: int, random_state: np.random.RandomState
+) -> tuple[list[dict[str, Any]], list[Any]]:
+    """Draw parameters and return them with the estimators that have them, each with its own seed."""
+    sampler = ParameterSampler(distributions, n, random_state=random_state)
+    seeds = random_state.randint(np.iinfo(np.int32).max, size=n).tolist()
+    with warnings.catch_warnings():
+        # Lists of values may hold fewer combinations than candidates, which then differ in their seeds.
+        warnings.filterwarnings("ignore", message="The total space of parameters")
+        drawn = [dict(params) for params in sampler]
+    params = [drawn[k % len(drawn)] for k in range(n)]
+    return params, [_model(estimator, p, seed) for p, seed in zip(params, seeds, strict=True)]
+
+
+def _model(estimator: Any, params: Mapping[str, Any], seed: int) -> Any:
+    """Return a candidate."""
+    own = {name: value for name, value in params.items() if name != LR_FACTOR}
+    model = clone(estimator).set_params(**clone(own, safe=False), random_state=seed)
+    if LR_FACTOR in params:
+        schedule = model._schedule()
+        rates = {
+            name: value * params[LR_FACTOR]
+            for name, value in schedule.get_params().items()
+            if name.split("_")[-1] == "lr"
+        }
+        model.set_params(schedule=schedule.set_params(**rates))
+    return model
+
+
+def stacks_of(models: Sequence[Any]) -> list[list[int]]:
+    """Return the numbers of the models that can be trained stacked with each other."""
+    stacks: dict[str, list[tuple[list[Rates] | str, list[int]]]] = {}
+    for index, model in enumerate(models):
+        rates = _rates(model)
+        of_shape = stacks.setdefault(joblib.hash(_fixed(model)), [])
+        for reference, stack in of_shape:
+            if _go_together(rates, reference):
+                stack.append(index)
+                break
+        else:
+            of_shape.append((rates, [index]))
+    return [stack for of_shape in stacks.values() for _, stack in of_shape]
+
+
+def _fixed(model: Any) -> dict[str, Any]:
+    """Return what models of a stack have in common."""
+    params: dict[str, Any] = model.get_params()
+    optimizer = params["optimizer"]
+    if not (isinstance(optimizer, str) or optimizer in PROPORTIONAL):
+        return params | {"verbose": None}
+    fixed: dict[str, Any] = {
+        name: type(value).__name__ if hasattr(value, "get_params") else value
+        for name, value in params.items()
+        if not may_differ(name)
+    }
+    # Without dropout there are faster ways to train.
+    return fixed | {"dropout": bool(params.get("dropout", 0))}
+
+
+def _rates(model: Any) -> list[Rates] | str:
+    """Return the learning rates of a model, or a name for those that depend on what training shows."""
+    schedule, n_epochs = model._schedule(), model.max_epochs or _PASSES
+    try:
+        return [schedule.rates(k, n_epochs=n_epochs, n_steps=_STEPS) for k in range(n_epochs)]
+    except ValueError:
+        return str(joblib.hash(schedule))
+
+
+def _go_together(a: list[Rates] | str, b: list[Rates] | str) -> bool:
+    if isinstance(a, str) or isinstance(b, str):
+        return a == b
+    return proportion(a, b) is not None
+
+
+class Judge:
+    """Knows the rows that candidates are validated on, and the loss of predictions for them.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Reads inputs and targets, and says what the loss is.
+    data : Data
+        All rows.
+    validation_fraction : float or None
+        Share of the rows that no candidate is trained on; None leaves them to the members' own folds.
+    seed : int
+        Of the choice of these rows.
+
+    Attributes
+    ----------
+    fold : Fold
+        Rows to train candidates on, and to validate them on.
+    """
+
+    def __init__(
+        self, estimator: Any, data: Data, validation_fraction: float | None, seed: int
+    ) -> None:
+        reader = clone(estimator)
+        reader._check_params()
+        if data.y is None:
+            msg = f"{type(reader).__name__} requires y to be passed, but the target y is None."
+            raise ValueError(msg)
+        encoded = reader._encode_X(data.X, reset=True)
+        check_consistent_length(encoded, data.y)
+        weight = _check_sample_weight(data.sample_weight, encoded, dtype=np.float64)
+        target: Target = reader._encode_y(data.y, weight)
+        everything = np.arange(len(encoded))
+        self.fold = Fold(everything, everything)
+        if validation_fraction is not None:
+            (self.fold,) = make_folds(
+                len(encoded),
+                1,
+                strata=reader._strata(encoded, target),
+                classes=target.strata,
+                held_back=validation_fraction,
+                seed=seed,
+            )
+        own_weight = reader._training_weight(target, weight)[self.fold.valid]
+        if not own_weight.sum() > 0:
+            raise ValueError(
+                f"the {len(own_weight)} rows that candidates are validated on have a total weight of "
+                f"{own_weight.sum():g}; take a larger validation_fraction."
+            )
+        # Targets are scaled as for the candidates: by the rows that these are trained on.
+        of_training = np.zeros(len(weight))
+        of_training[self.fold.train] = weight[self.fold.train]
+        target = reader._encode_y(data.y, of_training)
+        self._values = torch.as_tensor(target.values[self.fold.valid])
+        if self._values.is_floating_point():
+            self._values = self._values.double()
+        self._weight = torch.as_tensor(own_weight / own_weight.sum())
+        self.target = target
+        self.classes = getattr(reader, "classes_", None)
+
+    def loss(self, outputs: Outputs) -> float:
+        """Return the weighted mean loss of predictions, as they come out of the link."""
+        raw = _before_link(torch.from_numpy(outputs), self.target.link)
+        loss = float((self.target.loss.value(raw, self._values) * self._weight).sum())
+        return loss if np.isfinite(loss) else np.inf
+
+
+def _before_link(outputs: torch.Tensor, link: str) -> torch.Tensor:
+    """Return outputs that a link makes these of."""
+    if link == "sigmoid":
+        return outputs.logit(eps=_LEAST)
+    if link == "softmax":
+        return outputs.clamp(min=_LEAST).log()
+    n_before, plus, rest = link.partition("+")
+    if not plus:
+        return outputs
+    first, last = outputs.tensor_split([int(n_before)], dim=-1)
+    return torch.cat([first, _before_link(last, rest)], dim=-1)
+
+
+class Trained(NamedTuple):
+    """A candidate after training: fitted, with the rows of its members, or with what went wrong."""
+
+    model: Any
+    folds: list[Fold]
+    error: ValueError | None
+
+
+def train_candidates(models: Sequence[Any], data: Data, rows: NDArray[np.int64]) -> list[Trained]:
+    """Train all candidates on some rows, those of equal shape stacked."""
+    parts = (None if part is None else _safe_indexing(part, rows) for part in data)
+    X, y, weight = parts
+    trained: dict[int, Trained] = {}
+    for stack in stacks_of(models):
+        own = [models[index] for index in stack]
+        outcomes = train_together(own, X, y, weight, rows=None)
+        for index, model, outcome in zip(stack, own, outcomes, strict=True):
+            trained[index] = Trained(model, outcome.folds, outcome.error)
+    return [trained[index] for index in range(len(models))]
+
+
+def out_of_training(trained: Trained, X: Any, n_outputs: int, judge: Judge, rows: Any) -> Outputs:
+    """Predict rows that were not trained on; NaN where a candidate cannot.
+
+    These are `rows`, or if None all, each by the member that is validated on it.
+    """
+    model = trained.model
+    if trained.error is not None:
+        return np.full((len(judge.fold.valid), n_outputs), np.nan)
+    if judge.classes is not None and len(model.classes_) != len(judge.classes):
+        missing = sorted(set(judge.classes.tolist()) - set(model.classes_.tolist()))
+        msg = f"no row of the classes {missing} is left to train on; leave such rare classes out."
+        raise ValueError(msg)
+    if rows is not None:
+        predicted: Outputs = model._predict_outputs(_safe_indexing(X, rows)).astype(np.float64)
+        return predicted
+    if len(model.ensemble_) != model.n_members:
+        msg = (
+            f"averaging={model.averaging!r} keeps several states of a member, which its own folds do not "
+            "tell apart; give validation_fraction a number."
+        )
+        raise ValueError(msg)
+    predicted = np.full((len(judge.fold.valid), n_outputs), np.nan)
+    ensemble = model.ensemble_
+    for k, fold in enumerate(trained.folds):
+        one = copy.copy(model)
+        states = {name: value[k : k + 1] for name, value in ensemble.states.items()}
+        one.ensemble_ = Ensemble(ensemble.network, ensemble.network_params, states)
+        predicted[fold.valid] = one._predict_outputs(_safe_indexing(X, fold.valid))
+    return predicted
+
+
+def select(
+    outputs: Sequence[Outputs], loss: Callable[[Outputs], float], n_picks: int
+) -> tuple[list[int], list[float]]:
+    """Pick candidates one by one, each time the one that makes the loss of the mean lowest.
+
+    A candidate can be picked again. Returns the picks and the loss after each.
+    """
+    usable = [k for k, own in enumerate(outputs) if np.isfinite(own).all()]
+    total = np.zeros_like(outputs[0])
+    picks: list[int] = []
+    losses: list[float] = []
+    for n in range(1, n_picks + 1):
+        after = [loss((total + outputs[k]) / n) for k in usable]
+        best = int(np.argmin(after))
+        picks.append(usable[best])
+        losses.append(after[best])
+        total += outputs[usable[best]]
+    return picks, losses
+
+
+def merged(
+    models: Mapping[int, Any], weights: NDArray[np.float64]
+) -> tuple[list[Any], list[float]]:
+    """Join fitted models whose networks have one shape; return what there is then, and the weights."""
+    groups: dict[str, list[int]] = {}
+    for index, model in models.items():
+        groups.setdefault(joblib.hash(_predicting(model)), []).append(index)
+    joined = []
+    for group in groups.values():
+        whole = copy.copy(models[group[0]])
+        whole.ensemble_ = _joined([models[k].ensemble_ for k in group], weights[group])
+        del whole.history_
+        joined.append(whole)
+    return joined, [float(weights[group].sum()) for group in groups.values()]
+
+
+def _predicting(model: Any) -> tuple[Any, ...]:
+    """Return what has to agree for networks to predict side by side."""
+    ensemble, params = model.ensemble_, model.get_params()
+    own = {name: params.get(name) for name in _AT_PREDICT}
+    return ensemble.network.__name__, _without_dropout(ensemble), own, model._link
+
+
+def _without_dropout(ensemble: Ensemble) -> dict[str, Any]:
+    """Return the arguments of a network that only predicts."""
+    params = ensemble.network_params
+    return params | {"dropout": 0.0} if "dropout" in params else params
+
+
+def _joined(ensembles: Sequence[Ensemble], weights: NDArray[np.float64]) -> Ensemble:
+    """Return one ensemble of several, given the weight of each."""
+    states = {
+        name: np.concatenate([own.states[name] for own in ensembles])
+        for name in ensembles[0].states
+    }
+    shares = [weight * own.weights for weight, own in zip(weights, ensembles, strict=True)]
+    first = ensembles[0]
+    return Ensemble(first.network, _without_dropout(first), states, np.concatenate(shares))

@@ -1,0 +1,379 @@
+"""Ensembles of networks that differ in how they were trained, selected on validation rows."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from numbers import Real
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import loguniform
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    MetaEstimatorMixin,
+    RegressorMixin,
+    is_classifier,
+)
+from sklearn.model_selection import ParameterSampler
+from sklearn.utils import get_tags, indexable
+from sklearn.utils.validation import _num_samples, check_is_fitted
+
+from skhep_nn.ensemble.ensemble import Ensemble
+from skhep_nn.estimators.base import BaseNetworkEstimator
+from skhep_nn.estimators.parameters import check_searchable
+from skhep_nn.tuning.ensemble_selection import (
+    LR_FACTOR,
+    Data,
+    Judge,
+    Trained,
+    draw_candidates,
+    merged,
+    out_of_training,
+    select,
+    train_candidates,
+)
+from skhep_nn.utils.checks import is_integer
+from skhep_nn.utils.public import public
+from skhep_nn.utils.random import seed_of
+from skhep_nn.utils.stored_frames import PlainState, Rebuilds, frame
+
+__all__ = ["HyperEnsembleClassifier", "HyperEnsembleRegressor"]
+
+Probabilities = NDArray[np.float64]
+
+
+class _HyperEnsemble(PlainState, MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
+    """What the classifier and the regressor share: candidates, their selection, the weighted mean."""
+
+    _rebuild: ClassVar[Rebuilds] = {"candidates_": frame, "selection_": frame, "history_": frame}
+
+    def __init__(
+        self,
+        estimator: Any,
+        param_distributions: Any = None,
+        *,
+        n_candidates: int = 30,
+        n_selected: int = 10,
+        validation_fraction: float | None = 0.2,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.estimator = estimator
+        self.param_distributions = param_distributions
+        self.n_candidates = n_candidates
+        self.n_selected = n_selected
+        self.validation_fraction = validation_fraction
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train all candidates and select from them.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, ...)
+            Inputs, as the estimator takes them.
+        y : array-like of shape (n_samples,) or (n_samples, n_targets)
+            Targets.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Event weights, for training and for the validation loss.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of range, or all candidates diverge.
+        TypeError
+            If `estimator` is no network estimator.
+        """
+        distributions = self._check_params()
+        for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("__")]:
+            delattr(self, name)
+        seeds = np.random.SeedSequence(seed_of(self.random_state)).generate_state(2) >> 1
+        drawing, splitting = seeds.tolist()
+        if isinstance(sample_weight, Real):
+            sample_weight = np.full(_num_samples(X), float(sample_weight))
+        data = Data(X, y, sample_weight)
+        judge = Judge(self.estimator, data, self.validation_fraction, splitting)
+        data = Data(*indexable(*data))
+        random = np.random.RandomState(drawing)
+        params, models = draw_candidates(self.estimator, distributions, self.n_candidates, random)
+        trained = train_candidates(models, data, judge.fold.train)
+        rows = None if self.validation_fraction is None else judge.fold.valid
+        n_outputs = judge.target.n_outputs
+        outputs = [out_of_training(t, data.X, n_outputs, judge, rows) for t in trained]
+        losses = np.array([judge.loss(own) for own in outputs])
+        if not np.isfinite(losses).any():
+            msg = "all candidates diverged; lower the learning rates or look for outliers."
+            raise ValueError(msg) from trained[0].error
+        picks, after = select(outputs, judge.loss, self.n_selected)
+        self._keep(params, losses, trained, picks)
+        self.selection_ = pd.DataFrame({"candidate": picks, "valid_loss": after})
+        return self
+
+    def _check_params(self) -> Any:
+        """Refuse what could not be used; return the distributions."""
+        model = self.estimator
+        is_network = isinstance(model, BaseNetworkEstimator)
+        if not is_network or is_classifier(model) != is_classifier(self):
+            kind = "Classifier" if is_classifier(self) else "Regressor"
+            msg = (
+                f"estimator={model!r} must be a network estimator such as DenseNet{kind}(); put what "
+                "prepares its inputs before the ensemble: make_pipeline(CartesianMomenta(), ...)"
+            )
+            raise TypeError(msg)
+        for name in ("n_candidates", "n_selected"):
+            value = getattr(self, name)
+            if not is_integer(value) or value < 1:
+                raise ValueError(f"{name}={value!r} must be an integer of at least 1.")
+        fraction: Any = self.validation_fraction
+        if fraction is None and model.n_members < 2:
+            msg = (
+                "validation_fraction=None validates candidates on their members' own folds: give the "
+                "estimator n_members of 2 or more, or validation_fraction a number."
+            )
+            raise ValueError(msg)
+        if fraction is not None and not (isinstance(fraction, Real) and 0 < float(fraction) < 1):
+            msg = f"validation_fraction={fraction!r} must lie between 0 and 1, or be None."
+            raise ValueError(msg)
+        distributions = self.param_distributions
+        if distributions is None:
+            distributions = {
+                LR_FACTOR: loguniform(0.2, 2.0),
+                "weight_decay": loguniform(1e-7, 1e-4),
+            }
+        spaces = ParameterSampler(distributions, 1).param_distributions
+        names = {name for space in spaces for name in space}
+        check_searchable(model, names - {LR_FACTOR})
+        fixed = sorted(names & {"n_members", "random_state", "callbacks", "class_weight", "loss"})
+        if fixed:
+            raise ValueError(f"param_distributions names {fixed}: set that in estimator.")
+        return distributions
+
+    def _keep(
+        self,
+        params: list[dict[str, Any]],
+        losses: NDArray[np.float64],
+        trained: list[Trained],
+        picks: list[int],
+    ) -> None:
+        """Set what is known of all candidates, and keep the networks of those that were picked."""
+        times = np.bincount(picks, minlength=len(params))
+        self.weights_ = times / len(picks)
+        table = pd.DataFrame(params)
+        table["valid_loss"] = losses
+        self.candidates_ = table.assign(n_picked=times)
+        fitted = {k: t.model for k, t in enumerate(trained) if t.error is None}
+        self.history_ = pd.concat(
+            [model.history_.assign(candidate=k) for k, model in fitted.items()], ignore_index=True
+        )
+        picked = {k: model for k, model in fitted.items() if times[k]}
+        self.models_, self.model_weights_ = merged(picked, self.weights_)
+
+    def _mean(self, method: str, X: Any) -> NDArray[Any]:
+        """Return the weighted mean of a method over the models."""
+        check_is_fitted(self, "models_")
+        pairs = zip(self.model_weights_, self.models_, strict=True)
+        mean: NDArray[Any] = sum(weight * getattr(model, method)(X) for weight, model in pairs)
+        return mean
+
+    @property
+    def ensembles_(self) -> list[Ensemble]:
+        """The networks that predict: one ensemble for each shape, or activation, that was picked."""
+        check_is_fitted(self, "models_")
+        return [model.ensemble_ for model in self.models_]
+
+    @property
+    def n_features_in_(self) -> int:
+        """Number of features, as the estimator has it."""
+        check_is_fitted(self, "models_")
+        return int(self.models_[0].n_features_in_)
+
+    @property
+    def feature_names_in_(self) -> NDArray[np.object_]:
+        """Names of features, if the estimator has seen any."""
+        check_is_fitted(self, "models_")
+        return np.asarray(self.models_[0].feature_names_in_)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        inner = get_tags(self.estimator)
+        for name in ("classifier_tags", "regressor_tags", "target_tags", "input_tags"):
+            setattr(tags, name, deepcopy(getattr(inner, name)))
+        tags.non_deterministic = inner.non_deterministic
+        return tags
+
+
+@public("skhep_nn")
+class HyperEnsembleClassifier(ClassifierMixin, _HyperEnsemble):  # type: ignore[misc]
+    """Ensemble of networks that differ in learning rate, weight decay, dropout, activation, ...
+
+    Candidates are drawn from distributions and trained on the same rows, all that can be in one stacked
+    run. From them an ensemble is put together greedily: time after time the candidate is added, maybe
+    not for the first time, with which the mean prediction has the lowest loss on common
+    validation rows. Predictions are the mean over the picks.
+
+    Parameters
+    ----------
+    estimator : DenseNetClassifier, CaloCNNClassifier or WaveformClassifier
+        Cloned for each candidate. Transformers go before the ensemble, in a Pipeline.
+    param_distributions : dict or list of dict, default=None
+        Distribution (of scipy.stats, or anything with `rvs`) or list of values for each parameter, as
+        in `RandomizedSearchCV`. Beside the estimator's own, ``"lr_factor"`` multiplies all learning
+        rates of its schedule. None is
+        ``{"lr_factor": loguniform(0.2, 2), "weight_decay": loguniform(1e-7, 1e-4)}``.
+    n_candidates : int, default=30
+        Number of candidates. Where lists of values hold fewer combinations, they are taken again with
+        other random numbers.
+    n_selected : int, default=10
+        Number of picks; a candidate can be picked several times.
+    validation_fraction : float or None, default=0.2
+        Share of the rows that no candidate is trained on. None: every row is predicted by the member
+        that is validated on it, which needs an estimator of two or more members; a candidate then
+        brings all its members.
+    random_state : int, RandomState instance or None, default=None
+        Determines candidates, their random numbers, and the validation rows.
+
+    Attributes
+    ----------
+    candidates_ : DataFrame
+        A row for each candidate: its parameters, `valid_loss` (infinite if it diverged), `n_picked`.
+    selection_ : DataFrame
+        A row for each pick: `candidate`, and `valid_loss` of the mean so far.
+    weights_ : ndarray of shape (n_candidates,)
+        Weights of the candidates; they sum to one.
+    models_, model_weights_ : list of estimators, list of float
+        What predicts: networks of one shape are joined in one estimator. They have no history.
+    ensembles_ : list of Ensemble
+        Their networks.
+    history_ : DataFrame
+        Those of all candidates, with a column `candidate`.
+    classes_ : ndarray of shape (n_classes,)
+        Class labels.
+    n_features_in_, feature_names_in_ : int, ndarray of str
+        As the estimator has them.
+
+    See Also
+    --------
+    fit_together : What may differ within one run.
+
+    Notes
+    -----
+    - Candidates train in one run if they agree in all but learning rates in proportion to each other
+      (as `lr_factor` makes them), `weight_decay` and `dropout`, for which zero and not zero are
+      different runs. Other values of other parameters, such as `activation`, make further runs.
+    - The validation loss is that of training, with event and class weights; of a penalty, such as that
+      of `decorrelate`, it knows nothing.
+    - It is the loss of a selection by this very loss: expect more on new data.
+
+    References
+    ----------
+    Caruana et al., Ensemble selection from libraries of models, ICML 2004; arXiv:2607.05380 (TabPack).
+
+    Examples
+    --------
+    >>> from skhep_nn import DenseNetClassifier, make_higgs_events
+    >>> from skhep_nn.hyper_ensemble import HyperEnsembleClassifier
+    >>> events = make_higgs_events(400, random_state=0)
+    >>> X = events.data[["DER_mass_vis", "PRI_tau_pt", "PRI_met"]]
+    >>> network = DenseNetClassifier(depth=2, max_epochs=3, class_weight="balanced")
+    >>> space = {"lr_factor": [0.3, 1.0, 3.0], "weight_decay": [0.0, 1e-3]}
+    >>> model = HyperEnsembleClassifier(
+    ...     network, space, n_candidates=6, n_selected=4, random_state=0
+    ... ).fit(X, events.target, sample_weight=events.sample_weight)
+    >>> int(model.candidates_["n_picked"].sum()), model.predict_proba(X).shape
+    (4, (400, 2))
+    """
+
+    @property
+    def classes_(self) -> NDArray[Any]:
+        """Class labels."""
+        check_is_fitted(self, "models_")
+        return np.asarray(self.models_[0].classes_)
+
+    def predict_proba(self, X: Any) -> Probabilities:
+        """Return the probability of every class.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, ...)
+            Inputs.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            In the order of `classes_`; the weighted mean over the candidates that were picked.
+        """
+        return self._mean("predict_proba", X)
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return the most probable class.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, ...)
+            Inputs.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Labels of `classes_`, with their dtype.
+        """
+        best = self.predict_proba(X).argmax(axis=1)
+        labels: NDArray[Any] = self.classes_[best]
+        return labels
+
+
+@public("skhep_nn")
+class HyperEnsembleRegressor(RegressorMixin, _HyperEnsemble):  # type: ignore[misc]
+    """The same as `HyperEnsembleClassifier` for continuous targets.
+
+    Parameters
+    ----------
+    estimator : DenseNetRegressor, CaloCNNRegressor or WaveformRegressor
+        Cloned for each candidate.
+    param_distributions, n_candidates, n_selected, validation_fraction, random_state
+        As in `HyperEnsembleClassifier`.
+
+    Attributes
+    ----------
+    candidates_, selection_, weights_, models_, model_weights_, ensembles_, history_
+        As in `HyperEnsembleClassifier`. Losses are the estimator's, of scaled targets.
+    n_features_in_, feature_names_in_ : int, ndarray of str
+        As the estimator has them.
+
+    References
+    ----------
+    Caruana et al., Ensemble selection from libraries of models, ICML 2004; arXiv:2607.05380 (TabPack).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skhep_nn import DenseNetRegressor
+    >>> from skhep_nn.hyper_ensemble import HyperEnsembleRegressor
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(300, 3))
+    >>> network = DenseNetRegressor(depth=2, max_epochs=20)
+    >>> model = HyperEnsembleRegressor(network, n_candidates=4, n_selected=3, random_state=0)
+    >>> model.fit(X, X[:, 0] * X[:, 1]).predict(X).shape
+    (300,)
+    """
+
+    def predict(self, X: Any) -> NDArray[np.float64]:
+        """Predict the targets.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, ...)
+            Inputs.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_targets)
+            In the units of `y`.
+        """
+        return self._mean("predict", X)

@@ -1,0 +1,315 @@
+"""Training several estimators as one: their members are stacked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import joblib
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.utils import _safe_indexing
+
+from skhep_nn.estimators.base import BaseNetworkEstimator
+from skhep_nn.training._outcome import DivergedError
+from skhep_nn.training.batches import n_steps
+from skhep_nn.training.job import Job
+from skhep_nn.training.member_hyperparameters import MemberSettings, proportion
+from skhep_nn.utils.folds import Fold
+from skhep_nn.utils.torch_state import recording_gradients
+
+__all__ = ["fit_together", "may_differ", "train_together"]
+
+Estimator = TypeVar("Estimator", bound=BaseNetworkEstimator)
+
+# What estimators that train together may differ in, beside the learning rates of their schedules.
+_OWN = ("random_state", "verbose", "weight_decay", "dropout")
+
+
+class Trained(NamedTuple):
+    """What training has made of an estimator: the rows of its members, and why it is not fitted."""
+
+    folds: list[Fold]
+    error: DivergedError | None
+
+
+def fit_together(
+    estimators: Sequence[Estimator],
+    X: Any,
+    y: Any,
+    sample_weight: ArrayLike | None = None,
+    *,
+    rows: Sequence[ArrayLike] | None = None,
+) -> list[Estimator]:
+    """Fit several estimators in one run, all their members stacked.
+
+    Many small networks train in little more time than one, on a GPU above all. Each estimator has
+    its own random numbers, its own folds and, if wanted, its own rows, and is afterwards what its own
+    `fit` would have made of it, within rounding.
+
+    Parameters
+    ----------
+    estimators : sequence of network estimators
+        Of the same class and parameters, but for `random_state`, `weight_decay`, `dropout`, and schedules
+        whose learning rates are in proportion to each other at every step. They are fitted.
+    X : array-like or DataFrame of shape (n_samples, n_features)
+        Inputs in physical units.
+    y : array-like of shape (n_samples,) or (n_samples, n_targets)
+        Targets.
+    sample_weight : array-like of shape (n_samples,), optional
+        Event weights.
+    rows : sequence of array-like of int, optional
+        Row numbers that each estimator is fitted on, such as those of several splits; all rows if left
+        out.
+
+    Returns
+    -------
+    list of estimators
+        The same, fitted. The histories have the seconds of the common passes.
+
+    Raises
+    ------
+    TypeError
+        If an estimator is none of this package's networks.
+    ValueError
+        If estimators cannot be trained together: they differ in more than they may, have callbacks, or
+        their rows lead to networks of different shapes or to passes of different length; if one of them
+        diverges.
+
+    Notes
+    -----
+    - With different learning rates or weight decay, the optimiser has to be Adam, AdamW, SGD or RMSprop.
+    - A schedule that looks at validation losses, such as `ReduceOnPlateau`, sees the mean over all members.
+    - On a GPU, in fits that are too short for the fused kernels and of networks that these do not know, all
+      members draw what dropout drops from the random numbers of the first, with the same chances as alone.
+
+    Examples
+    --------
+    >>> from skhep_nn import DenseNetClassifier, fit_together, make_higgs_events
+    >>> events = make_higgs_events(400, random_state=0)
+    >>> X = events.data[["PRI_tau_pt", "PRI_lep_pt", "PRI_met"]]
+    >>> models = [DenseNetClassifier(n_members=2, max_epochs=2, random_state=k) for k in range(3)]
+    >>> [len(model.ensemble_) for model in fit_together(models, X, events.target)]
+    [2, 2, 2]
+    """
+    estimators = list(estimators)
+    for trained in train_together(estimators, X, y, sample_weight, rows=rows):
+        if trained.error is not None:
+            raise trained.error
+    return estimators
+
+
+@recording_gradients()
+def train_together(
+    estimators: Sequence[BaseNetworkEstimator],
+    X: Any,
+    y: Any,
+    sample_weight: ArrayLike | None,
+    *,
+    rows: Sequence[ArrayLike] | None,
+) -> list[Trained]:
+    """Do what `fit_together` does, but leave it to others to judge estimators that diverged."""
+    estimators = list(estimators)
+    _check(estimators, rows)
+    jobs: list[Job] = []
+    for k, estimator in enumerate(estimators):
+        parts: tuple[Any, ...] = (X, y, sample_weight)
+        if rows is not None:
+            own = np.asarray(rows[k])
+            parts = tuple(None if p is None else _safe_indexing(p, own) for p in parts)
+        jobs.append(_sharing(estimator._prepare(*parts), jobs))
+    _check_jobs(estimators, jobs)
+    factors = _factors(estimators, jobs[0])
+    # That of the highest rates takes the steps, of which the others have a share.
+    lead = factors.index(max(factors))
+    settings = _settings(estimators, [factor / factors[lead] for factor in factors])
+    joined = _joined(jobs)._replace(settings=settings if len(estimators) > 1 else None)
+    net = estimators[lead]._trained(joined, [])
+    # Once for all: averaged states may have to find their moments in a pass over the rows.
+    kept = net.kept()
+    outcomes = []
+    start = 0
+    for estimator, job in zip(estimators, jobs, strict=True):
+        members = slice(start, start + estimator.n_members)
+        start = members.stop
+        try:
+            attributes = estimator._fitted_attributes(net, members, kept)
+        except DivergedError as error:
+            outcomes.append(Trained(job.folds, error))
+            continue
+        # The net is that of all: nothing that one of them should hold.
+        del attributes["net_"]
+        estimator._keep(attributes)
+        outcomes.append(Trained(job.folds, None))
+    return outcomes
+
+
+def may_differ(name: str) -> bool:
+    """Whether estimators that train together may differ in a parameter."""
+    return name in _OWN or name.split("__", maxsplit=1)[0] == "schedule"
+
+
+def _check(estimators: list[Any], rows: Sequence[ArrayLike] | None) -> None:
+    """Check that estimators may be trained together."""
+    if not estimators:
+        raise ValueError("fit_together needs at least one estimator, got none.")
+    for estimator in estimators:
+        if not isinstance(estimator, BaseNetworkEstimator):
+            raise TypeError(
+                f"fit_together trains networks of skhep_nn, got {type(estimator).__name__}."
+            )
+        if estimator.callbacks or getattr(estimator, "_skl_callbacks", None):
+            raise ValueError(
+                "callbacks see one estimator: fit estimators that have any one by one."
+            )
+    if rows is not None and len(rows) != len(estimators):
+        raise ValueError(
+            f"rows must have row numbers for every estimator, got {len(rows)} for "
+            f"{len(estimators)}."
+        )
+    first = estimators[0]
+    for estimator in estimators[1:]:
+        if type(estimator) is not type(first):
+            raise ValueError(
+                f"estimators must be of one class, got {type(first).__name__} and "
+                f"{type(estimator).__name__}."
+            )
+        a, b = first.get_params(), estimator.get_params()
+        differ = sorted(name for name in _differing(a, b) if not may_differ(name))
+        if differ:
+            raise ValueError(
+                f"estimators may differ in {', '.join(_OWN)} and learning rates, but these do in "
+                f"{', '.join(differ)}; fit those that agree together."
+            )
+
+
+def _differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    """Return the names of parameters, other than objects with parameters of their own, that differ."""
+    return [
+        name
+        for name in sorted(a.keys() | b.keys())
+        if not hasattr(a.get(name), "get_params")
+        and (name not in a or name not in b or joblib.hash(a[name]) != joblib.hash(b[name]))
+    ]
+
+
+def _factors(estimators: Sequence[Any], job: Job) -> list[float]:
+    """Return learning rates as multiples of those of the first; ValueError if they are none."""
+    first = estimators[0]
+    n_epochs = first._n_epochs(job.folds)
+    n = n_steps([fold.train for fold in job.folds], first.batch_size)
+    schedules = [estimator._schedule() for estimator in estimators]
+    differ = [_differing(*(_flat(s) for s in (schedules[0], other))) for other in schedules]
+    if not any(differ):
+        return [1.0] * len(estimators)
+    factors = []
+    for other, names in zip(schedules, differ, strict=True):
+        try:
+            ours, reference = (
+                [s.rates(epoch, n_epochs=n_epochs, n_steps=n) for epoch in range(n_epochs)]
+                for s in (other, schedules[0])
+            )
+        except ValueError as error:
+            msg = (
+                "estimators whose learning rates depend on validation losses, which are those of all "
+                f"members, cannot differ in {', '.join(sorted(set().union(*differ)))}; fit those that agree "
+                "together."
+            )
+            raise ValueError(msg) from error
+        factor = proportion(ours, reference)
+        if factor is None:
+            raise ValueError(
+                "the learning rates of estimators must be in proportion to each other at every step, and "
+                f"their momenta the same, but these differ in {', '.join(names)} to other effect; scale "
+                "all rates of a schedule, or fit those that agree together."
+            )
+        factors.append(factor)
+    return factors
+
+
+def _flat(schedule: Any) -> dict[str, Any]:
+    """Return the parameters of a schedule, and its class, under the names that an estimator has."""
+    params = schedule.get_params() if hasattr(schedule, "get_params") else {"": schedule}
+    return {"schedule": type(schedule)} | {f"schedule__{name}": v for name, v in params.items()}
+
+
+def _settings(estimators: Sequence[Any], factors: list[float]) -> MemberSettings:
+    """Return what members differ in, given the learning rates of estimators."""
+    of_member = [
+        (e, f) for e, f in zip(estimators, factors, strict=True) for _ in range(e.n_members)
+    ]
+    return MemberSettings(
+        tuple(factor for _, factor in of_member),
+        tuple(float(estimator.weight_decay) for estimator, _ in of_member),
+        tuple(estimator._network_params.get("dropout") for estimator, _ in of_member),
+    )
+
+
+def _sharing(job: Job, others: list[Job]) -> Job:
+    """Return a job that holds no copy of what another one holds."""
+    for other in others:
+        ours, theirs = ((j.rows, j.weight, j.target.values) for j in (job, other))
+        pairs = list(zip(ours, theirs, strict=True))
+        if all(isinstance(a, np.ndarray) and a.shape == b.shape for a, b in pairs) and all(
+            np.array_equal(a, b) for a, b in pairs[::-1]
+        ):
+            target = job.target._replace(values=other.target.values)
+            return job._replace(rows=other.rows, weight=other.weight, target=target)
+    return job
+
+
+def _check_jobs(estimators: list[Any], jobs: list[Job]) -> None:
+    """Check that networks, losses and steps of a pass have come out the same, whatever the rows."""
+    shapes = {
+        (job.target.loss.name, job.target.link, joblib.hash(_shaping(estimator)))
+        for estimator, job in zip(estimators, jobs, strict=True)
+    }
+    if len(shapes) > 1:
+        raise ValueError(
+            "the estimators' rows lead to different networks: classes, categories or features differ "
+            "from one to the other. Fit them one by one."
+        )
+    batch_size = estimators[0].batch_size
+    steps = sorted({n_steps([fold.train for fold in job.folds], batch_size) for job in jobs})
+    if len(steps) > 1:
+        raise ValueError(
+            f"the estimators' passes have from {steps[0]} to {steps[-1]} steps, as their rows are not "
+            "as many. Take rows of equal number, or fit them one by one."
+        )
+
+
+def _shaping(estimator: Any) -> dict[str, Any]:
+    """Return the arguments of an estimator's network less the one that stacked members may differ in."""
+    return {name: value for name, value in estimator._network_params.items() if name != "dropout"}
+
+
+def _joined(jobs: list[Job]) -> Job:
+    """Put jobs one behind the other: members keep their rows, which jobs may share."""
+    folds = []
+    starts: dict[int, int] = {}
+    parts: list[Job] = []
+    n_rows = 0
+    for job in jobs:
+        if id(job.rows) not in starts:
+            starts[id(job.rows)] = n_rows
+            n_rows += len(job.rows)
+            parts.append(job)
+        start = starts[id(job.rows)]
+        folds += [Fold(fold.train + start, fold.valid + start) for fold in job.folds]
+    target = jobs[0].target
+    if len(parts) == 1:
+        rows, weight, values = parts[0].rows, parts[0].weight, target.values
+    else:
+        rows, weight, values = (
+            np.concatenate(of)
+            for of in zip(*((p.rows, p.weight, p.target.values) for p in parts), strict=True)
+        )
+    return Job(
+        rows,
+        weight,
+        target._replace(values=values, strata=None),
+        folds,
+        [seed for job in jobs for seed in job.seeds],
+        [seed for job in jobs for seed in job.lent],
+        [state for job in jobs for state in job.input_states],
+    )

@@ -1,0 +1,349 @@
+"""The learning-rate range test."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from numbers import Integral
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
+from sklearn.base import BaseEstimator, clone
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import _num_samples
+from skorch.callbacks import Callback
+
+from skhep_nn.estimators.base import BaseNetworkEstimator
+from skhep_nn.training.schedules import Rates
+from skhep_nn.utils.checks import is_finite_number
+
+__all__ = ["LRRange", "lr_range_test"]
+
+FloatArray = NDArray[np.float64]
+
+# Steps of a test that is left to choose them: enough to average over, and no more than the curve needs.
+_FEWEST_STEPS, _MOST_STEPS = 200, 1000
+# Width of the smoothing above which it would hide a curve, as a share of the steps; and steps that divergence
+# is told by, at least.
+_WIDEST, _FEWEST_RECENT = 0.1, 5
+# The usual distance of the suggested rate from that of the lowest loss.
+_BELOW_LOWEST = 10.0
+
+
+class LRRange(NamedTuple):
+    """What a learning-rate range test has found.
+
+    Parameters
+    ----------
+    suggested : float
+        A tenth of `lowest`.
+    lowest : float
+        Learning rate at which the smoothed loss, averaged over members, was lowest.
+    steepest : float
+        Learning rate below `lowest` at which it fell fastest with the logarithm of the rate.
+    diverged : float
+        Learning rate at which the test was ended since the loss diverged; NaN where it did not.
+    table : DataFrame
+        A row for every member and step, with the columns `member`, `step`, `lr`, `loss` (of the batch,
+        before the step was taken) and `smoothed_loss`.
+    """
+
+    suggested: float
+    lowest: float
+    steepest: float
+    diverged: float
+    table: pd.DataFrame
+
+    @property
+    def mean(self) -> pd.Series[float]:
+        """Smoothed loss, averaged over members, by learning rate."""
+        mean: pd.Series[float] = self.table.groupby("lr")["smoothed_loss"].mean()
+        return mean
+
+
+def lr_range_test(
+    estimator: Any,
+    X: Any,
+    y: Any,
+    sample_weight: Any = None,
+    *,
+    min_lr: float = 1e-5,
+    max_lr: float = 10.0,
+    n_steps: int | None = None,
+    n_members: int = 5,
+    smoothing: float = 0.1,
+    divergence: float = 1.0,
+    params: Mapping[str, Any] | None = None,
+) -> LRRange:
+    """Train a little while the learning rate grows, to see which rates lower the loss.
+
+    With every step the rate grows by the same factor. Where it is too low the loss stays as it is, then
+    it falls, and where the rate is too high the loss rises again. The members are trained side by side,
+    each from its own initial parameters and on its own rows: one loss curve alone is noisy.
+
+    Parameters
+    ----------
+    estimator : network estimator, or Pipeline that ends in one
+        Such as `DenseNetClassifier`. It is cloned and stays as it is.
+    X : array-like or DataFrame of shape (n_samples, ...)
+        Inputs.
+    y : array-like of shape (n_samples,) or (n_samples, n_targets)
+        Targets.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Event weights, for the network.
+    min_lr, max_lr : float, default=1e-5 and 10
+        First and last learning rate.
+    n_steps : int, default=None
+        Number of steps, that is minibatches. None: those of one pass, but at least 200 and at most 1000.
+    n_members : int, default=5
+        Number of members, in place of the estimator's own; from two on each leaves out one fold, as in
+        a fit.
+    smoothing : float, default=0.1
+        Standard deviation of the Gaussian weights by which the losses are smoothed, in powers of ten of
+        the learning rate (at most a tenth of the range); 0 leaves them as they are.
+    divergence : float, default=1
+        The test ends where the loss is not finite or has risen this many times the loss of the first
+        steps above the lowest.
+    params : mapping, default=None
+        Further arguments of the network's `fit`, such as ``{"aux_target": ...}``.
+
+    Returns
+    -------
+    LRRange
+        Named tuple of the rates `suggested`, `lowest`, `steepest` and `diverged`, and of the `table` of
+        losses.
+
+    Raises
+    ------
+    TypeError
+        If `estimator` is no network estimator.
+    ValueError
+        If rates are not positive and increasing, another parameter is not what it should be, or the loss
+        is not finite from the first steps on.
+
+    Warns
+    -----
+    UserWarning
+        If the lowest loss lies so near an end of the range that the suggestion rests on that end.
+
+    See Also
+    --------
+    skhep_nn.plotting.LRRangeDisplay : The plot of it.
+
+    Notes
+    -----
+    The suggestion is a rule of thumb, a tenth of the rate of the lowest loss: at that rate itself the
+    steps have already begun to harm. Look at the plot.
+
+    Everything but the learning rate is as in a fit: batch size, augmentation, optimiser, `class_weight`,
+    `random_state`. Momentum is the optimiser's own. Of the estimator's `callbacks` only those that act on
+    gradients take part, such as the clipping of gradients. There is no validation, averaging or early
+    stopping. Of the last steps before a divergence, losses beyond it count as being there when they are
+    smoothed.
+
+    References
+    ----------
+    .. [1] L. N. Smith, section 3.3 of arXiv:1506.01186, with a linear growth of the rate.
+    .. [2] The rates of arXiv:2002.01427 were found so (section 3.2.1).
+
+    Examples
+    --------
+    >>> from skhep_nn import CartesianMomenta, DenseNetClassifier, lr_range_test, make_higgs_events
+    >>> from sklearn.pipeline import make_pipeline
+    >>> events = make_higgs_events(2000, random_state=0)
+    >>> model = make_pipeline(
+    ...     CartesianMomenta(), DenseNetClassifier(class_weight="balanced", random_state=0)
+    ... )
+    >>> found = lr_range_test(model, events.data, events.target, events.sample_weight)
+    >>> list(found.table.columns)
+    ['member', 'step', 'lr', 'loss', 'smoothed_loss']
+    >>> 1e-4 < found.suggested < found.lowest < 1
+    True
+    """
+    _check(min_lr, max_lr, n_steps, smoothing, divergence)
+    network, X = _network_and_input(estimator, X, y)
+    if n_steps is None:
+        n_rows = _num_samples(X) * (1 - 1 / n_members if n_members > 1 else 1)
+        n_steps = int(np.clip(np.ceil(n_rows / network.batch_size), _FEWEST_STEPS, _MOST_STEPS))
+    lr = np.geomspace(min_lr, max_lr, n_steps)
+    width = n_steps * min(smoothing / np.log10(max_lr / min_lr), _WIDEST)  # in steps
+    recorder = _Recorder(n_steps, round(width), divergence)
+    network.set_callbacks()
+    network.set_params(
+        n_members=n_members,
+        schedule=_GivenRates(lr),
+        max_epochs=n_steps,  # the recorder ends the fit
+        early_stopping=False,
+        callbacks=[cb for cb in network.callbacks or [] if _acts_on_gradients(cb)] + [recorder],
+        verbose=0,
+        **({"averaging": None} if "averaging" in network.get_params(deep=False) else {}),
+    )
+    with suppress(_Covered):
+        network.fit(X, y, sample_weight=sample_weight, **(params or {}))
+    losses = np.array(recorder.losses_)
+    if not np.isfinite(losses[: recorder.window]).all():
+        raise ValueError(
+            f"the loss is not finite from the first steps on: lower min_lr={min_lr:g}, or look for "
+            "outliers among the inputs and targets."
+        )
+    smoothed = _smoothed(losses, width, recorder.window, recorder.ceiling_)
+    has_diverged = recorder.ceiling_ < np.inf
+    found = _read_off(lr[: len(losses)], losses, smoothed, has_diverged=has_diverged)
+    if found.suggested < min_lr:
+        _warn(
+            f"lowest at a rate of {found.lowest:.2g}, near the lower end: lower min_lr={min_lr:g}"
+        )
+    elif not has_diverged and found.lowest > max_lr / 2:
+        _warn(f"still falling at the end of the range: raise max_lr={max_lr:g}")
+    return found
+
+
+class _Covered(Exception):  # noqa: N818 - no error
+    """Ends the fit: all rates have been tried, or the loss has diverged."""
+
+
+class _GivenRates(BaseEstimator):  # type: ignore[misc]
+    """Schedule of given learning rates, the last of which stays."""
+
+    def __init__(self, lr: FloatArray) -> None:
+        self.lr = lr
+
+    def rates(
+        self,
+        epoch: int,
+        *,
+        n_epochs: int,  # noqa: ARG002
+        n_steps: int,
+        valid_losses: Sequence[float] = (),  # noqa: ARG002
+    ) -> Rates:
+        """Return the rates of the steps of one pass."""
+        at = np.arange(epoch * n_steps, (epoch + 1) * n_steps)
+        return Rates(np.take(self.lr, at, mode="clip"), None)
+
+
+class _Recorder(Callback):  # type: ignore[misc]
+    """Keeps the loss of every member in every step; ends the fit after the last, or at divergence."""
+
+    def __init__(self, n_steps: int, width: int, divergence: float) -> None:
+        self.n_steps = n_steps
+        self.window = max(_FEWEST_RECENT, 2 * width)
+        self.divergence = divergence
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Recorder:
+        # A fit works with copies of its callbacks, but what this one records has to come back.
+        return self
+
+    def initialize(self) -> _Recorder:
+        """Begin with nothing recorded."""
+        self.losses_: list[FloatArray] = []
+        self.ceiling_ = np.inf
+        self._lowest = np.inf
+        self._scale = np.nan
+        return self
+
+    def on_batch_end(
+        self, net: Any, batch: Any = None, training: bool = False, **kwargs: Any
+    ) -> None:
+        """Record a step."""
+        del net, batch
+        if not training:
+            return
+        self.losses_.append(kwargs["member_losses"].double().cpu().numpy())
+        # Of a few steps, as one batch with large weights is no divergence.
+        recent = float(np.mean(self.losses_[-self.window :]))
+        if len(self.losses_) == self.window:
+            self._scale = abs(recent)
+        if len(self.losses_) >= self.window:
+            self._lowest = min(self._lowest, recent)
+        ceiling = self._lowest + self.divergence * self._scale
+        if recent > ceiling or not np.isfinite(recent):
+            self.ceiling_ = ceiling
+            raise _Covered
+        if len(self.losses_) == self.n_steps:
+            raise _Covered
+
+
+def _check(
+    min_lr: float, max_lr: float, n_steps: int | None, smoothing: float, divergence: float
+) -> None:
+    """Check the parameters that the estimator does not know."""
+    if not (is_finite_number(min_lr) and is_finite_number(max_lr) and 0 < min_lr < max_lr):
+        raise ValueError(
+            f"min_lr={min_lr!r} and max_lr={max_lr!r} must be positive numbers, the first below the "
+            "second."
+        )
+    steps: Any = n_steps
+    if steps is not None and not (isinstance(steps, Integral) and int(steps) >= 10):
+        raise ValueError(f"n_steps={n_steps!r} must be an integer of at least 10 or None.")
+    if not (is_finite_number(smoothing) and smoothing >= 0):
+        raise ValueError(f"smoothing={smoothing!r} must be a number of at least 0.")
+    if not (is_finite_number(divergence) and divergence > 0):
+        raise ValueError(f"divergence={divergence!r} must be a positive number.")
+
+
+def _network_and_input(estimator: Any, X: Any, y: Any) -> tuple[Any, Any]:
+    """Return a clone of the network, and what the steps before it make of the inputs."""
+    network = estimator
+    if isinstance(estimator, Pipeline):
+        network = estimator.steps[-1][1]
+    if not isinstance(network, BaseNetworkEstimator):
+        raise TypeError(
+            "lr_range_test needs a network estimator, such as DenseNetClassifier(), or a Pipeline that "
+            f"ends in one; got {type(network).__name__}."
+        )
+    if network is not estimator and len(estimator) > 1:
+        X = clone(estimator[:-1]).fit_transform(X, y)
+    return clone(network), X
+
+
+def _acts_on_gradients(callback: Any) -> bool:
+    """Whether a callback of skorch, by itself or with a name, as an object or a class, sees gradients."""
+    callback = callback[1] if isinstance(callback, tuple) else callback
+    kind = callback if isinstance(callback, type) else type(callback)
+    return getattr(kind, "on_grad_computed", None) is not Callback.on_grad_computed
+
+
+def _smoothed(losses: FloatArray, width: float, window: int, ceiling: float) -> FloatArray:
+    """Smooth losses of shape (n_steps, n_members), of which the last may have passed a ceiling."""
+    bounded = losses.copy()
+    # Losses that explode would drown their neighbours.
+    bounded[-window:] = np.fmin(losses[-window:], ceiling)
+    if width == 0:
+        return bounded
+    smoothed: FloatArray = gaussian_filter1d(bounded, width, axis=0)
+    return smoothed
+
+
+def _warn(text: str) -> None:
+    """Warn the caller of the test."""
+    warnings.warn(f"the loss was {text}.", stacklevel=3)
+
+
+def _read_off(
+    lr: FloatArray, losses: FloatArray, smoothed: FloatArray, *, has_diverged: bool
+) -> LRRange:
+    """Read the rates off losses of shape (n_steps, n_members)."""
+    n_steps, n_members = losses.shape
+    mean = smoothed.mean(axis=1)
+    at_lowest = int(mean.argmin())
+    slope = np.gradient(mean, np.log10(lr))[: at_lowest + 1]
+    table = pd.DataFrame(
+        {
+            "member": np.tile(np.arange(n_members), n_steps),
+            "step": np.repeat(np.arange(n_steps), n_members),
+            "lr": np.repeat(lr, n_members),
+            "loss": losses.ravel(),
+            "smoothed_loss": smoothed.ravel(),
+        }
+    )
+    return LRRange(
+        suggested=float(lr[at_lowest] / _BELOW_LOWEST),
+        lowest=float(lr[at_lowest]),
+        steepest=float(lr[slope.argmin()]),
+        diverged=float(lr[-1]) if has_diverged else float("nan"),
+        table=table,
+    )

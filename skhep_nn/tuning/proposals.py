@@ -1,0 +1,229 @@
+"""What a search tries next: random draws, or what a model of the scores so far promises most of."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice, takewhile
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection import ParameterSampler
+
+from skhep_nn.tuning.axes import FEWEST_CANDIDATES
+from skhep_nn.tuning.joint_fit import may_differ
+from skhep_nn.tuning.surrogate import SearchModel, fit_search_model
+
+__all__ = ["METHODS", "Params", "Proposals", "proposals_of"]
+
+Params = dict[str, Any]
+
+METHODS = ("random", "gaussian_process", "optuna")
+_N_POOL = 1000
+# Draws for one more candidate of a shape: they may be exhausted.
+_N_VARIATIONS = 50
+
+
+class Proposals(ABC):
+    """Where candidates come from.
+
+    Parameters
+    ----------
+    n_initial : int or infinity, default=infinity
+        Number of candidates before scores count.
+    round_size : int, default=1
+        Number of candidates that are chosen by the same scores after these.
+    """
+
+    def __init__(self, n_initial: float = math.inf, round_size: int = 1) -> None:
+        self.n_initial = n_initial
+        self.round_size = round_size
+
+    def n_next(self, n_tried: int) -> float:
+        """Return how many candidates to choose before their scores are needed."""
+        return self.round_size if n_tried >= self.n_initial else self.n_initial - n_tried
+
+    @abstractmethod
+    def proposals(
+        self, tried: Sequence[Params], scores: Sequence[float], pending: Sequence[Params]
+    ) -> Iterator[Params]:
+        """Yield proposals without end, the most promising first; to ask for another is to refuse one.
+
+        `pending` are those that are chosen and not yet tried.
+        """
+
+
+class _Random(Proposals):
+    """Independent draws from the distributions."""
+
+    def __init__(
+        self, distributions: Any, rng: np.random.RandomState, n_per_shape: int = 1
+    ) -> None:
+        super().__init__()
+        self.distributions = distributions
+        self.rng = rng
+        self.n_per_shape = n_per_shape
+
+    def proposals(
+        self, tried: Sequence[Params], scores: Sequence[float], pending: Sequence[Params]
+    ) -> Iterator[Params]:
+        """Yield draws; first of the latest shape, while there are too few of it."""
+        del tried, scores
+        if pending:
+            shape = _shape(pending[-1])
+            latest = takewhile(lambda params: _shape(params) == shape, reversed(pending))
+            if len(list(latest)) < self.n_per_shape:
+                for _ in range(_N_VARIATIONS):
+                    other = self._draw()
+                    yield pending[-1] | {k: v for k, v in other.items() if k not in shape}
+        while True:
+            yield self._draw()
+
+    def _draw(self) -> Params:
+        """Return one draw: how many will be refused is not known."""
+        (params,) = ParameterSampler(self.distributions, 1, random_state=self.rng)
+        return dict(params)
+
+
+class _GaussianProcess(Proposals):
+    """Random draws at first, then those with the largest expected improvement among many."""
+
+    def __init__(
+        self, distributions: Any, rng: np.random.RandomState, n_initial: int, round_size: int
+    ) -> None:
+        super().__init__(n_initial, round_size)
+        self.random = _Random(distributions, rng)
+        self.rng = rng
+        self._latest: tuple[int, SearchModel | None] = (0, None)
+
+    def proposals(
+        self, tried: Sequence[Params], scores: Sequence[float], pending: Sequence[Params]
+    ) -> Iterator[Params]:
+        """Yield draws, ranked by the model as soon as there is one."""
+        random = self.random.proposals([], [], [])
+        usable = np.isfinite(scores)
+        if len(tried) >= self.n_initial and usable.sum() >= FEWEST_CANDIDATES:
+            model = self._model_of(tried, scores)
+            if pending:
+                # So that those of one round, which are tried together, differ.
+                model = model._assuming(pending)
+            pool = list(islice(random, _N_POOL))
+            for index in np.argsort(-model.expected_improvement(pool), kind="stable"):
+                yield pool[index]
+        yield from random
+
+    def _model_of(self, tried: Sequence[Params], scores: Sequence[float]) -> SearchModel:
+        """Return the model of all scores so far, which serves a whole round."""
+        n_tried, model = self._latest
+        if model is None or n_tried != len(tried):
+            names = list(tried[0])
+            results: dict[str, Any] = {
+                f"param_{name}": _objects([params[name] for params in tried]) for name in names
+            }
+            results["mean_test_score"] = scores
+            seed = int(self.rng.randint(2**31 - 1))
+            model = fit_search_model(results, parameters=names, n_restarts=1, random_state=seed)
+            self._latest = len(tried), model
+        return model
+
+
+class _Optuna(Proposals):
+    """The tree-structured Parzen estimator of optuna, asked and told."""
+
+    def __init__(
+        self, distributions: Any, rng: np.random.RandomState, n_initial: int, round_size: int
+    ) -> None:
+        try:
+            import optuna
+        except ImportError as error:
+            msg = "optuna is needed for method='optuna': pip install 'skhep_nn[optuna]'"
+            raise ImportError(msg) from error
+        super().__init__(n_initial, round_size)
+        self.optuna = optuna
+        self.lists = {k: list(v) for k, v in distributions.items() if not hasattr(v, "rvs")}
+        self.spaces = {name: self._space(name, given) for name, given in distributions.items()}
+        sampler = optuna.samplers.TPESampler(
+            n_startup_trials=n_initial, seed=int(rng.randint(2**31 - 1))
+        )
+        verbosity = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # not to announce a study
+        try:
+            self.study = optuna.study.create_study(direction="maximize", sampler=sampler)
+        finally:
+            optuna.logging.set_verbosity(verbosity)
+        self.asked: list[Any] = []
+        self.n_told = 0
+
+    def _space(self, name: str, given: Any) -> Any:
+        """Return a distribution of scipy, or a list, as one of optuna's."""
+        kinds = self.optuna.distributions
+        if name in self.lists:
+            # Places in the list: optuna knows only plain values.
+            return kinds.CategoricalDistribution(range(len(self.lists[name])))
+        kind = getattr(getattr(given, "dist", None), "name", type(given).__name__)
+        low, high = given.support()
+        if kind == "randint":
+            return kinds.IntDistribution(int(low), int(high))
+        if kind in ("uniform", "loguniform", "reciprocal"):
+            return kinds.FloatDistribution(float(low), float(high), log=kind != "uniform")
+        msg = (
+            f"the distribution of {name!r}, {kind}, has no counterpart in optuna; use a list, or scipy's "
+            "randint, uniform or loguniform"
+        )
+        raise ValueError(msg)
+
+    def proposals(
+        self, tried: Sequence[Params], scores: Sequence[float], pending: Sequence[Params]
+    ) -> Iterator[Params]:
+        """Yield what optuna asks to try."""
+        del tried, pending  # optuna itself remembers what it has asked for
+        # Those count as worse than all others: of failed ones optuna would learn nothing.
+        refused = self.optuna.trial.TrialState.PRUNED
+        for trial, score in zip(self.asked[self.n_told :], scores[self.n_told :], strict=False):
+            if np.isfinite(score):
+                self.study.tell(trial, float(score))
+            else:
+                self.study.tell(trial, state=refused)
+        self.n_told = len(scores)
+        while True:
+            trial = self.study.ask(self.spaces)
+            self.asked.append(trial)
+            yield {
+                name: self.lists[name][value] if name in self.lists else value
+                for name, value in trial.params.items()
+            }
+            self.asked.remove(trial)
+            self.study.tell(trial, state=refused)
+
+
+def proposals_of(
+    method: str,
+    distributions: Any,
+    rng: np.random.RandomState,
+    *,
+    n_initial: int,
+    round_size: int,
+    n_per_shape: int,
+) -> Proposals:
+    """Return the source of candidates that a method means."""
+    if method == "random":
+        return _Random(distributions, rng, n_per_shape)
+    if not isinstance(distributions, Mapping):
+        msg = f"method={method!r} needs one dict of distributions; only 'random' takes a list of dicts"
+        raise TypeError(msg)
+    kind = _Optuna if method == "optuna" else _GaussianProcess
+    return kind(distributions, rng, n_initial, round_size)
+
+
+def _shape(params: Params) -> Params:
+    """Return the parameters that candidates agree in which are trained stacked."""
+    return {name: value for name, value in params.items() if not may_differ(name)}
+
+
+def _objects(values: Sequence[Any]) -> Any:
+    """Return values as an array of objects, which takes no list apart."""
+    array = np.empty(len(values), dtype=object)
+    for index, value in enumerate(values):
+        array[index] = value
+    return array

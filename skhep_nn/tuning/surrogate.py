@@ -1,0 +1,399 @@
+"""A Gaussian process fitted to the scores of a search: which parameters matter, where to look next."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
+from scipy.stats import norm
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
+from sklearn.utils import check_random_state
+
+from skhep_nn.tuning.axes import FEWEST_CANDIDATES, Scale, SearchAxis, as_table, read_results
+
+__all__ = ["Optimum", "SearchModel", "fit_search_model"]
+
+Array = NDArray[np.float64]
+
+# Candidates that a partial dependence is averaged over, and combinations that an optimum is sought among.
+_N_BACKGROUND = 100
+_N_COMBINATIONS = 5000
+
+
+class Optimum(NamedTuple):
+    """Where a search model expects the best score.
+
+    Attributes
+    ----------
+    params : dict
+        Value of each parameter.
+    mean, std : float
+        Expected score there and its standard deviation.
+    """
+
+    params: dict[str, Any]
+    mean: float
+    std: float
+
+
+class SearchModel:
+    """Gaussian process of the score of a search as a function of the parameters.
+
+    Made by :func:`fit_search_model`. It has learnt from noisy scores: what it returns are
+    expectations of the score, with the uncertainty of these, not scores that a fit would show. The score
+    of one more candidate scatters about them by `noise_std`.
+
+    Attributes
+    ----------
+    parameters : list of str
+        Names of the parameters.
+    table : DataFrame
+        The candidates that it was fitted to: a column for each parameter, and `score`.
+    noise_std : float
+        Standard deviation of the score of a candidate about the process.
+    axes : list of SearchAxis
+        Scale of each parameter.
+
+    See Also
+    --------
+    skhep_nn.plotting.SearchDependenceDisplay : Draws the partial dependence.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skhep_nn.architecture_search import fit_search_model
+    >>> rng = np.random.default_rng(0)
+    >>> depth, dropout = rng.integers(2, 9, 40), rng.uniform(0, 0.5, 40)
+    >>> score = -((depth - 5) ** 2) / 10 - dropout + rng.normal(scale=0.01, size=40)
+    >>> results = {"param_depth": depth, "param_dropout": dropout, "mean_test_score": score}
+    >>> model = fit_search_model(results, random_state=0)
+    >>> model.optimum().params["depth"]
+    5
+    >>> model.partial_dependence("depth").columns.tolist()
+    ['depth', 'mean', 'std']
+    """
+
+    def __init__(
+        self,
+        axes: list[SearchAxis],
+        table: pd.DataFrame,
+        process: GaussianProcessRegressor,
+        unit: tuple[float, float],
+        seed: int,
+    ) -> None:
+        self.axes = axes
+        self.table = table
+        self._process = process
+        self._mean, self._scale = unit
+        self._seed = seed
+
+    @property
+    def parameters(self) -> list[str]:
+        """Names of the parameters."""
+        return [axis.name for axis in self.axes]
+
+    @property
+    def noise_std(self) -> float:
+        """Standard deviation of scores about the process."""
+        return float(self._scale * np.sqrt(self._process.kernel_.k2.noise_level))
+
+    def predict(self, candidates: Any) -> pd.DataFrame:
+        """Return the expected score of candidates.
+
+        Parameters
+        ----------
+        candidates : DataFrame or sequence of dict
+            Values of all `parameters`.
+
+        Returns
+        -------
+        DataFrame
+            Columns `mean` and `std`, the uncertainty of the mean; a row for each candidate.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is missing.
+        """
+        rows = _encoded(as_table(candidates, self.axes), self.axes)
+        signal = self._process.kernel_.k1
+        mean, std = self._posterior(signal(rows, self._process.X_train_), signal.diag(rows))
+        return pd.DataFrame({"mean": mean, "std": std})
+
+    def _posterior(self, cross: Array, prior: Array) -> tuple[Array, Array]:
+        """Return mean and standard deviation of the process, without the noise of single scores."""
+        # Not by `predict` of the process, whose deviations hold the white noise.
+        half = solve_triangular(self._process.L_, cross.T, lower=True)
+        variance = np.maximum(prior - np.square(half).sum(axis=0), 0.0)
+        mean = self._mean + self._scale * (cross @ self._process.alpha_)
+        return mean, self._scale * np.sqrt(variance)
+
+    def partial_dependence(
+        self, x: str, y: str | None = None, *, n_points: int | None = None
+    ) -> pd.DataFrame:
+        """Return the expected score against one or two parameters, averaged over the others.
+
+        The average is over the values that the candidates have for the other parameters (over 100 of the
+        candidates, if there are more).
+
+        Parameters
+        ----------
+        x : str
+            Parameter.
+        y : str, default=None
+            Second parameter. None: the dependence on one.
+        n_points : int, default=None
+            Points along each axis, evenly spaced on its scale; parameters with fewer values are taken at
+            these. None: 40 for one parameter, 15 for two.
+
+        Returns
+        -------
+        DataFrame
+            A row for each point: the parameters by their names, `mean`, and `std`, the uncertainty of the
+            mean (not the spread over the others).
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter, or both are the same.
+        """
+        names = [x] if y is None else [x, y]
+        places = [self._place(name) for name in names]
+        if len(set(places)) < len(places):
+            raise ValueError(f"x={x!r} and y={y!r} are the same parameter: name two")
+        if n_points is None:
+            n_points = 40 if y is None else 15
+        points = list(product(*(self.axes[place].grid(n_points) for place in places)))
+        parts = [axis.columns(self.table[axis.name].tolist()) for axis in self.axes]
+        if len(self.table) > _N_BACKGROUND:
+            chosen = np.random.default_rng(self._seed).permutation(len(self.table))[:_N_BACKGROUND]
+            parts = [part[chosen] for part in parts]
+        signal, trained = self._process.kernel_.k1, self._process.X_train_
+        cross, prior = np.empty((len(points), len(trained))), np.empty(len(points))
+        for i, point in enumerate(points):
+            here = list(parts)
+            for place, value in zip(places, point, strict=True):
+                here[place] = np.broadcast_to(self.axes[place].columns([value]), parts[place].shape)
+            rows = np.hstack(here)
+            cross[i] = signal(rows, trained).mean(axis=0)
+            # Of the average over all rows, whose values go together.
+            prior[i] = signal(rows).mean()
+        mean, std = self._posterior(cross, prior)
+        columns = {
+            name: list(values)
+            for name, values in zip(names, zip(*points, strict=True), strict=True)
+        }
+        return pd.DataFrame(columns).assign(mean=mean, std=std)
+
+    def effects(self) -> pd.DataFrame:
+        """Return how much the score depends on each parameter alone.
+
+        Returns
+        -------
+        DataFrame
+            A row for each parameter, the most important first: `parameter`, `best`, the value of the
+            highest expected score averaged over the other parameters, and `effect`, by how much that is
+            above the lowest. Compare with `noise_std`, by which equal candidates differ.
+        """
+        rows = []
+        for name in self.parameters:
+            table = self.partial_dependence(name)
+            mean = table["mean"].to_numpy()
+            rows.append((name, table[name].iloc[mean.argmax()], float(np.ptp(mean))))
+        effects = pd.DataFrame(rows, columns=["parameter", "best", "effect"])
+        return effects.sort_values("effect", ascending=False, kind="stable", ignore_index=True)
+
+    def optimum(self, candidates: Any = None) -> Optimum:
+        """Return the candidate with the best expected score.
+
+        Parameters
+        ----------
+        candidates : DataFrame or sequence of dict, default=None
+            What to choose among. None: the candidates of the search and 5,000 random
+            combinations of values that were tried. These may lie outside of the search's window of
+            sizes: pass ``model.table`` to choose among what was tried.
+
+        Returns
+        -------
+        Optimum
+            The parameters, and the expected score with its uncertainty.
+        """
+        table = self._combinations() if candidates is None else as_table(candidates, self.axes)
+        predicted = self.predict(table)
+        best = int(predicted["mean"].to_numpy().argmax())
+        params = {name: table[name].iloc[best] for name in self.parameters}
+        mean, std = (float(predicted[name].iloc[best]) for name in ("mean", "std"))
+        return Optimum({name: _plain(value) for name, value in params.items()}, mean, std)
+
+    def expected_improvement(self, candidates: Any) -> Array:
+        """Return by how much candidates are expected to improve on the best expected score so far.
+
+        Parameters
+        ----------
+        candidates : DataFrame or sequence of dict
+            Values of all `parameters`.
+
+        Returns
+        -------
+        ndarray of shape (n_candidates,)
+            Expected improvement, none negative (D. R. Jones et al., J. Glob. Optim. 13 (1998) 455).
+            It is over the best *expected* score among the candidates of the search: the best score
+            that was seen is the best of many noisy ones.
+        """
+        best = self.predict(self.table)["mean"].max()
+        predicted = self.predict(candidates)
+        gain, std = predicted["mean"].to_numpy() - best, predicted["std"].to_numpy()
+        z = gain / np.maximum(std, 1e-12 * self._scale)
+        improvement: Array = np.maximum(gain * norm.cdf(z) + std * norm.pdf(z), 0.0)
+        return improvement
+
+    def _combinations(self) -> pd.DataFrame:
+        """Return the candidates of the search and random combinations of their values."""
+        rng = np.random.default_rng(self._seed)
+        own = self.table[self.parameters]
+        drawn = {
+            name: own[name]
+            .iloc[rng.integers(len(own), size=_N_COMBINATIONS)]
+            .reset_index(drop=True)
+            for name in self.parameters
+        }
+        return pd.concat([own, pd.DataFrame(drawn)], ignore_index=True)
+
+    def _assuming(self, candidates: Any) -> SearchModel:
+        """Return the model as if candidates had been tried and shown what it expects of them."""
+        new = as_table(candidates, self.axes)
+        new = new.assign(score=self.predict(new)["mean"].to_numpy())
+        table = pd.concat([self.table, new], ignore_index=True)
+        unit = (self._mean, self._scale)
+        process = _fit_process(
+            self.axes, table, unit, self._process.kernel_, n_restarts=None, seed=self._seed
+        )
+        return SearchModel(self.axes, table, process, unit, self._seed)
+
+    def _place(self, name: str) -> int:
+        """Place of a parameter among the axes."""
+        if name not in self.parameters:
+            raise ValueError(
+                f"{name!r} is no parameter of the model; choose one of {self.parameters}"
+            )
+        return self.parameters.index(name)
+
+
+def fit_search_model(
+    cv_results: Mapping[str, Any] | pd.DataFrame,
+    *,
+    parameters: Sequence[str] | None = None,
+    score: str = "mean_test_score",
+    scales: Mapping[str, Scale] | None = None,
+    n_restarts: int = 3,
+    random_state: int | np.random.RandomState | None = None,
+) -> SearchModel:
+    """Fit a Gaussian process to the scores of a search.
+
+    The covariance is a Matérn function (smoothness 5/2) with a length scale for each parameter, plus
+    white noise for what scores of equal candidates would differ by; both are found by maximum
+    likelihood. Any search of scikit-learn will do, with random candidates rather than a grid.
+
+    Parameters
+    ----------
+    cv_results : dict or DataFrame
+        `cv_results_` of a search, or a table of it. Candidates whose score is not finite are left out.
+    parameters : sequence of str, default=None
+        Parameters of the model, by their names in the search. None: all that vary.
+    score : str, default="mean_test_score"
+        Which of the results to model; the higher the better.
+    scales : dict of str to {"linear", "log", "category"}, default=None
+        Scales of parameters. Without one, numbers that spread over decades are on a logarithmic scale
+        (zero one decade below the smallest of the others), other numbers on a linear one, and all
+        else are categories.
+    n_restarts : int, default=3
+        How often the maximum of the likelihood is sought again from a random start.
+    random_state : int, RandomState instance or None, default=None
+        Determines these starts and what is drawn for averages.
+
+    Returns
+    -------
+    SearchModel
+        Predictions, partial dependence and the optimum.
+
+    Raises
+    ------
+    ValueError
+        If there is no such parameter or score, no parameter varies, a candidate has no value of
+        a parameter, or fewer than five candidates have a finite score.
+
+    References
+    ----------
+    arXiv:2002.01427, section 3.10; C. E. Rasmussen and C. K. I. Williams, "Gaussian Processes for Machine
+    Learning" (2006).
+
+    Examples
+    --------
+    >>> from scipy.stats import loguniform
+    >>> from sklearn.datasets import make_regression
+    >>> from sklearn.linear_model import Ridge
+    >>> from sklearn.model_selection import RandomizedSearchCV
+    >>> from skhep_nn.architecture_search import fit_search_model
+    >>> X, y = make_regression(100, 20, noise=20.0, random_state=0)
+    >>> search = RandomizedSearchCV(Ridge(), {"alpha": loguniform(1e-3, 1e3)}, random_state=0)
+    >>> model = fit_search_model(search.fit(X, y).cv_results_, random_state=0)
+    >>> bool(model.optimum().params["alpha"] < 10)
+    True
+    """
+    axes, table = read_results(
+        cv_results, parameters=parameters, score=score, scales=scales, fewest=FEWEST_CANDIDATES
+    )
+    if random_state is None:
+        seed = int(np.random.default_rng().integers(2**31 - 1))
+    else:
+        seed = int(check_random_state(random_state).randint(2**31 - 1))
+    scores = table["score"].to_numpy()
+    unit = (float(scores.mean()), float(scores.std()) or 1.0)
+    n_columns = _encoded(table, axes).shape[1]
+    signal = ConstantKernel(1.0, (1e-3, 1e3)) * Matern(
+        np.ones(n_columns), length_scale_bounds=(0.05, 1e2), nu=2.5
+    )
+    kernel = signal + WhiteKernel(0.3, (1e-5, 3.0))
+    process = _fit_process(axes, table, unit, kernel, n_restarts=n_restarts, seed=seed)
+    return SearchModel(axes, table, process, unit, seed)
+
+
+def _fit_process(
+    axes: list[SearchAxis],
+    table: pd.DataFrame,
+    unit: tuple[float, float],
+    kernel: Kernel,
+    *,
+    n_restarts: int | None,
+    seed: int,
+) -> GaussianProcessRegressor:
+    """Fit a process to scores in units of their spread; without restarts by the kernel as it is."""
+    process = GaussianProcessRegressor(
+        kernel,
+        optimizer=None if n_restarts is None else "fmin_l_bfgs_b",
+        n_restarts_optimizer=n_restarts or 0,
+        random_state=seed,
+    )
+    mean, scale = unit
+    with warnings.catch_warnings():
+        # Lengths at their bound are no failure: they belong to parameters without influence.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return process.fit(_encoded(table, axes), (table["score"].to_numpy() - mean) / scale)
+
+
+def _encoded(table: pd.DataFrame, axes: list[SearchAxis]) -> Array:
+    """Return what the process sees of candidates."""
+    return np.hstack([axis.columns(table[axis.name].tolist()) for axis in axes])
+
+
+def _plain(value: Any) -> Any:
+    """Return a number of numpy as one of Python."""
+    return value.item() if isinstance(value, np.generic) else value

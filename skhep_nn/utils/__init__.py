@@ -1,0 +1,1 @@
+"""What every other wing uses; it knows nothing of physics or networks."""

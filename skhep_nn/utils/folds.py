@@ -1,0 +1,77 @@
+"""How the rows are shared out to the members."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import KFold, StratifiedKFold, train_test_split
+
+__all__ = ["Fold", "make_folds"]
+
+
+def make_folds(
+    n_rows: int,
+    n_members: int,
+    *,
+    strata: NDArray[Any] | None,
+    classes: NDArray[Any] | None,
+    held_back: float | None,
+    seed: int,
+) -> list[Fold]:
+    """Return the rows that each member is trained and validated on.
+
+    Several members get the folds of a cross-validation. One gets all rows, less the share
+    `held_back`. Folds share out the rows of each of the `strata` evenly.
+    """
+    rows = np.arange(n_rows)
+    if n_members > n_rows:
+        msg = f"n_members={n_members} folds need as many rows at least, got n_samples={n_rows}."
+        raise ValueError(msg)
+    if n_members == 1:
+        if held_back is None:
+            return [Fold(rows, rows[:0])]
+        n_held_back = int(np.ceil(held_back * n_rows))
+        strata = _merge_rare(strata, classes, 2)
+        if strata is not None and min(n_held_back, n_rows - n_held_back) < len(np.unique(strata)):
+            strata = None  # fewer rows on one side than strata
+        train, valid = train_test_split(
+            rows, test_size=held_back, stratify=strata, random_state=seed
+        )
+        return [Fold(train, valid)]
+    splitter = KFold if strata is None else StratifiedKFold
+    strata = _merge_rare(strata, classes, n_members)
+    splits = splitter(n_members, shuffle=True, random_state=seed).split(rows, strata)
+    with warnings.catch_warnings():
+        # A class with fewer rows than folds is missing in some of them, no more than that.
+        warnings.filterwarnings("ignore", message="The least populated class")
+        return [Fold(train, valid) for train, valid in splits]
+
+
+def _merge_rare(
+    strata: NDArray[Any] | None, classes: NDArray[Any] | None, n_least: int
+) -> NDArray[Any] | None:
+    """Put strata of fewer than `n_least` rows into the largest of their class, else into the largest."""
+    if strata is None:
+        return None
+    _, merged = np.unique(strata, return_inverse=True)
+    everything = np.zeros(len(merged), dtype=int)
+    for groups in (everything if classes is None else classes, everything):
+        for group in np.unique(groups):
+            inside = groups == group
+            counts = np.bincount(merged[inside], minlength=merged.max() + 1)
+            rare = inside & (np.bincount(merged)[merged] < n_least)
+            merged = np.where(rare, counts.argmax(), merged)
+    return merged
+
+
+IntArray = NDArray[np.int64]
+
+
+class Fold(NamedTuple):
+    """Row numbers that one member is trained and validated on."""
+
+    train: IntArray
+    valid: IntArray

@@ -1,0 +1,41 @@
+"""Random numbers from scikit-learn's `random_state`, of which None leaves numpy's global state alone."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from sklearn.utils import check_random_state
+
+__all__ = ["as_generator", "random_numbers", "seed_of"]
+
+
+def random_numbers(random_state: Any) -> np.random.RandomState:
+    """Return a source of random numbers; None is a fresh one."""
+    fresh = np.random.RandomState() if random_state is None else random_state
+    rng: np.random.RandomState = check_random_state(fresh)
+    return rng
+
+
+def seed_of(random_state: Any) -> int | None:
+    """Return a seed for numpy's generators; None stays None, a fresh one."""
+    if random_state is None:
+        return None
+    return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
+
+
+def as_generator(random_state: object) -> np.random.Generator:
+    """Turn what scikit-learn calls a random state into a numpy Generator."""
+    if isinstance(random_state, np.random.Generator):
+        return random_state
+    if isinstance(random_state, np.random.RandomState):
+        return np.random.default_rng(random_state.randint(2**32, size=4, dtype=np.uint32))
+    if random_state is None:
+        return np.random.default_rng()
+    if isinstance(random_state, Integral) and int(random_state) >= 0:
+        return np.random.default_rng(int(random_state))
+    raise ValueError(
+        f"random_state must be None, an integer of at least 0, a numpy Generator or a numpy "
+        f"RandomState, got {random_state!r}."
+    )

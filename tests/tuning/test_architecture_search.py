@@ -1,0 +1,643 @@
+"""Search over architectures: what is drawn, how it is scored, what is kept."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.stats import loguniform, norm, randint, uniform
+from sklearn import config_context
+from sklearn.base import clone
+from sklearn.exceptions import FitFailedWarning, NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import RandomizedSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils import check_random_state
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from skorch.callbacks import EpochTimer
+
+from skhep_nn import Constant, DenseNetClassifier, DenseNetRegressor, OneCycle
+from skhep_nn.networks import DenseNet
+from skhep_nn.tuning import ArchitectureSearch, fit_search_model
+from skhep_nn.tuning import candidates as module
+from skhep_nn.tuning.candidates import Outcome
+from skhep_nn.tuning.proposals import proposals_of
+
+NETWORK = DenseNetClassifier(n_members=2, max_epochs=2, random_state=0)
+SPACE = {
+    "depth": randint(2, 9),
+    "width": randint(33, 101),
+    "growth_rate": uniform(-0.2, 1.2),
+    "weight_decay": [0, 1e-7, 1e-8, 1e-9, 1e-10, 1e-11],
+    "dropout": [0, 0.05, 0.1, 0.25, 0.5],
+}
+
+
+@parametrize_with_checks(
+    [
+        ArchitectureSearch(
+            DenseNetClassifier(n_members=2, depth=1), {"width": [8]}, n_iter=1, random_state=0
+        ),
+        ArchitectureSearch(
+            DenseNetRegressor(n_members=2, depth=1), {"width": [8]}, n_iter=1, random_state=0
+        ),
+    ],
+    expected_failed_checks=lambda search: {
+        "check_sample_weight_equivalence_on_dense_data": "rows of weight zero take part in the folds",
+    },
+)
+def test_conforms_to_scikit_learn(estimator, check):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the suite warns of what it skips
+        check(estimator)
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 5))
+    return X, np.where(X[:, 0] + X[:, 1] * X[:, 2] > 0, "s", "b"), rng.uniform(0.5, 2, 300)
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Searches whose candidates are not trained, but lose what a formula says."""
+
+    def loss(params):
+        depth, width = (params["depth"] - 5) / 4, (params["width"] - 60) / 40
+        return 0.4 + 0.05 * depth**2 + 0.03 * width**2 + 0.1 * params["dropout"]
+
+    def outcomes(search, model, candidates, data):
+        rounds.append([candidate.params for candidate in candidates])
+        rng = np.random.default_rng(len(rounds))
+        noise = rng.normal(scale=0.002, size=(len(candidates), model.n_members))
+        return [
+            Outcome(loss(candidate.params) + own, 1.0)
+            for candidate, own in zip(candidates, noise, strict=True)
+        ]
+
+    rounds = []
+    monkeypatch.setattr(ArchitectureSearch, "_fit_candidates", outcomes)
+    return rounds
+
+
+def search_of(network=NETWORK, space=SPACE, **params):
+    return ArchitectureSearch(network, space, **{"n_iter": 3, "random_state": 0, **params})
+
+
+# -- the interface of scikit-learn's searches -----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fitted(data):
+    return search_of(space={"depth": [1, 2, 3], "width": randint(4, 20)}).fit(*data)
+
+
+def test_results_as_of_a_randomized_search(fitted, data):
+    X, y, _ = data
+    space = {"C": loguniform(0.1, 10), "class_weight": [None, {"b": 1, "s": 2}], "tol": [1, 1e-3]}
+    theirs = RandomizedSearchCV(LogisticRegression(), space, n_iter=3, cv=2).fit(X, y)
+    ours, results = fitted, fitted.cv_results_
+    for name in ("best_index_", "best_score_", "best_params_", "best_estimator_", "n_splits_"):
+        assert type(getattr(ours, name)) is type(getattr(theirs, name)) or name.endswith(
+            ("_index_", "_score_", "_estimator_")
+        )
+    expected = {key for key in theirs.cv_results_ if "param" not in key}
+    expected -= {"std_fit_time", "mean_score_time", "std_score_time"}
+    assert expected | {"params", "param_depth", "param_width", "n_parameters"} == set(results)
+    for key, values in results.items():
+        assert len(values) == 3, key
+    for key in ("rank_test_score", "param_depth", "params"):
+        kind = theirs.cv_results_[key.replace("depth", "C")]
+        assert type(results[key]) is type(kind), key
+    assert results["rank_test_score"].dtype == np.int32
+    splits = np.column_stack([results["split0_test_score"], results["split1_test_score"]])
+    assert_allclose(results["mean_test_score"], splits.mean(axis=1))
+    assert_allclose(results["std_test_score"], splits.std(axis=1))
+    assert ours.best_index_ == results["mean_test_score"].argmax()
+    assert ours.best_score_ == results["mean_test_score"].max()
+    assert ours.best_params_ == results["params"][ours.best_index_]
+    assert_array_equal(results["param_width"], [own["width"] for own in results["params"]])
+    assert (results["mean_fit_time"] > 0).all()
+
+
+def test_scores_are_validation_losses(fitted, data):
+    for row, params in enumerate(fitted.cv_results_["params"]):
+        alone = clone(NETWORK).set_params(**params).fit(*data)
+        found = [fitted.cv_results_[f"split{k}_test_score"][row] for k in range(2)]
+        assert_array_equal(found, -alone.net_.best_.loss)
+        assert fitted.cv_results_["n_parameters"][row] == alone.ensemble_.n_parameters
+
+
+def test_best_estimator(fitted, data):
+    X, y, weight = data
+    alone = clone(NETWORK).set_params(**fitted.best_params_).fit(X, y, sample_weight=weight)
+    assert_array_equal(fitted.predict_proba(X), alone.predict_proba(X))
+    assert_array_equal(fitted.predict(X), alone.predict(X))
+    assert fitted.score(X, y, weight) == alone.score(X, y, sample_weight=weight)
+    assert_array_equal(fitted.classes_, ["b", "s"])
+    assert fitted.refit_time_ > 0
+
+
+def test_refit_with_further_parameters(data):
+    search = search_of(space={"width": [4, 8]}, n_iter=2, refit={"n_members": 3}).fit(*data)
+    assert len(search.best_estimator_.ensemble_) == 3
+    assert search.best_estimator_.width == search.best_params_["width"]
+    assert search.n_splits_ == 2
+
+
+def test_no_refit(data):
+    search = search_of(space={"width": [4, 8]}, n_iter=2, refit=False).fit(*data)
+    assert search.best_params_["width"] in (4, 8)
+    assert not hasattr(search, "predict")
+    assert not hasattr(search, "best_estimator_")
+    with pytest.raises(AttributeError, match="no attribute 'predict'") as caught:
+        search.predict(data[0])
+    assert "refit=True" in str(caught.value.__cause__)
+
+
+def test_methods_are_those_of_the_estimator():
+    assert hasattr(search_of(), "predict_proba")
+    assert not hasattr(search_of(DenseNetRegressor(n_members=2)), "predict_proba")
+    with pytest.raises(NotFittedError):
+        search_of().predict(np.zeros((2, 5)))
+
+
+def test_regressor_with_two_targets(data):
+    X = data[0]
+    network = DenseNetRegressor(n_members=2, max_epochs=1)
+    search = search_of(network, {"width": [4, 8]}, n_iter=2).fit(X, X[:, :2])
+    assert search.predict(X).shape == (300, 2)
+
+
+def test_in_a_pipeline_with_routed_weights(data):
+    X, y, weight = data
+    frame = pd.DataFrame(X, columns=list("abcde"))
+    with config_context(enable_metadata_routing=True):
+        search = search_of(space={"width": [4, 8]}, n_iter=1).set_fit_request(sample_weight=True)
+        model = make_pipeline(FunctionTransformer(), search).fit(frame, y, sample_weight=weight)
+    alone = search_of(space={"width": [4, 8]}, n_iter=1).fit(frame, y, sample_weight=weight)
+    assert model[-1].best_score_ == alone.best_score_
+    assert alone.best_score_ != clone(alone).fit(frame, y).best_score_
+    assert list(alone.feature_names_in_) == list("abcde")
+
+
+def test_same_seed_same_search_whatever_the_number_of_processes(data):
+    network = clone(NETWORK).set_params(random_state=None)
+    space = {"width": randint(4, 20), "dropout": [0.0, 0.1]}
+    one, two = (search_of(network, space, n_jobs=n).fit(*data) for n in (None, 2))
+    for key, values in one.cv_results_.items():
+        if key != "mean_fit_time":
+            assert_array_equal(values, two.cv_results_[key], err_msg=key)
+    assert_array_equal(one.predict_proba(data[0]), two.predict_proba(data[0]))
+    other = search_of(network, space, random_state=1).fit(*data)
+    assert other.cv_results_["params"] != one.cv_results_["params"]
+
+
+def test_candidates_share_folds_and_starting_values(data):
+    network = clone(NETWORK).set_params(random_state=None)
+    # Neither of them changes a prediction, or what is learnt.
+    space = {"tta": [True, False]}
+    scores = search_of(network, space, n_iter=2).fit(*data).cv_results_["mean_test_score"]
+    assert scores[0] == scores[1]
+    unseeded = search_of(network, space, n_iter=2, random_state=None)
+    assert clone(unseeded).fit(*data).best_score_ != unseeded.fit(*data).best_score_
+
+
+def test_global_random_state_is_left_alone(data):
+    before = check_random_state(None).get_state()[1].copy()
+    search_of(random_state=None, n_iter=1, refit=False).fit(*data)
+    assert_array_equal(check_random_state(None).get_state()[1], before)
+
+
+# -- what is drawn --------------------------------------------------------------------------------
+
+
+def test_window_of_sizes(scripted, data):
+    search = search_of(n_iter=60, n_parameters=(5_000, 30_000), refit=False).fit(*data)
+    results = search.cv_results_
+    for params, n in zip(results["params"], results["n_parameters"], strict=True):
+        shape = {name: params[name] for name in ("depth", "width", "growth_rate")}
+        assert DenseNet(5, **shape).n_parameters == n
+        assert 5_000 <= n <= 30_000
+    free = search_of(n_iter=60, refit=False).fit(*data).cv_results_["n_parameters"]
+    assert free.max() > 100_000
+    only_least = search_of(n_iter=9, n_parameters=(50_000, None), refit=False).fit(*data)
+    assert only_least.cv_results_["n_parameters"].min() >= 50_000
+
+
+def test_networks_that_cannot_be_built_are_drawn_again(scripted, data):
+    space = SPACE | {"growth_rate": uniform(-0.5, 0.5)}
+    results = search_of(space=space, n_iter=40, refit=False).fit(*data).cv_results_
+    last = [p["width"] * (1 + (p["depth"] - 1) * p["growth_rate"]) for p in results["params"]]
+    assert min(last) >= 1
+    assert min(results["param_growth_rate"]) < -0.2
+
+
+def test_no_network_of_that_size(scripted, data):
+    with pytest.raises(ValueError, match=r"no network of 1 to 9 parameters, but of \d+ to \d+"):
+        search_of(n_parameters=(1, 9)).fit(*data)
+    with pytest.raises(ValueError, match="can be built: depth=0 must be an integer"):
+        search_of(space={"depth": [0]}).fit(*data)
+
+
+def test_no_candidate_twice(scripted, data):
+    space = {"depth": [2, 3, 4], "width": [40, 50], "dropout": [0.0]}
+    with pytest.warns(UserWarning, match="only 6 of 10 candidates"):
+        search = search_of(space=space, n_iter=10, refit=False).fit(*data)
+    params = {tuple(sorted(own.items())) for own in search.cv_results_["params"]}
+    assert len(params) == 6
+    assert len(scripted) == 1
+
+
+def test_list_of_spaces(scripted, data):
+    common = {"depth": [2, 3], "width": [40, 50], "dropout": [0.0]}
+    space = [common, common | {"activation": ["relu"]}]
+    with pytest.warns(UserWarning, match="only 8 of 9"):
+        results = search_of(space=space, n_iter=9, refit=False).fit(*data).cv_results_
+    missing = np.ma.getmaskarray(results["param_activation"])
+    assert missing.sum() == 4
+    with pytest.raises(TypeError, match="one dict of distributions"):
+        search_of(space=space, method="gaussian_process").fit(*data)
+
+
+def test_objects_among_the_parameters(data):
+    space = {"schedule": [Constant(1e-3), Constant(1e-2)], "schedule__lr": [2e-3]}
+    network = clone(NETWORK).set_params(schedule=Constant())
+    search = search_of(network, space, n_iter=2).fit(*data)
+    assert search.best_estimator_.schedule.lr == 2e-3
+    assert sorted(s.lr for s in search.cv_results_["param_schedule"]) == [1e-3, 1e-2]
+
+
+# -- fits -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stacked(monkeypatch):
+    """How many candidates each stacked run has trained."""
+
+    def counted(models, *args, **kwargs):
+        sizes.append(len(models))
+        return together(models, *args, **kwargs)
+
+    sizes = []
+    together = module.train_together
+    monkeypatch.setattr(module, "train_together", counted)
+    return sizes
+
+
+def test_candidates_of_one_shape_are_trained_together(data, stacked):
+    network = clone(NETWORK).set_params(max_epochs=6)
+    space = {"random_state": [1, 2], "weight_decay": [0.0, 0.1], "width": [4, 8]}
+    search = search_of(network, space, n_iter=8, refit=False).fit(*data)
+    assert stacked == [4, 4]
+    results = search.cv_results_
+    assert len(set(results["mean_test_score"])) == 8
+    for row, params in enumerate(results["params"]):
+        alone = clone(network).set_params(**params).fit(*data)
+        found = [results[f"split{k}_test_score"][row] for k in range(2)]
+        assert_allclose(found, -alone.net_.best_.loss, rtol=1e-4)
+
+
+def test_several_candidates_of_each_shape(data, stacked):
+    space = {
+        "width": randint(4, 100),
+        "weight_decay": loguniform(1e-6, 1e-2),
+        "schedule__max_lr": loguniform(1e-3, 2e-2),
+    }
+    network = clone(NETWORK).set_params(schedule=OneCycle(), max_epochs=1)
+    search = search_of(network, space, n_iter=8, n_per_shape=4, refit=False).fit(*data)
+    widths = search.cv_results_["param_width"].tolist()
+    assert widths == [widths[0]] * 4 + [widths[4]] * 4
+    assert widths[0] != widths[4]
+    assert len(set(search.cv_results_["param_weight_decay"].tolist())) == 8
+    # Rates that are not in proportion at every step go apart.
+    assert len(stacked) <= 2
+    few = {"width": randint(4, 100), "weight_decay": [0.0, 0.1]}
+    search = search_of(space=few, n_iter=6, n_per_shape=3, refit=False).fit(*data)
+    assert len(set(search.cv_results_["param_width"].tolist())) == 3
+
+
+@pytest.mark.parametrize("params", [{"early_stopping": True}, {"callbacks": [EpochTimer()]}])
+def test_what_is_never_stacked(data, stacked, params):
+    network = clone(NETWORK).set_params(**params)
+    search = search_of(network, {"random_state": [1, 2]}, n_iter=2, refit=False).fit(*data)
+    alone = [
+        clone(network).set_params(random_state=own["random_state"]).fit(*data).net_.best_.loss
+        for own in search.cv_results_["params"]
+    ]
+    assert stacked == []
+    assert_array_equal(search.cv_results_["mean_test_score"], -np.mean(alone, axis=1))
+
+
+def test_one_of_a_stack_that_diverges(data, stacked):
+    network = clone(NETWORK).set_params(schedule=Constant(), optimizer="sgd")
+    space = {"schedule__lr": [1e-3, 1e-2, 1e30]}
+    with pytest.warns(FitFailedWarning, match="training diverged"):
+        search = search_of(network, space, refit=False).fit(*data)
+    assert stacked == [3]
+    failed = np.isnan(search.cv_results_["mean_test_score"])
+    assert search.cv_results_["param_schedule__lr"][failed].tolist() == [1e30]
+    for params, score in zip(
+        search.cv_results_["params"], search.cv_results_["mean_test_score"], strict=True
+    ):
+        if np.isfinite(score):
+            alone = clone(network).set_params(**params).fit(*data)
+            assert_allclose(score, -alone.net_.best_.loss.mean(), rtol=1e-5)
+
+
+def test_fits_that_fail(data):
+    space = {"schedule__lr": [1e-3, 1e30], "width": [8]}
+    network = clone(NETWORK).set_params(schedule=Constant(), optimizer="sgd")
+    with pytest.warns(FitFailedWarning, match="training diverged"):
+        search = search_of(network, space, n_iter=2, error_score=100.0).fit(*data)
+    assert search.best_params_["schedule__lr"] == 1e-3
+    assert sorted(search.cv_results_["rank_test_score"]) == [1, 2]
+    assert max(search.cv_results_["mean_test_score"]) == 100
+    with pytest.raises(ValueError, match="training diverged"):
+        search_of(network, space, n_iter=2, error_score="raise").fit(*data)
+    space["schedule__lr"] = [1e30]
+    with (
+        pytest.warns(FitFailedWarning),
+        pytest.raises(ValueError, match=r"all 1 candidates failed .* training diverged"),
+    ):
+        search_of(network, space, n_iter=1).fit(*data)
+
+
+# -- where models choose --------------------------------------------------------------------------
+
+
+def regret(search):
+    """What the best parameters lose more than the planted optimum."""
+    best = search.best_params_
+    depth, width = (best["depth"] - 5) / 4, (best["width"] - 60) / 40
+    return 0.05 * depth**2 + 0.03 * width**2 + 0.1 * best["dropout"]
+
+
+def test_random_search_finds_the_optimum(scripted, data):
+    search = search_of(n_iter=200, n_parameters=(5e3, 1e5), refit=False).fit(*data)
+    assert regret(search) < 0.004
+    assert [len(own) for own in scripted] == [200]
+
+
+def test_gaussian_process_finds_the_optimum_sooner(scripted, data):
+    options = {"n_iter": 30, "n_parameters": (5e3, 1e5), "refit": False}
+    found = [
+        [regret(search_of(method=m, random_state=k, **options).fit(*data)) for k in range(3)]
+        for m in ("random", "gaussian_process")
+    ]
+    assert np.mean(found[1]) < 0.5 * np.mean(found[0])
+    assert max(found[1]) < 0.005
+    sizes = [len(own) for own in scripted]
+    assert sizes[:3] == [30] * 3
+    assert sizes[3:9] == [10, 4, 4, 4, 4, 4]
+    chosen = scripted[4]
+    # Chosen together, and yet not the same.
+    assert len({(own["depth"], own["width"], own["growth_rate"]) for own in chosen}) == 4
+
+
+def test_what_is_chosen_together_differs():
+    grid = {"a": list(range(12)), "b": [0, 1]}
+    tried = [{"a": a, "b": b} for a in (0, 2, 4, 8, 11) for b in (0, 1)]
+    scores = [-((own["a"] - 6.3) ** 2) / 50 for own in tried]
+    options = {"n_initial": 5, "round_size": 2, "n_per_shape": 1}
+    source = proposals_of("gaussian_process", grid, np.random.RandomState(0), **options)
+    first = next(source.proposals(tried, scores, []))
+    assert first["a"] in (6, 7)
+    assert next(source.proposals(tried, scores, [])) == first
+    assert next(source.proposals(tried, scores, [first])) != first
+
+
+def test_gaussian_process_keeps_to_the_window(scripted, data):
+    options = {"method": "gaussian_process", "n_parameters": (5e3, 8e3), "refit": False}
+    results = search_of(n_iter=18, **options).fit(*data).cv_results_
+    assert results["n_parameters"].min() >= 5_000
+    assert results["n_parameters"].max() <= 8_000
+
+
+def test_optuna_finds_the_optimum(scripted, data):
+    optuna = pytest.importorskip("optuna")
+    before = optuna.logging.get_verbosity()
+    options = {"method": "optuna", "n_parameters": (5e3, 1e5), "refit": False}
+    found = []
+    for seed in range(4):
+        scripted.clear()  # and so the same noise every time
+        found.append(search_of(n_iter=40, **options, random_state=seed).fit(*data))
+    assert [len(search.cv_results_["params"]) for search in found] == [40] * 4
+    assert np.mean([regret(search) for search in found]) < 0.008
+    first = found[0]
+    scripted.clear()
+    again = search_of(n_iter=40, **options).fit(*data)
+    assert first.cv_results_["params"] == again.cv_results_["params"]
+    assert first.cv_results_["n_parameters"].max() <= 1e5
+    assert optuna.logging.get_verbosity() == before
+    with pytest.raises(ValueError, match="'dropout', norm, has no counterpart"):
+        search_of(space=SPACE | {"dropout": norm()}, **options).fit(*data)
+
+
+def test_optuna_learns_what_is_refused(scripted, data):
+    pytest.importorskip("optuna")
+    # The optimum lies outside of the window.
+    options = {"method": "optuna", "n_parameters": (5e3, 8e3), "refit": False}
+    results = search_of(n_iter=30, **options).fit(*data).cv_results_
+    assert len(results["params"]) == 30
+    assert results["n_parameters"].max() <= 8_000
+
+
+def test_optuna_is_an_extra(data, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "optuna", None)
+    with pytest.raises(ImportError, match=r"skhep_nn\[optuna\]"):
+        search_of(method="optuna").fit(*data)
+
+
+# -- errors ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "match"),
+    [
+        ({"estimator": LogisticRegression()}, TypeError, "before the search"),
+        ({"estimator": DenseNetClassifier()}, ValueError, "n_members=3"),
+        ({"param_distributions": {"n_members": [2, 3]}}, ValueError, "set it in estimator"),
+        ({"param_distributions": {"colour": [2, 3]}}, ValueError, r"\['colour'\], which Dense"),
+        ({"param_distributions": {"depth": 3}}, TypeError, "not iterable or a distribution"),
+        ({"n_parameters": (10, 5)}, ValueError, r"n_parameters=\(10, 5\)"),
+        ({"n_parameters": 10}, ValueError, "n_parameters=10"),
+        ({"method": "grid"}, ValueError, "method='grid'"),
+        ({"n_iter": 0}, ValueError, "n_iter=0"),
+        ({"n_per_shape": 0}, ValueError, "n_per_shape=0"),
+        ({"n_initial": 1.5}, ValueError, "n_initial=1.5"),
+        ({"round_size": 0}, ValueError, "round_size=0"),
+        ({"error_score": "none"}, ValueError, "error_score='none'"),
+        ({"refit": "score"}, TypeError, "refit='score'"),
+    ],
+)
+def test_parameters_that_make_no_sense(data, params, error, match):
+    with pytest.raises(error, match=match):
+        search_of().set_params(**params).fit(*data)
+
+
+# -- the model of the scores ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def planted():
+    """Scores with a maximum at depth 5, decay 1e-8 and the first activation; width does nothing."""
+    rng = np.random.default_rng(0)
+    n = 150
+    table = pd.DataFrame(
+        {
+            "depth": rng.integers(2, 9, n),
+            "decay": rng.choice([0, 1e-10, 1e-9, 1e-8, 1e-7], n),
+            "width": rng.integers(33, 101, n),
+            "activation": rng.choice(["swish", "relu"], n),
+        }
+    )
+    expected = (
+        -0.02 * (table["depth"] - 5.0) ** 2
+        - 0.05 * np.abs(np.log10(table["decay"].where(table["decay"] > 0, 1e-11)) + 8)
+        - 0.1 * (table["activation"] == "relu")
+    )
+    score = expected + rng.normal(scale=0.03, size=n)
+    results = {f"param_{name}": table[name].to_numpy() for name in table}
+    results["mean_test_score"] = score.to_numpy()
+    return fit_search_model(results, random_state=0), results, expected
+
+
+def test_model_finds_what_was_planted(planted):
+    model, _, expected = planted
+    best = model.optimum().params
+    assert (best["depth"], best["decay"], best["activation"]) == (5, 1e-8, "swish")
+    assert_allclose(model.noise_std, 0.03, rtol=0.2)
+    predicted = model.predict(model.table)
+    pulls = (predicted["mean"] - expected) / predicted["std"]
+    assert 0.5 < pulls.std() < 1.5
+    assert (predicted["std"] < 0.03).all()
+    effects = model.effects().set_index("parameter")
+    assert_allclose(effects["effect"][["depth", "activation"]], [0.18, 0.1], rtol=0.2)
+    assert effects["effect"]["width"] < 0.02
+    assert effects["best"]["decay"] == 1e-8
+    assert effects.index[-1] == "width"
+
+
+def test_scales(planted):
+    model = planted[0]
+    scales = {axis.name: axis.scale for axis in model.axes}
+    expected = {"depth": "linear", "decay": "log", "width": "linear", "activation": "category"}
+    assert scales == expected
+    rng = np.random.default_rng(0)
+    uneven = {
+        "param_rate": np.append(rng.uniform(0, 1, 200), 1e-4),
+        "mean_test_score": np.ones(201),
+    }
+    assert fit_search_model(uneven).axes[0].scale == "linear"
+    uneven["param_rate"] = 10 ** rng.uniform(-4, -1, 201)
+    assert fit_search_model(uneven).axes[0].scale == "log"
+    assert fit_search_model(uneven, scales={"rate": "linear"}).axes[0].scale == "linear"
+
+
+def test_partial_dependence_is_the_mean_over_candidates(planted):
+    model, _, _ = planted
+    table = model.partial_dependence("depth")
+    assert table["depth"].tolist() == [2, 3, 4, 5, 6, 7, 8]
+    chosen = np.random.default_rng(model._seed).permutation(150)[:100]
+    for depth, mean in zip(table["depth"], table["mean"], strict=True):
+        rows = model.table.iloc[chosen].assign(depth=depth)
+        assert_allclose(mean, model.predict(rows)["mean"].mean())
+    # An average is known better than any of its parts, and worst at the ends.
+    assert table["std"].max() < model.predict(rows)["std"].mean()
+    assert table["std"].iloc[[0, -1]].min() > table["std"].min()
+
+
+def test_partial_dependence_on_two(planted):
+    model, _, _ = planted
+    table = model.partial_dependence("width", "activation", n_points=6)
+    assert table.columns.tolist() == ["width", "activation", "mean", "std"]
+    assert len(table) == 12
+    assert set(table["activation"]) == {"relu", "swish"}
+    assert table["width"].dtype.kind == "i"
+    means = table.groupby("activation")["mean"].mean()
+    assert_allclose(means["swish"] - means["relu"], 0.1, rtol=0.2)
+
+
+def test_deviations_without_noise_are_those_of_the_process(planted):
+    """A second way: the process's own prediction, less the white noise that it adds."""
+    model, _, _ = planted
+    process = model._process
+    rows = np.hstack([axis.columns(model.table[axis.name].tolist()) for axis in model.axes])
+    mean, std = process.predict(rows, return_std=True)
+    noise = process.kernel_.k2.noise_level
+    predicted = model.predict(model.table)
+    assert_allclose(predicted["mean"], model._mean + model._scale * mean)
+    assert_allclose(predicted["std"], model._scale * np.sqrt(std**2 - noise), rtol=1e-6)
+
+
+def test_expected_improvement(planted):
+    model, _, _ = planted
+    table = model.table
+    gain = model.expected_improvement(table)
+    predicted = model.predict(table)
+    best = predicted["mean"].max()
+    draws = np.random.default_rng(0).normal(
+        predicted["mean"], predicted["std"], size=(20_000, len(table))
+    )
+    assert_allclose(gain, np.maximum(draws - best, 0).mean(axis=0), atol=2e-4)
+    assert gain.argmax() in np.flatnonzero(table["depth"].between(4, 6))
+
+
+def test_optimum_among_given_candidates(planted):
+    model, _, _ = planted
+    only = [
+        {"depth": 8, "decay": 0.0, "width": 50, "activation": "relu"},
+        {"depth": 6, "decay": 1e-7, "width": 50, "activation": "swish"},
+    ]
+    best = model.optimum(only)
+    assert best.params == only[1]
+    assert_allclose([best.mean, best.std], model.predict(only).iloc[1])
+
+
+def test_failed_candidates_and_tables(planted):
+    results = planted[1]
+    scores = results["mean_test_score"].copy()
+    scores[:20] = np.nan
+    table = pd.DataFrame(results | {"mean_test_score": scores})
+    assert len(fit_search_model(table, n_restarts=0).table) == 130
+
+
+def test_same_seed_same_model(planted):
+    model, results, _ = planted
+    again = fit_search_model(results, random_state=0)
+    pd.testing.assert_frame_equal(again.predict(again.table), model.predict(model.table))
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "match"),
+    [
+        ({}, {"parameters": ["height"]}, "'height' is no parameter"),
+        ({}, {"score": "mean_test_auc"}, "mean_test_auc"),
+        ({}, {"scales": {"depth": "square"}}, "scales="),
+        ({}, {"scales": {"activation": "log"}}, "needs numbers of at least 0"),
+        (
+            {"mean_test_score": np.full(150, np.nan)},
+            {},
+            "needs 5 candidates of finite score at least, got 0",
+        ),
+        ({"mean_test_score": np.r_[np.full(146, np.nan), np.ones(4)]}, {}, "needs 5 candidates"),
+        ({"param_depth": np.ma.array(np.arange(150), mask=np.arange(150) < 3)}, {}, "3 candidates"),
+    ],
+)
+def test_results_that_cannot_be_modelled(planted, change, options, match):
+    with pytest.raises(ValueError, match=match):
+        fit_search_model(planted[1] | change, **options)
+
+
+def test_questions_without_an_answer(planted):
+    model = planted[0]
+    with pytest.raises(ValueError, match="'height' is no parameter of the model"):
+        model.partial_dependence("height")
+    with pytest.raises(ValueError, match="the same parameter"):
+        model.partial_dependence("depth", "depth")
+    with pytest.raises(ValueError, match=r"have no \['decay', 'width', 'activation'\]"):
+        model.predict({"depth": 3})
