@@ -11,6 +11,7 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from skorch.callbacks import Callback, Checkpoint, EpochScoring, LRScheduler, PassthroughScoring
 
 from skhep_nn import Constant, DenseNetClassifier, DenseNetRegressor, OneCycle
+from skhep_nn.training import run
 from skhep_nn.utils.folds import make_folds
 
 
@@ -85,13 +86,13 @@ class TestKeyboardInterrupt:
 class TestDivergence:
     def test_of_all_members_is_an_error(self, blobs):
         X, y = blobs
-        with pytest.raises(ValueError, match=r"training diverged \(member 0 in pass 0\); lower"):
+        with pytest.raises(ValueError, match=r"training diverged \(member 0 in epoch 0\); lower"):
             quick(schedule=Constant(1e30)).fit(X, y)
 
-    def test_of_some_members_leaves_them_out(self, blobs):
+    def test_of_some_members_leaves_them_out(self, blobs, monkeypatch):
         X, y = blobs
         model = quick(n_members=3)
-        build = model._build_net
+        build = run._build_net
 
         def poisoned(*args):
             net = build(*args)
@@ -99,8 +100,8 @@ class TestDivergence:
                 net.stack.output.weight[1] = torch.nan
             return net
 
-        model._build_net = poisoned
-        with pytest.warns(ConvergenceWarning, match="member 1 in pass 0"):
+        monkeypatch.setattr(run, "_build_net", poisoned)
+        with pytest.warns(ConvergenceWarning, match="member 1 in epoch 0"):
             model.fit(X, y)
         assert model.ensemble_.weights[1] == 0
         assert np.all(np.isfinite(model.predict_proba(X)))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -21,13 +21,10 @@ from torch import nn
 
 from skhep_nn.ensemble.ensemble import Ensemble
 from skhep_nn.estimators.parameters import check_owners, check_params
-from skhep_nn.networks.stacks import operations_of, separate_members, stack_networks
-from skhep_nn.training._outcome import history_frame, member_weights
 from skhep_nn.training.batches import n_steps
-from skhep_nn.training.checkpoints import Kept
-from skhep_nn.training.job import Job, Target
-from skhep_nn.training.net import MemberNet
+from skhep_nn.training.job import Job, Settings, Target
 from skhep_nn.training.optimizers import OPTIMIZERS
+from skhep_nn.training.run import Result, result_of, run
 from skhep_nn.training.schedules import OneCycle
 from skhep_nn.training.sklearn_callbacks import (
     CallbackSupportMixin,
@@ -38,27 +35,48 @@ from skhep_nn.utils.checks import is_flag
 from skhep_nn.utils.folds import Fold, make_folds
 from skhep_nn.utils.random import seed_of
 from skhep_nn.utils.stored_frames import PlainState, Rebuilds, frame
-from skhep_nn.utils.torch_state import half_precision, recording_gradients, tensor_of, threads_for
+from skhep_nn.utils.torch_state import half_precision, recording_gradients, threads_for
 
-__all__ = ["BaseNetworkEstimator"]
+__all__ = [
+    "BaseNetworkEstimator",
+    "EncodedData",
+    "encode_target",
+    "keep",
+    "link_of",
+    "make_job",
+    "make_settings",
+    "network_params",
+    "planned_network",
+    "predict_outputs",
+    "read",
+    "schedule_of",
+    "strata",
+    "training_weight",
+]
 
-# The study's number of passes, and what it takes to fit anything at all when a pass is a step or two.
+# Number of epochs of the HiggsML study, and the optimizer steps that a fit needs when an epoch is only
+# a step or two.
 _FEWEST_EPOCHS, _FEWEST_STEPS = 15, 200
-# Of the free memory of a GPU that rows may take; more of them stay on the host and are brought batch by
-# batch. The rest is for networks, batches and their gradients.
-_DEVICE_SHARE = 0.7
+
+
+class EncodedData(NamedTuple):
+    """Validated and encoded data of a fit: rows as the network reads them, targets, event weights."""
+
+    rows: Any
+    target: Target
+    weight: NDArray[np.float64]
 
 
 class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
     """Fit an ensemble of networks and predict with it.
 
-    Subclasses say how inputs become an array (`_encode_X`), what the targets are (`_encode_y`) and
-    which network is meant (`_network`).
+    A subclass defines how inputs become an array (`_encode_X`), how targets are encoded (`_encode_y`)
+    and which network is trained (`_network`).
     """
 
     _rebuild: ClassVar[Rebuilds] = {"history_": frame}
 
-    # -- what a subclass says ---------------------------------------------------------------------
+    # -- what a subclass defines ------------------------------------------------------------------
 
     @abstractmethod
     def _encode_X(self, X: Any, *, reset: bool) -> NDArray[np.float32]:
@@ -66,7 +84,7 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
 
     @abstractmethod
     def _encode_y(self, y: Any, weight: NDArray[np.float64]) -> Target:
-        """Validate targets, set what predict needs of them and return them encoded."""
+        """Validate and encode targets; sets the attributes that `predict` decodes them with."""
 
     @abstractmethod
     def _network(self, n_outputs: int) -> tuple[type[nn.Module], dict[str, Any]]:
@@ -74,15 +92,15 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
 
     @abstractmethod
     def _input_state(self, X: NDArray[np.float32], weight: NDArray[np.float64]) -> dict[str, Any]:
-        """Return the buffers of the network that are found on the training data."""
+        """Return the buffers of the input stage, such as means and scales of the training rows."""
 
     @abstractmethod
     def _strata(self, X: NDArray[np.float32], target: Target) -> NDArray[Any] | None:
-        """Return the groups of rows that the folds should share out evenly."""
+        """Return the groups of rows that folds keep in proportion, or None."""
 
     @abstractmethod
     def _augmentation_frame(self, X: Any, encoded: NDArray[np.float32]) -> Any:
-        """Return encoded inputs in the container whose column names the augmenter reads."""
+        """Return encoded inputs in a container with the column names that the augmenter needs."""
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters, also ``<object>__<parameter>`` of schedules, averaging and augmenters.
@@ -99,7 +117,7 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
         Raises
         ------
         ValueError
-            If there is no such parameter, or no object that would have it.
+            If there is no such parameter, or the object that would have it is None.
         """
         check_owners(self, set(params))
         super().set_params(**params)
@@ -142,147 +160,100 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
         extend: Callable[[Target], Target] = lambda target: target,
     ) -> Self:
         """Train all members; `extend` may add to the encoded targets."""
-        job = self._prepare(X, y, sample_weight, extend)
-        net = self._trained(job, self._callbacks(X, y, sample_weight))
-        self._keep(self._fitted_attributes(net))
+        job = self._job(X, self._read(X, y, sample_weight, extend))
+        self._keep(run(job, self._settings(job), self._callbacks(X, y, sample_weight)))
         return self
 
-    def _prepare(
+    def _read(
         self,
         X: Any,
         y: Any,
         sample_weight: Any,
         extend: Callable[[Target], Target] = lambda target: target,
-    ) -> Job:
-        """Validate, encode and share out the rows, and set what predict needs of all that."""
+    ) -> EncodedData:
+        """Validate parameters and data, and encode the data; sets what `predict` needs to do the same."""
         self._check_params()
         self._forget()
         if y is None:
             msg = f"{type(self).__name__} requires y to be passed, but the target y is None."
             raise ValueError(msg)
-        encoded = self._encode_X(X, reset=True)
-        check_consistent_length(encoded, y)
-        weight = _check_sample_weight(sample_weight, encoded, dtype=np.float64)
-        target = extend(self._encode_y(y, weight))
-        weight = self._training_weight(target, weight)
+        rows = self._encode_X(X, reset=True)
+        check_consistent_length(rows, y)
+        weight = _check_sample_weight(sample_weight, rows, dtype=np.float64)
+        return EncodedData(rows, extend(self._encode_y(y, weight)), weight)
 
+    def _job(self, X: Any, data: EncodedData) -> Job:
+        """Share the rows out to the members and draw their seeds; sets the network and the augmenter."""
+        rows, target = data.rows, data.target
+        weight = self._training_weight(target, data.weight)
         seeds = np.random.SeedSequence(seed_of(self.random_state))
-        lent, split, *members = seeds.spawn(2 + self.n_members)
+        augmenting, splitting, *members = seeds.spawn(2 + self.n_members)
         self.augmenter_ = None
         if self.augmentation is not None:
             self.augmenter_ = clone(self.augmentation)
-            self.augmenter_.fit(self._augmentation_frame(X, encoded))
+            self.augmenter_.fit(self._augmentation_frame(X, rows))
         self._network_class, self._network_params = self._network(target.n_outputs)
         self._link = target.link
         folds = make_folds(
-            len(encoded),
+            len(rows),
             self.n_members,
-            strata=self._strata(encoded, target),
+            strata=self._strata(rows, target),
             classes=target.strata,
             held_back=self.validation_fraction if self.early_stopping else None,
-            seed=int(split.generate_state(1)[0]),
+            seed=int(splitting.generate_state(1)[0]),
         )
         return Job(
-            encoded,
+            rows,
             weight,
             target,
             folds,
             members,
-            [int(state) for state in lent.generate_state(self.n_members)],
-            [self._input_state(encoded, weight)] * self.n_members,
+            [int(state) for state in augmenting.generate_state(self.n_members)],
+            [self._input_state(rows, weight)] * self.n_members,
         )
 
-    def _trained(self, job: Job, callbacks: list[Any]) -> MemberNet:
-        """Return the net after its training."""
+    def _settings(self, job: Job) -> Settings:
+        """Return how the job is trained."""
         device = self._device(fitting=True)
-        net = self._build_net(job, device)
-        for generator, seed in zip(net.generators, job.lent, strict=True):
-            generator.manual_seed(seed)
-        net.set_params(callbacks=callbacks)
-        rows = _placed(job.rows, device)
-        # Forward, and twice as much backward.
-        a_row = 3 * sum(operations_of(member) for member in separate_members(net.stack))
-        with threads_for(a_row * self.batch_size):
-            net.fit(rows, torch.as_tensor(job.target.values, device=device))
-        if net.interrupted_:
-            raise KeyboardInterrupt
-        return net
+        # Not every optimizer of torch takes weight decay, and the default of AdamW is not 0.
+        takes_decay = self.weight_decay or isinstance(self.optimizer, str)
+        known = isinstance(self.optimizer, str)
+        return Settings(
+            network=self._network_class,
+            network_params=self._network_params,
+            optimizer=OPTIMIZERS[self.optimizer] if known else self.optimizer,
+            optimizer_params={"optimizer__weight_decay": self.weight_decay} if takes_decay else {},
+            schedule=self._schedule(),
+            averaging=self.averaging,
+            augmenter=self.augmenter_,
+            batch_size=self.batch_size,
+            n_epochs=self._n_epochs(job.folds),
+            patience=self._patience(),
+            monitor=getattr(self, "monitor", "loss"),
+            device=device,
+            autocast=self._autocast(device, fitting=True),
+            capture=isinstance(self.compile, str),
+            compile=is_flag(self.compile) and bool(self.compile),
+            verbose=int(self.verbose),
+            task="classifier" if is_classifier(self) else "regressor",
+        )
 
-    def _keep(self, attributes: dict[str, Any]) -> None:
-        """Set fitted attributes."""
-        for name, value in attributes.items():
+    def _keep(self, result: Result) -> None:
+        """Set the fitted attributes."""
+        for name, value in self._fitted_attributes(result).items():
             setattr(self, name, value)
 
     def _forget(self) -> None:
-        """Drop what an earlier fit left: a fit that fails half-way must not leave parts of two."""
+        """Delete fitted attributes of an earlier fit: one that fails half-way must not leave parts of both."""
         for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("__")]:
             delattr(self, name)
 
-    def _fitted_attributes(
-        self, net: MemberNet, members: slice = slice(None), kept: Kept | None = None
-    ) -> dict[str, Any]:
-        """Return what a fitted estimator is made of: its members of the net, as of the last pass."""
-        kept = net.kept() if kept is None else kept
-        own = np.arange(len(net.folds))[members]
-        weights = member_weights(net, kept, own)
-        used = np.flatnonzero(np.isin(kept.member, own))
-        state = {name: value[used] for name, value in kept.state.items()}
+    def _fitted_attributes(self, result: Result) -> dict[str, Any]:
+        """Return the attributes that make an estimator a fitted one."""
         ensemble = Ensemble.from_stack(
-            self._network_class, self._network_params, state, weights[used]
+            self._network_class, self._network_params, result.state, result.weights
         )
-        return {"ensemble_": ensemble, "net_": net, "history_": history_frame(net, own)}
-
-    def _build_net(self, job: Job, device: torch.device) -> MemberNet:
-        """Return the net, its members drawn each from its own seed."""
-        networks = []
-        settings = job.settings
-        arguments = [self._network_params] * len(job.seeds)
-        if settings is not None:
-            arguments = settings.arguments(self._network_class, self._network_params)
-        members = zip(job.seeds, job.input_states, arguments, strict=True)
-        for seed, input_state, own_arguments in members:
-            network: Any = self._network_class(**own_arguments)
-            generator = torch.Generator().manual_seed(int(seed.generate_state(1)[0]))
-            network.reset_parameters(generator)
-            network.load_state_dict(input_state, strict=False)
-            networks.append(network)
-        optimizer = self.optimizer
-        if isinstance(optimizer, str):
-            optimizer = OPTIMIZERS[optimizer]
-        # Not every optimiser of torch knows weight decay; AdamW has some unless told otherwise.
-        takes_decay = self.weight_decay or isinstance(self.optimizer, str)
-        decay = {"optimizer__weight_decay": self.weight_decay} if takes_decay else {}
-        stack = stack_networks(networks)
-        if settings is not None:
-            settings.share_dropout(stack)
-            decay = {} if settings.decays_differ else decay
-        return MemberNet(
-            stack,
-            criterion=job.target.loss,
-            link=job.target.link,
-            n_outputs=job.target.n_outputs,
-            folds=job.folds,
-            weight=torch.as_tensor(job.weight, dtype=torch.float32, device=device),
-            schedule=self._schedule(),
-            averaging=None if self.averaging is None else clone(self.averaging),
-            augmenter=self.augmenter_,
-            settings=settings,
-            generators=[torch.Generator(device) for _ in job.seeds],
-            rngs=[np.random.default_rng(seed) for seed in job.seeds],
-            patience=self._patience(),
-            monitor=getattr(self, "monitor", "loss"),
-            autocast=self._autocast(device, fitting=True),
-            capture=isinstance(self.compile, str),
-            n_workers=torch.get_num_threads(),
-            task="classifier" if is_classifier(self) else "regressor",
-            optimizer=optimizer,
-            **decay,
-            batch_size=self.batch_size,
-            max_epochs=self._n_epochs(job.folds),
-            device=str(device),
-            compile=is_flag(self.compile) and bool(self.compile),
-            verbose=int(self.verbose),
-        )
+        return {"ensemble_": ensemble, "net_": result.net, "history_": result.history}
 
     def _callbacks(self, X: Any, y: Any, sample_weight: Any) -> list[Any]:
         """Return the user's callbacks, copied as a fit leaves its parameters alone, and the bridge."""
@@ -290,7 +261,9 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
         if getattr(self, "_skl_callbacks", None) or hasattr(self, "_parent_callback_ctx"):
             metadata = None if sample_weight is None else {"sample_weight": sample_weight}
             task = {"X": X, "y": y, "metadata": metadata}
-            callbacks.append(SklearnCallbacks(self, self._fitted_attributes, task))
+            callbacks.append(
+                SklearnCallbacks(self, lambda net: self._fitted_attributes(result_of(net)), task)
+            )
         return callbacks
 
     def _training_weight(self, target: Target, weight: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -374,21 +347,88 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
         return state
 
 
-def _placed(encoded: Any, device: torch.device) -> Any:
-    """Return the rows, one after the other in memory, on the device if they fit there."""
-    if not isinstance(encoded, np.ndarray):
-        return encoded  # read from its file batch by batch
-    rows = tensor_of(encoded)
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        if rows.numel() * rows.element_size() > _DEVICE_SHARE * free:
-            return rows
-    return rows.to(device)
-
-
 def _copied(callback: Any) -> Any:
     """Copy a callback, so that a fit leaves parameters alone; what holds files or threads stays itself."""
     try:
         return copy.deepcopy(callback)
     except (TypeError, copy.Error, RuntimeError):
         return callback
+
+
+# -- what the tuning wing asks of an estimator ------------------------------------------------------
+# Functions, as methods without an underscore would belong to the public API.
+
+
+def read(estimator: BaseNetworkEstimator, X: Any, y: Any, sample_weight: Any) -> EncodedData:
+    """Validate parameters and data as `fit` does, and return the encoded data."""
+    return estimator._read(X, y, sample_weight)
+
+
+def encode_target(estimator: BaseNetworkEstimator, y: Any, weight: NDArray[np.float64]) -> Target:
+    """Return targets encoded as `fit` does for these event weights."""
+    return estimator._encode_y(y, weight)
+
+
+def training_weight(estimator: BaseNetworkEstimator, data: EncodedData) -> NDArray[np.float64]:
+    """Return the event weights of the loss, class weights included."""
+    return estimator._training_weight(data.target, data.weight)
+
+
+def strata(estimator: BaseNetworkEstimator, data: EncodedData) -> NDArray[Any] | None:
+    """Return the groups of rows that folds keep in proportion."""
+    return estimator._strata(data.rows, data.target)
+
+
+def make_job(estimator: BaseNetworkEstimator, X: Any, y: Any, sample_weight: Any) -> Job:
+    """Return what `fit` would train."""
+    return estimator._job(X, estimator._read(X, y, sample_weight))
+
+
+def make_settings(estimator: BaseNetworkEstimator, job: Job) -> Settings:
+    """Return how `fit` would train a job."""
+    return estimator._settings(job)
+
+
+def keep(estimator: BaseNetworkEstimator, result: Result) -> None:
+    """Make a fitted estimator of the one that a job came from."""
+    estimator._keep(result)
+
+
+def planned_network(
+    estimator: BaseNetworkEstimator, fitted_attributes: Mapping[str, Any], n_outputs: int
+) -> tuple[type[nn.Module], dict[str, Any]]:
+    """Return the network that `fit` would build, and its arguments, on data that were read before.
+
+    Parameters
+    ----------
+    estimator : network estimator
+        Its parameters are checked.
+    fitted_attributes : mapping
+        What `read` has set on an estimator that reads the data in the same way.
+    n_outputs : int
+        Number of outputs.
+    """
+    estimator._check_params()
+    for name, value in fitted_attributes.items():
+        setattr(estimator, name, value)
+    return estimator._network(n_outputs)
+
+
+def network_params(estimator: BaseNetworkEstimator) -> dict[str, Any]:
+    """Return the arguments of the network of an estimator that is fitted, or has made a job."""
+    return estimator._network_params
+
+
+def schedule_of(estimator: BaseNetworkEstimator) -> Any:
+    """Return the schedule that `fit` would use, also where the parameter is None."""
+    return estimator._schedule()
+
+
+def link_of(estimator: BaseNetworkEstimator) -> str:
+    """Return the link function of a fitted estimator's outputs."""
+    return estimator._link
+
+
+def predict_outputs(estimator: BaseNetworkEstimator, X: Any) -> NDArray[np.float32]:
+    """Return the mean over members and views of the outputs of the network, after the link."""
+    return estimator._predict_outputs(X)

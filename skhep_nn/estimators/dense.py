@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from skhep_nn.estimators.base import EncodedData
 from skhep_nn.estimators.decorrelation import check_decorrelation, with_mass
 from skhep_nn.estimators.tables import TableEstimator
 from skhep_nn.estimators.targets import BaseNetworkClassifier, BaseNetworkRegressor
@@ -289,8 +290,8 @@ class DenseNetClassifier(_DenseNetEstimator, BaseNetworkClassifier):
         super()._check_params()
         check_decorrelation(self.decorrelation_strength, self.decorrelation_range)
 
-    def _prepare(self, *args: Any, **kwargs: Any) -> Job:
-        return with_mass(self, super()._prepare(*args, **kwargs))
+    def _job(self, X: Any, data: EncodedData) -> Job:
+        return with_mass(self, super()._job(X, data))
 
 
 @public("skhep_nn")

@@ -1,24 +1,28 @@
-"""What is trained: targets, and rows with every member's share of them."""
+"""What is trained, and how: the values that an estimator hands to `skhep_nn.training.run.run`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from skhep_nn.networks.losses import Loss
+from skhep_nn.training.batches import Augmenter
 from skhep_nn.training.member_hyperparameters import MemberSettings
 from skhep_nn.utils.folds import Fold
 
-__all__ = ["Job", "Target"]
+__all__ = ["Job", "Settings", "Target"]
 
 
 class Target(NamedTuple):
-    """What the network is trained on.
+    """Encoded targets, with the loss and the outputs that belong to them.
 
-    `values` is (n,) of class codes or 0/1, or (n, n_targets) of scaled targets; `strata` groups the
-    rows that the folds should share out evenly (None: no groups).
+    `values` has shape (n,), class codes or 0/1, or (n, n_targets), scaled targets. `strata` are the
+    classes that folds keep in proportion; None for no classes.
     """
 
     values: NDArray[Any]
@@ -29,11 +33,11 @@ class Target(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What is trained: rows with their targets and weights, and every member's share of them.
+    """Rows with their targets and event weights, and the share of every member in them.
 
-    For each member, `folds`, `seeds` (of starting values and of the order of rows), `lent` (seed of
-    its augmentation and dropout) and `input_states` (moments of its inputs) hold one value.
-    `settings` are what members of several estimators differ in.
+    `folds`, `seeds` (of starting values and of the order of rows), `augmentation_seeds` (of augmentation
+    and dropout) and `input_states` (buffers of the input stage) hold one value for each member.
+    `member_settings` are the hyperparameters in which members of several estimators differ.
     """
 
     rows: Any
@@ -41,6 +45,32 @@ class Job(NamedTuple):
     target: Target
     folds: list[Fold]
     seeds: list[np.random.SeedSequence]
-    lent: list[int]
+    augmentation_seeds: list[int]
     input_states: list[dict[str, Any]]
-    settings: MemberSettings | None = None
+    member_settings: MemberSettings | None = None
+
+
+class Settings(NamedTuple):
+    """The network of one member, and how it is trained.
+
+    `autocast` is the lower precision of the forward pass, if any; `capture` asks for CUDA graphs;
+    `compile` for ``torch.compile``; `task` is what scikit-learn's scorers inside callbacks see.
+    """
+
+    network: type[nn.Module]
+    network_params: dict[str, Any]
+    optimizer: Callable[..., torch.optim.Optimizer]
+    optimizer_params: dict[str, Any]
+    schedule: Any
+    averaging: Any
+    augmenter: Augmenter | None
+    batch_size: int
+    n_epochs: int
+    patience: int | None
+    monitor: str
+    device: torch.device
+    autocast: torch.dtype | None
+    capture: bool
+    compile: bool
+    verbose: int
+    task: str

@@ -14,11 +14,10 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.exceptions import FitFailedWarning
-from sklearn.utils import check_consistent_length
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import _check_sample_weight
 
-from skhep_nn.tuning.ensemble_selection import stacks_of
+from skhep_nn.estimators.base import planned_network, read
+from skhep_nn.tuning.ensemble_selection import Data, stacks_of
 from skhep_nn.tuning.joint_fit import train_together
 
 __all__ = [
@@ -36,14 +35,6 @@ __all__ = [
 _PATIENCE = 1000
 
 _FAILURES = (ValueError, ArithmeticError, RuntimeError)
-
-
-class Data(NamedTuple):
-    """What candidates are fitted to."""
-
-    X: Any
-    y: Any
-    sample_weight: Any
 
 
 class Candidate(NamedTuple):
@@ -73,20 +64,14 @@ class NetworkProbe:
     def __init__(self, estimator: Any, data: Data) -> None:
         self.estimator = estimator
         probe = clone(estimator)
-        probe._check_params()
-        encoded = probe._encode_X(data.X, reset=True)
-        check_consistent_length(encoded, data.y)
-        weight = _check_sample_weight(data.sample_weight, encoded, dtype=np.float64)
-        self.n_outputs = probe._encode_y(data.y, weight).n_outputs
+        self.n_outputs = read(probe, *data).target.n_outputs
         own = set(probe.get_params(deep=False))
-        self.read = {name: value for name, value in vars(probe).items() if name not in own}
+        self.fitted_attributes = {k: v for k, v in vars(probe).items() if k not in own}
 
     def candidate(self, params: Mapping[str, Any]) -> Candidate:
-        """Return a candidate; ValueError if its parameters mean no network."""
+        """Return a candidate; ValueError if its parameters describe no network."""
         model = clone(self.estimator).set_params(**clone(dict(params), safe=False))
-        model._check_params()
-        vars(model).update(self.read)
-        network_class, arguments = model._network(self.n_outputs)
+        network_class, arguments = planned_network(model, self.fitted_attributes, self.n_outputs)
         with torch.device("meta"):
             network = network_class(**arguments)
         n_parameters = sum(p.numel() for p in network.parameters())

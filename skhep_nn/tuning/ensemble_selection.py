@@ -13,11 +13,18 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.model_selection import ParameterSampler
-from sklearn.utils import _safe_indexing, check_consistent_length
-from sklearn.utils.validation import _check_sample_weight
+from sklearn.utils import _safe_indexing
 
 from skhep_nn.ensemble.ensemble import Ensemble
-from skhep_nn.training.job import Target
+from skhep_nn.estimators.base import (
+    encode_target,
+    link_of,
+    predict_outputs,
+    read,
+    schedule_of,
+    strata,
+    training_weight,
+)
 from skhep_nn.training.member_hyperparameters import PROPORTIONAL, proportion
 from skhep_nn.training.schedules import Rates
 from skhep_nn.tuning.joint_fit import may_differ, train_together
@@ -73,7 +80,7 @@ def _model(estimator: Any, params: Mapping[str, Any], seed: int) -> Any:
     own = {name: value for name, value in params.items() if name != LR_FACTOR}
     model = clone(estimator).set_params(**clone(own, safe=False), random_state=seed)
     if LR_FACTOR in params:
-        schedule = model._schedule()
+        schedule = schedule_of(model)
         rates = {
             name: value * params[LR_FACTOR]
             for name, value in schedule.get_params().items()
@@ -115,7 +122,7 @@ def _fixed(model: Any) -> dict[str, Any]:
 
 def _rates(model: Any) -> list[Rates] | str:
     """Return the learning rates of a model, or a name for those that depend on what training shows."""
-    schedule, n_epochs = model._schedule(), model.max_epochs or _PASSES
+    schedule, n_epochs = schedule_of(model), model.max_epochs or _PASSES
     try:
         return [schedule.rates(k, n_epochs=n_epochs, n_steps=_STEPS) for k in range(n_epochs)]
     except ValueError:
@@ -152,35 +159,28 @@ class Judge:
         self, estimator: Any, data: Data, validation_fraction: float | None, seed: int
     ) -> None:
         reader = clone(estimator)
-        reader._check_params()
-        if data.y is None:
-            msg = f"{type(reader).__name__} requires y to be passed, but the target y is None."
-            raise ValueError(msg)
-        encoded = reader._encode_X(data.X, reset=True)
-        check_consistent_length(encoded, data.y)
-        weight = _check_sample_weight(data.sample_weight, encoded, dtype=np.float64)
-        target: Target = reader._encode_y(data.y, weight)
-        everything = np.arange(len(encoded))
+        encoded = read(reader, *data)
+        everything = np.arange(len(encoded.rows))
         self.fold = Fold(everything, everything)
         if validation_fraction is not None:
             (self.fold,) = make_folds(
-                len(encoded),
+                len(everything),
                 1,
-                strata=reader._strata(encoded, target),
-                classes=target.strata,
+                strata=strata(reader, encoded),
+                classes=encoded.target.strata,
                 held_back=validation_fraction,
                 seed=seed,
             )
-        own_weight = reader._training_weight(target, weight)[self.fold.valid]
+        own_weight = training_weight(reader, encoded)[self.fold.valid]
         if not own_weight.sum() > 0:
             raise ValueError(
                 f"the {len(own_weight)} rows that candidates are validated on have a total weight of "
                 f"{own_weight.sum():g}; take a larger validation_fraction."
             )
         # Targets are scaled as for the candidates: by the rows that these are trained on.
-        of_training = np.zeros(len(weight))
-        of_training[self.fold.train] = weight[self.fold.train]
-        target = reader._encode_y(data.y, of_training)
+        of_training = np.zeros(len(everything))
+        of_training[self.fold.train] = encoded.weight[self.fold.train]
+        target = encode_target(reader, data.y, of_training)
         self._values = torch.as_tensor(target.values[self.fold.valid])
         if self._values.is_floating_point():
             self._values = self._values.double()
@@ -242,7 +242,7 @@ def out_of_training(trained: Trained, X: Any, n_outputs: int, judge: Judge, rows
         msg = f"no row of the classes {missing} is left to train on; leave such rare classes out."
         raise ValueError(msg)
     if rows is not None:
-        predicted: Outputs = model._predict_outputs(_safe_indexing(X, rows)).astype(np.float64)
+        predicted: Outputs = predict_outputs(model, _safe_indexing(X, rows)).astype(np.float64)
         return predicted
     if len(model.ensemble_) != model.n_members:
         msg = (
@@ -256,7 +256,7 @@ def out_of_training(trained: Trained, X: Any, n_outputs: int, judge: Judge, rows
         one = copy.copy(model)
         states = {name: value[k : k + 1] for name, value in ensemble.states.items()}
         one.ensemble_ = Ensemble(ensemble.network, ensemble.network_params, states)
-        predicted[fold.valid] = one._predict_outputs(_safe_indexing(X, fold.valid))
+        predicted[fold.valid] = predict_outputs(one, _safe_indexing(X, fold.valid))
     return predicted
 
 
@@ -300,7 +300,7 @@ def _predicting(model: Any) -> tuple[Any, ...]:
     """Return what has to agree for networks to predict side by side."""
     ensemble, params = model.ensemble_, model.get_params()
     own = {name: params.get(name) for name in _AT_PREDICT}
-    return ensemble.network.__name__, _without_dropout(ensemble), own, model._link
+    return ensemble.network.__name__, _without_dropout(ensemble), own, link_of(model)
 
 
 def _without_dropout(ensemble: Ensemble) -> dict[str, Any]:

@@ -10,11 +10,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils import _safe_indexing
 
-from skhep_nn.estimators.base import BaseNetworkEstimator
-from skhep_nn.training._outcome import DivergedError
+from skhep_nn.estimators.base import (
+    BaseNetworkEstimator,
+    keep,
+    make_job,
+    make_settings,
+    network_params,
+    schedule_of,
+)
 from skhep_nn.training.batches import n_steps
 from skhep_nn.training.job import Job
 from skhep_nn.training.member_hyperparameters import MemberSettings, proportion
+from skhep_nn.training.run import DivergedError, result_of, train
 from skhep_nn.utils.folds import Fold
 from skhep_nn.utils.torch_state import recording_gradients
 
@@ -117,15 +124,17 @@ def train_together(
         if rows is not None:
             own = np.asarray(rows[k])
             parts = tuple(None if p is None else _safe_indexing(p, own) for p in parts)
-        jobs.append(_sharing(estimator._prepare(*parts), jobs))
+        jobs.append(_sharing(make_job(estimator, *parts), jobs))
     _check_jobs(estimators, jobs)
     factors = _factors(estimators, jobs[0])
-    # That of the highest rates takes the steps, of which the others have a share.
+    # The estimator with the highest learning rate drives the optimizer; the others scale its step down.
     lead = factors.index(max(factors))
-    settings = _settings(estimators, [factor / factors[lead] for factor in factors])
-    joined = _joined(jobs)._replace(settings=settings if len(estimators) > 1 else None)
-    net = estimators[lead]._trained(joined, [])
-    # Once for all: averaged states may have to find their moments in a pass over the rows.
+    joined = _joined(jobs)
+    if len(estimators) > 1:
+        shares = [factor / factors[lead] for factor in factors]
+        joined = joined._replace(member_settings=_member_settings(estimators, shares))
+    net = train(joined, make_settings(estimators[lead], joined))
+    # Once for all estimators: averaged weights may need a pass over the rows for their batch-norm statistics.
     kept = net.kept()
     outcomes = []
     start = 0
@@ -133,13 +142,12 @@ def train_together(
         members = slice(start, start + estimator.n_members)
         start = members.stop
         try:
-            attributes = estimator._fitted_attributes(net, members, kept)
+            keep(estimator, result_of(net, members, kept))
         except DivergedError as error:
             outcomes.append(Trained(job.folds, error))
             continue
-        # The net is that of all: nothing that one of them should hold.
-        del attributes["net_"]
-        estimator._keep(attributes)
+        # The net trained the members of all estimators; none of them should hold it.
+        del estimator.net_
         outcomes.append(Trained(job.folds, None))
     return outcomes
 
@@ -196,9 +204,9 @@ def _differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
 def _factors(estimators: Sequence[Any], job: Job) -> list[float]:
     """Return learning rates as multiples of those of the first; ValueError if they are none."""
     first = estimators[0]
-    n_epochs = first._n_epochs(job.folds)
+    n_epochs = make_settings(first, job).n_epochs
     n = n_steps([fold.train for fold in job.folds], first.batch_size)
-    schedules = [estimator._schedule() for estimator in estimators]
+    schedules = [schedule_of(estimator) for estimator in estimators]
     differ = [_differing(*(_flat(s) for s in (schedules[0], other))) for other in schedules]
     if not any(differ):
         return [1.0] * len(estimators)
@@ -233,7 +241,7 @@ def _flat(schedule: Any) -> dict[str, Any]:
     return {"schedule": type(schedule)} | {f"schedule__{name}": v for name, v in params.items()}
 
 
-def _settings(estimators: Sequence[Any], factors: list[float]) -> MemberSettings:
+def _member_settings(estimators: Sequence[Any], factors: list[float]) -> MemberSettings:
     """Return what members differ in, given the learning rates of estimators."""
     of_member = [
         (e, f) for e, f in zip(estimators, factors, strict=True) for _ in range(e.n_members)
@@ -241,7 +249,7 @@ def _settings(estimators: Sequence[Any], factors: list[float]) -> MemberSettings
     return MemberSettings(
         tuple(factor for _, factor in of_member),
         tuple(float(estimator.weight_decay) for estimator, _ in of_member),
-        tuple(estimator._network_params.get("dropout") for estimator, _ in of_member),
+        tuple(network_params(estimator).get("dropout") for estimator, _ in of_member),
     )
 
 
@@ -280,7 +288,7 @@ def _check_jobs(estimators: list[Any], jobs: list[Job]) -> None:
 
 def _shaping(estimator: Any) -> dict[str, Any]:
     """Return the arguments of an estimator's network less the one that stacked members may differ in."""
-    return {name: value for name, value in estimator._network_params.items() if name != "dropout"}
+    return {name: value for name, value in network_params(estimator).items() if name != "dropout"}
 
 
 def _joined(jobs: list[Job]) -> Job:
@@ -310,6 +318,6 @@ def _joined(jobs: list[Job]) -> Job:
         target._replace(values=values, strata=None),
         folds,
         [seed for job in jobs for seed in job.seeds],
-        [seed for job in jobs for seed in job.lent],
+        [seed for job in jobs for seed in job.augmentation_seeds],
         [state for job in jobs for state in job.input_states],
     )

@@ -70,7 +70,7 @@ MOVED: dict[str, str] = {
     "skhep_nn._member_layers": "skhep_nn.networks.member_layers",
     "skhep_nn._member_settings": "skhep_nn.training.member_hyperparameters",
     "skhep_nn._momenta": "skhep_nn.kinematics.momenta",
-    "skhep_nn._outcome": "skhep_nn.training._outcome",
+    "skhep_nn._outcome": "skhep_nn.training.run",
     "skhep_nn._params": "skhep_nn.estimators.parameters",
     "skhep_nn._prediction": "skhep_nn.ensemble.prediction",
     "skhep_nn._prediction_display": "skhep_nn.plotting.predictions",

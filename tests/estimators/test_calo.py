@@ -17,9 +17,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skhep_nn import CaloCNNClassifier, CaloCNNRegressor, Constant, ImageAugmenter, ImageCropper
 from skhep_nn.ensemble.prediction import apply_link
-from skhep_nn.estimators.base import _placed
 from skhep_nn.inputs import images as _images
 from skhep_nn.networks.losses import LOSSES, with_classes
+from skhep_nn.training.run import _placed
 
 ROUNDING = "mini-batch training in float32 agrees to 1e-7, the check asks for 1e-9"
 # A network that the many tiny fits of scikit-learn's suite can afford.

@@ -118,7 +118,7 @@ def test_batches_in_which_nothing_correlates():
 def test_many_members_are_taken_a_few_at_a_time(monkeypatch):
     columns = tensors(*np.random.default_rng(0).random((3, 5, 30)))
     whole = batch_distance_correlation(*columns)
-    monkeypatch.setattr("skhep_nn.metrics.correlation._CPU_NUMBERS", 2 * 30**2)
+    monkeypatch.setattr("skhep_nn.networks.distance_penalty._CPU_NUMBERS", 2 * 30**2)
     assert_allclose(batch_distance_correlation(*columns), whole, rtol=1e-12)
 
 

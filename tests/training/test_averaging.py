@@ -408,7 +408,7 @@ def test_all_states_of_a_member_that_diverged_are_left_out(events):
                 with torch.no_grad():
                     net.module_.output.bias[0] = np.nan
 
-        with pytest.warns(ConvergenceWarning, match="member 0 in pass 0"):
+        with pytest.warns(ConvergenceWarning, match="member 0 in epoch 0"):
             model.set_params(callbacks=[SpoilAtOnce()]).fit(X, y)
         zero = model.ensemble_.weights == 0
         assert_array_equal(zero, np.repeat([True, False], len(zero) // 2))

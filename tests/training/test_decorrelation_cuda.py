@@ -63,7 +63,7 @@ def value_and_gradient(score, mass, weight):
 @pytest.mark.parametrize("n_members", [1, 5])
 def test_no_number_is_asked_for(n_members, monkeypatch):
     """Tensors without numbers have no answer for who asks; on no device."""
-    monkeypatch.setattr("skhep_nn.metrics.correlation._CUDA_NUMBERS", 2 * 100**2)
+    monkeypatch.setattr("skhep_nn.networks.distance_penalty._CUDA_NUMBERS", 2 * 100**2)
     columns = [column.to("meta") for column in quantities(n_members, 100)]
     value, gradient = value_and_gradient(*columns)
     assert value.shape == (n_members,)
@@ -99,7 +99,7 @@ def test_value_and_gradient_are_those_of_the_cpu(n_members, n_rows, dtype, toler
 def test_members_taken_a_few_at_a_time(monkeypatch):
     columns = [column.to(DEVICE) for column in quantities(5, 100)]
     whole = value_and_gradient(*columns)
-    monkeypatch.setattr("skhep_nn.metrics.correlation._CUDA_NUMBERS", 2 * 100**2)
+    monkeypatch.setattr("skhep_nn.networks.distance_penalty._CUDA_NUMBERS", 2 * 100**2)
     with nothing_waits():
         in_parts = value_and_gradient(*columns)
     torch.testing.assert_close(in_parts, whole, rtol=1e-12, atol=1e-15)
@@ -111,7 +111,7 @@ def test_members_taken_a_few_at_a_time(monkeypatch):
 def test_a_captured_graph_takes_new_rows(n_rows, at_once, monkeypatch):
     """Also rows of which none counts, or that are all the same: there is no branch for them."""
     if at_once is not None:
-        monkeypatch.setattr("skhep_nn.metrics.correlation._CUDA_NUMBERS", at_once * n_rows**2)
+        monkeypatch.setattr("skhep_nn.networks.distance_penalty._CUDA_NUMBERS", at_once * n_rows**2)
     held = [column.to(DEVICE) for column in quantities(4, n_rows, torch.float32)]
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())

@@ -77,11 +77,11 @@ def test_stacked_members_equal_members_trained_one_by_one(events, monkeypatch):
     for k in range(3):
         alone = classifier()
         monkeypatch.setattr(_base, "make_folds", lambda *_, k=k, **__: [folds[k]])
-        build = alone._build_net
+        make_job = alone._job
         monkeypatch.setattr(
             alone,
-            "_build_net",
-            lambda job, d, k=k, build=build: build(job._replace(seeds=[seeds[2 + k]]), d),
+            "_job",
+            lambda *data, k=k, make_job=make_job: make_job(*data)._replace(seeds=[seeds[2 + k]]),
         )
         alone.fit(X, y, sample_weight=w)
         for name, value in alone.ensemble_.states.items():
@@ -235,8 +235,8 @@ def test_class_balance_gives_both_classes_the_same_total(events):
         pass
 
     model = classifier(class_weight="balanced", schedule=Record(), max_epochs=1)
-    build = model._build_net
-    model._build_net = lambda job, device: (seen.append(job.weight), build(job, device))[1]
+    make_settings = model._settings
+    model._settings = lambda job: (seen.append(job.weight), make_settings(job))[1]
     model.fit(X, y, sample_weight=w)
     weight = seen[0]
     assert weight[y == 1].sum() == pytest.approx(weight[y == 0].sum())

@@ -163,7 +163,7 @@ def test_one_that_diverges(events):
         model.set_params(optimizer="sgd", schedule=Constant(1e-3))
     first, second = train_together(mixed, X, y, w, rows=None)
     assert first.error is None
-    assert "member 0 in pass 0" in str(second.error)
+    assert "member 0 in epoch 0" in str(second.error)
     alone = models(1, optimizer="sgd", schedule=Constant(1e-3))[0].fit(X, y, sample_weight=w)
     assert_same(mixed[0], alone)
     assert not hasattr(mixed[1], "ensemble_")
