@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
@@ -16,10 +16,14 @@ from torch import Tensor
 
 from skhep_nn.kernels.cpu_step import DenseStep
 from skhep_nn.training.batches import TrainBatches, ValidBatches
+from skhep_nn.training.checkpoints import Scores
 from skhep_nn.training.optimizers import StepRates
+from skhep_nn.training.passes import EagerPass, Pass, Trainee
+from skhep_nn.training.schedules import Rates
+from skhep_nn.training.streamed_batches import AnyTrainBatches, AnyValidBatches
 from skhep_nn.utils.parallel import n_groups, side_by_side
 
-__all__ = ["MemberGroups"]
+__all__ = ["CpuPass"]
 
 _ELEMENTWISE = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop)
 
@@ -36,18 +40,20 @@ class _Passed(NamedTuple):
 class _Group:
     """Some members, their step and their optimiser."""
 
-    def __init__(self, net: Any, batches: TrainBatches, members: slice) -> None:
+    def __init__(self, trainee: Trainee, batches: TrainBatches, members: slice) -> None:
         self.members = members
         self.batches = batches
         self.generators = batches.generators[members]
-        self.dense = DenseStep(net.module_, members, batches.width, net.criterion_.loss)
-        kind, group = type(net.optimizer_), net.optimizer_.param_groups[0]
+        self.dense = DenseStep(trainee.module, members, batches.width, trainee.loss)
+        kind: Any = type(trainee.optimizer)
+        group = trainee.optimizer.param_groups[0]
         settings = {
             name: group[name] for name in inspect.signature(kind).parameters if name in group
         }
         settings["params"] = [self.dense.flat]
         self.optimizer = kind(**settings)
-        self.own_steps = net.own_steps_ and net.own_steps_.flat(self.dense.flat, members)
+        own = trainee.own_steps
+        self.own_steps = None if own is None else own.flat(self.dense.flat, members)
 
     def train(self, index: Tensor, rates: list[StepRates], stop: threading.Event) -> _Passed:
         """Take the steps of a pass."""
@@ -105,51 +111,56 @@ def _filled_up(part: Tensor, missing: int) -> Tensor:
     return torch.cat([part, part.new_zeros(len(part), missing, *part.shape[2:])], dim=1)
 
 
-class MemberGroups:
-    """Trains and validates groups of members side by side, each group on one thread.
+@final
+class CpuPass(Pass):
+    """Trains and validates groups of members side by side on a CPU, each group on one thread.
+
+    Forward and backward are written out for a `DenseNet`, without automatic differentiation.
 
     Parameters
     ----------
-    net : MemberNet
-        Initialised, its module on a CPU.
+    trainee : Trainee
+        Its module is on a CPU.
     batches : TrainBatches
-        Where the rows of a pass come from.
+        Rows of an epoch.
     """
 
-    def __init__(self, net: Any, batches: TrainBatches) -> None:
-        self.net = net
+    def __init__(self, trainee: Trainee, batches: TrainBatches) -> None:
+        self.trainee = trainee
         self.batches = batches
-        n_members = len(net.folds)
-        n_parameters = sum(p.numel() for p in net.module_.parameters())
+        self._eager = EagerPass(trainee, batches)
+        n_parameters = sum(p.numel() for p in trainee.module.parameters())
         self.n_operations = 6.0 * n_parameters * batches.width * batches.n_steps
-        n = n_groups(net.n_workers, n_members, self.n_operations)
-        edges = [n_members * i // n for i in range(n + 1)]
-        self.groups = [_Group(net, batches, slice(*pair)) for pair in pairwise(edges)]
+        n = n_groups(trainee.n_workers, trainee.n_members, self.n_operations)
+        edges = [trainee.n_members * i // n for i in range(n + 1)]
+        self.groups = [_Group(trainee, batches, slice(*pair)) for pair in pairwise(edges)]
 
-    @staticmethod
-    def serves(net: Any) -> bool:
-        """Whether the net can be trained so: the gradients are known and nobody watches single batches."""
+    @classmethod
+    def serves(cls, trainee: Trainee, batches: AnyTrainBatches) -> bool:
+        """Whether the gradients are written out, and no callback watches single batches."""
         return (
-            torch.device(net.device).type == "cpu"
-            and not net.compile
-            and not net.notifies_batches
-            and net.autocast is None
-            and net.criterion_.loss.penalty is None
-            and DenseStep.serves(net.module_)
-            and type(net.optimizer_) in _ELEMENTWISE
-            and len(net.optimizer_.param_groups) == 1
+            isinstance(batches, TrainBatches)
+            and trainee.device.type == "cpu"
+            and not trainee.is_compiled
+            and not trainee.is_watched
+            and trainee.autocast is None
+            and trainee.loss.penalty is None
+            and DenseStep.serves(trainee.module)
+            and type(trainee.optimizer) in _ELEMENTWISE
+            and len(trainee.optimizer.param_groups) == 1
         )
 
-    def load(self) -> None:
-        """Take over the parameters of the net."""
+    def reload(self) -> None:
+        """Read the parameters of the module again."""
         for group in self.groups:
             group.dense.load()
 
-    def run(self, rates: list[StepRates]) -> NDArray[np.float64]:
-        """Run one pass; return the mean loss of every member."""
+    def train(self, rates: Rates) -> NDArray[np.float64]:
+        """Take the steps of one epoch; return the mean loss of every member."""
+        applied = self.trainee.rates.of_epoch(rates)
         index = self.batches.draw()
-        self.load()  # a callback may have changed the parameters
-        tasks = [partial(group.train, index, rates) for group in self.groups]
+        self.reload()  # a callback may have changed the parameters
+        tasks = [partial(group.train, index, applied) for group in self.groups]
         passed = side_by_side(tasks, self.n_operations)
         for group, result in zip(self.groups, passed, strict=True):
             group.take_over(result)
@@ -158,9 +169,11 @@ class MemberGroups:
         )
         return losses
 
-    def validate(self, batches: ValidBatches) -> NDArray[np.float64]:
-        """Return the validation loss of every member."""
+    def validate(self, batches: AnyValidBatches, *, call_back: bool = True) -> Scores:
+        """Return the validation scores of the members."""
+        if self.trainee.monitor != "loss" or not isinstance(batches, ValidBatches):
+            return self._eager.validate(batches, call_back=call_back)
         tasks = [partial(group.validate, batches) for group in self.groups]
-        # Forward only, and a row is validated by one member: a member trains on the rows of the others.
-        n_others = max(1, len(self.net.folds) - 1)
-        return np.concatenate(side_by_side(tasks, self.n_operations / 3 / n_others))
+        # Validation is a forward pass only, on the rows that one fold in `n_members` holds back.
+        n_others = max(1, self.trainee.n_members - 1)
+        return Scores(np.concatenate(side_by_side(tasks, self.n_operations / 3 / n_others)))

@@ -8,9 +8,9 @@ one replay, and nothing waits for anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -19,12 +19,15 @@ from torch import Tensor, nn
 
 from skhep_nn.kernels.gpu import DenseKernels, adam_rates, available, supports
 from skhep_nn.training.batches import Batch, TrainBatches
+from skhep_nn.training.checkpoints import Scores
 from skhep_nn.training.cuda_loader import rows_for
 from skhep_nn.training.member_hyperparameters import OwnSteps
 from skhep_nn.training.optimizers import StepRates
-from skhep_nn.training.streamed_batches import StreamTrainBatches
+from skhep_nn.training.passes import EagerPass, Pass, Trainee
+from skhep_nn.training.schedules import Rates
+from skhep_nn.training.streamed_batches import AnyTrainBatches, AnyValidBatches
 
-__all__ = ["FlatAdam", "GraphedPass"]
+__all__ = ["FlatAdam", "GraphPass"]
 
 _WARM_UP = 3
 # Steps of a fit from which on the fused kernels pay: on an H100 they save a quarter of a millisecond each,
@@ -130,19 +133,19 @@ class FlatAdam:
 class _Autograd:
     """Takes steps by automatic differentiation: of any network."""
 
-    def __init__(self, net: Any, adam: FlatAdam, n_steps: int) -> None:
-        self.net, self.adam = net, adam
+    def __init__(self, trainee: Trainee, adam: FlatAdam, n_steps: int) -> None:
+        self.trainee, self.adam = trainee, adam
         self.n_captured = 1
         self.position = torch.zeros(1, dtype=torch.long, device=adam.flat.device)
         self.rates = torch.zeros(n_steps, 4, device=adam.flat.device)
-        self.losses = torch.zeros(n_steps, len(net.folds), device=adam.flat.device)
+        self.losses = torch.zeros(n_steps, trainee.n_members, device=adam.flat.device)
 
     def step(self, gathered: Batch) -> None:
         """Take the step at `position` and go on to the next."""
         for p in self.adam.parameters:
             p.grad = None
         batch = Batch(*(part.index_select(0, self.position)[0] for part in gathered))
-        losses = self.net.train_step_single(batch)["member_losses"]
+        losses = self.trainee.forward_backward(batch)["member_losses"]
         self.losses.index_copy_(0, self.position, losses.unsqueeze(0))
         self.adam.step(self.rates.index_select(0, self.position)[0])
         self.position.add_(1)
@@ -159,20 +162,20 @@ class _Autograd:
 class _Fused:
     """Takes steps by two kernels: of the networks that they know."""
 
-    def __init__(self, net: Any, adam: FlatAdam, n_steps: int) -> None:
+    def __init__(self, trainee: Trainee, adam: FlatAdam, n_steps: int) -> None:
         self.adam = adam
         self.n_captured = n_steps
         # Not the seeds themselves: augmentation draws by them, with the same kind of generator.
-        seeds = [np.random.SeedSequence(g.initial_seed()) for g in net.generators]
+        seeds = [np.random.SeedSequence(g.initial_seed()) for g in trainee.generators]
         self.kernels = DenseKernels(
-            net.module_,
+            trainee.module,
             flat=adam.flat,
-            loss=net.criterion_.loss.name,
+            loss=trainee.loss.name,
             seeds=[int(seed.generate_state(1, np.uint64)[0] >> 2) for seed in seeds],
         )
         self.position = self.kernels.position
         self.rates = torch.zeros(n_steps, 4, device=adam.flat.device)
-        self.losses = torch.zeros(n_steps, len(net.folds), device=adam.flat.device)
+        self.losses = torch.zeros(n_steps, trainee.n_members, device=adam.flat.device)
         self.refresh = self.kernels.refresh
 
     def begin(self, n_before: int) -> None:
@@ -181,14 +184,14 @@ class _Fused:
         self.kernels.n_before.fill_(n_before)
 
     @staticmethod
-    def serves(net: Any, n_steps: int) -> bool:
-        """Whether the kernels can run there, know network and loss, and so many steps are worth it."""
+    def serves(trainee: Trainee, n_steps: int) -> bool:
+        """Whether the kernels run on the device, support network and loss, and pay for this many steps."""
         return (
             n_steps >= _WORTH_COMPILING
-            and available(net.device)
-            and net.autocast is None
-            and net.own_steps_ is None
-            and supports(net.module_, net.criterion_.loss.name)
+            and available(trainee.device)
+            and trainee.autocast is None
+            and trainee.own_steps is None
+            and supports(trainee.module, trainee.loss.name)
         )
 
     def step(self, gathered: Batch) -> None:
@@ -207,48 +210,50 @@ class _Fused:
         )
 
 
-class GraphedPass:
-    """Captures the work of a net on a GPU and replays it.
+@final
+class GraphPass(Pass):
+    """Captures the work of an epoch on a GPU as CUDA graphs and replays them.
 
     One graph gathers and augments the rows of a block of steps, others take one step or all of a block.
 
     Parameters
     ----------
-    net : MemberNet
-        Initialised, its module on a CUDA device.
-    batches : TrainBatches
-        Where the rows of a pass come from.
+    trainee : Trainee
+        Its module is on a CUDA device.
+    batches : TrainBatches or StreamTrainBatches
+        Rows of an epoch.
     """
 
-    def __init__(self, net: Any, batches: TrainBatches | StreamTrainBatches) -> None:
-        self.net = net
+    def __init__(self, trainee: Trainee, batches: AnyTrainBatches) -> None:
+        self.trainee = trainee
+        self._eager = EagerPass(trainee, batches)
         self.rows = rows_for(batches)
-        parameters = [p for p in net.module_.parameters() if p.requires_grad]
-        group = net.optimizer_.param_groups[0]
-        n_steps = batches.n_steps * net.max_epochs
-        fused = _Fused.serves(net, n_steps) and isinstance(batches, TrainBatches)
+        parameters = [p for p in trainee.module.parameters() if p.requires_grad]
+        n_steps = batches.n_steps * trainee.n_epochs
+        fused = _Fused.serves(trainee, n_steps) and isinstance(batches, TrainBatches)
         stepper = _Fused if fused else _Autograd
         self.adam = FlatAdam(
             parameters,
-            group,
-            decoupled=isinstance(net.optimizer_, torch.optim.AdamW),
+            trainee.optimizer.param_groups[0],
+            decoupled=isinstance(trainee.optimizer, torch.optim.AdamW),
             aligned=stepper is _Autograd,
-            own_steps=net.own_steps_,
+            own_steps=trainee.own_steps,
         )
         self.n_done = 0
-        self.stepper = stepper(net, self.adam, self.rows.at_once)
+        self.stepper = stepper(trainee, self.adam, self.rows.at_once)
         self._gather_graph, self._step_graphs = self._capture()
 
-    @staticmethod
-    def serves(net: Any) -> bool:
-        """Whether the net's step can be captured: on CUDA, by Adam, and nobody watches single batches."""
-        group = net.optimizer_.param_groups[0]
+    @classmethod
+    def serves(cls, trainee: Trainee, batches: AnyTrainBatches) -> bool:
+        """Whether steps can be captured: on CUDA, with Adam, and no callback watches single batches."""
+        del batches
+        group = trainee.optimizer.param_groups[0]
         return (
-            torch.device(net.device).type == "cuda"
-            and net.capture
-            and not net.notifies_batches
-            and type(net.optimizer_) in (torch.optim.Adam, torch.optim.AdamW)
-            and len(net.optimizer_.param_groups) == 1
+            trainee.device.type == "cuda"
+            and trainee.capture
+            and not trainee.is_watched
+            and type(trainee.optimizer) in (torch.optim.Adam, torch.optim.AdamW)
+            and len(trainee.optimizer.param_groups) == 1
             and not (group["amsgrad"] or group["maximize"])
         )
 
@@ -258,8 +263,8 @@ class GraphedPass:
 
     def _capture(self) -> tuple[torch.cuda.CUDAGraph, dict[int, torch.cuda.CUDAGraph]]:
         """Warm up aside, as capture asks for, put everything back, then capture."""
-        generators = self.net.generators
-        changed = [self.adam.flat, self.adam.mean, self.adam.square, *self.net.module_.buffers()]
+        generators = self.trainee.generators
+        changed = [self.adam.flat, self.adam.mean, self.adam.square, *self.trainee.module.buffers()]
         kept = [t.clone() for t in changed]
         random = [g.get_state() for g in generators]
         main = torch.cuda.current_stream()
@@ -285,7 +290,7 @@ class GraphedPass:
 
     def _captured(self, work: Callable[[], None]) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
-        for generator in self.net.generators:
+        for generator in self.trainee.generators:
             graph.register_generator_state(generator)
         with torch.cuda.graph(graph):
             work()
@@ -297,18 +302,29 @@ class GraphedPass:
         self._gather_graph.replay()
         self.stepper.begin(self.n_done + first)
 
-    def run(self, applied: list[StepRates]) -> NDArray[np.float64]:
-        """Run one pass; return the mean loss of every member."""
+    def validate(self, batches: AnyValidBatches, *, call_back: bool = True) -> Scores:
+        """Return the validation scores of the members."""
+        return self._eager.validate(batches, call_back=call_back)
+
+    def reload(self) -> None:
+        """Do nothing: parameters are written in place, where the graphs read them."""
+
+    def train(self, rates: Rates) -> NDArray[np.float64]:
+        """Take the steps of one epoch; return the mean loss of every member."""
+        return self.replay(self.trainee.rates.of_epoch(rates))
+
+    def replay(self, applied: Sequence[StepRates]) -> NDArray[np.float64]:
+        """Take one step for each of the given rates; return the mean loss of every member."""
         n_steps, stepper, block = len(applied), self.stepper, self.rows.at_once
         device = self.adam.flat.device
         lr, beta1 = np.array(applied, dtype=float).T
         table = adam_rates(lr, beta1, self.adam.beta2, self.n_done)
-        rates = torch.as_tensor(table, device=device)
+        on_device = torch.as_tensor(table, device=device)
         losses = torch.empty(n_steps, stepper.losses.shape[1], device=device)
         stepper.refresh()
         for first in range(0, n_steps, block):
             n = min(block, n_steps - first)
-            stepper.rates[:n].copy_(rates[first : first + n])
+            stepper.rates[:n].copy_(on_device[first : first + n])
             self._fetch(first)
             # The last block may have fewer steps than its graph.
             at_once = stepper.n_captured if n == block else 1

@@ -8,7 +8,7 @@ that event weights enter the loss, and that nothing in a step waits for the devi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -30,14 +30,13 @@ from skhep_nn.training.batches import (
     Augmenter,
     Batch,
     EventDataset,
-    TrainBatches,
-    ValidBatches,
 )
 from skhep_nn.training.checkpoints import BestPasses, Kept, Scores, ScoresOf, kept_states
-from skhep_nn.training.cpu_parallel import MemberGroups
-from skhep_nn.training.cuda_graphs import GraphedPass
+from skhep_nn.training.cpu_parallel import CpuPass
+from skhep_nn.training.cuda_graphs import GraphPass
 from skhep_nn.training.member_hyperparameters import MemberSettings, OwnSteps
 from skhep_nn.training.optimizers import HandedRates
+from skhep_nn.training.passes import EagerPass, Pass, Trainee
 from skhep_nn.training.schedules import Rates
 from skhep_nn.training.sklearn_callbacks import SklearnCallbacks
 from skhep_nn.training.streamed_batches import (
@@ -206,7 +205,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         )
         self.own_steps_ = OwnSteps.of(self.module_, self.optimizer_, self.settings)
         self.rates_ = HandedRates(self.optimizer_)
-        self._runner: GraphedPass | MemberGroups | None = None
+        self.pass_: Pass | None = None
         self.interrupted_ = False
         self._lend_to_dropout(self.generators)
         # Extra passes draw from numbers of their own: training takes no note of them.
@@ -323,15 +322,13 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         step_fn: Callable[..., dict[str, Tensor]],
         **fit_params: Any,
     ) -> None:
-        """Run one pass without waiting for the device until its end."""
+        """Train or validate for one epoch without waiting for the device until its end."""
+        del step_fn, fit_params
         if iterator is None:
             if not training:
                 self._note_states(None, None)
             return
-        if training:
-            losses = self._train_pass(iterator, step_fn, **fit_params)
-        else:
-            losses = self._valid_pass(iterator)
+        losses = self._train_epoch(iterator) if training else self._valid_epoch(iterator)
         self.records_[-1][prefix + "_loss"] = losses
         mean = float(losses.mean())
         previous = [row.get(prefix + "_loss", np.inf) for row in self.history[:-1]]
@@ -344,81 +341,73 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         self.records_.append({})
         self._epoch_start = time.perf_counter()
 
-    def _train_pass(
-        self, iterator: AnyTrainBatches, step_fn: Callable[..., dict[str, Tensor]], **params: Any
-    ) -> NDArray[np.float64]:
-        rates = self._rates(len(self.records_) - 1, len(iterator))
+    def _train_epoch(self, batches: AnyTrainBatches) -> NDArray[np.float64]:
+        """Take the steps of one epoch; return the mean loss of every member."""
+        rates = self._rates(len(self.records_) - 1, len(batches))
         self._set_training(True)
         if self._moment_seeds:
-            self._dataset = iterator.dataset
-        self.history.record("train_batch_count", len(iterator))
-        if self.notifies_batches:
-            return self._steps(
-                iterator,
-                rates,
-                lambda batch: self._notified(batch, lambda b: step_fn(b, **params), training=True),
-            )
-        if self._runner is None:
-            self._runner = self._runner_for(iterator)
-        if self._runner is not None:
-            losses = self._runner.run(self.rates_.of_pass(rates))
-        else:
-            losses = self._steps(iterator, rates, self._optimise)
-        # Callbacks such as Checkpoint read batches: the pass stands for them.
-        self.history.new_batch()
-        self.history.record_batch("train_loss", float(losses.mean()))
-        self.history.record_batch("train_batch_size", sum(len(f.train) for f in self.folds))
+            self._dataset = batches.dataset
+        self.history.record("train_batch_count", len(batches))
+        if self.pass_ is None:
+            self.pass_ = self._pass_for(batches)
+        losses = self.pass_.train(rates)
+        if not self.notifies_batches:
+            # Callbacks such as Checkpoint read records of batches: one record for the whole epoch.
+            self.history.new_batch()
+            self.history.record_batch("train_loss", float(losses.mean()))
+            self.history.record_batch("train_batch_size", sum(len(f.train) for f in self.folds))
         return losses
 
-    def _runner_for(self, iterator: AnyTrainBatches) -> GraphedPass | MemberGroups | None:
-        """Return what takes the steps of a pass together, where that can be done."""
-        if GraphedPass.serves(self):
-            return GraphedPass(self, iterator)
-        if isinstance(iterator, TrainBatches) and MemberGroups.serves(self):
-            return MemberGroups(self, iterator)
-        return None
+    def _pass_for(self, batches: AnyTrainBatches) -> Pass:
+        """Return the fastest pass that can train these members on these batches."""
+        trainee = Trainee(
+            module=self.module_,
+            loss=self.criterion_.loss,
+            optimizer=self.optimizer_,
+            own_steps=self.own_steps_,
+            rates=self.rates_,
+            generators=self.generators,
+            n_members=len(self.folds),
+            device=torch.device(self.device),
+            autocast=self.autocast,
+            batch_size=self.batch_size,
+            n_epochs=self.max_epochs,
+            n_workers=self.n_workers,
+            monitor=self.monitor,
+            capture=self.capture,
+            is_compiled=bool(self.compile),
+            is_watched=self.notifies_batches,
+            forward_backward=self.train_step_single,
+            step=self._watched_step if self.notifies_batches else self._optimise,
+            validation_step=self._validate_batch,
+        )
+        kinds: tuple[Any, ...] = (GraphPass, CpuPass, EagerPass)
+        chosen: Pass = next(k for k in kinds if k.serves(trainee, batches))(trainee, batches)
+        return chosen
 
-    def _steps(
-        self, iterator: AnyTrainBatches, rates: Rates, take: Callable[[Batch], dict[str, Tensor]]
-    ) -> NDArray[np.float64]:
-        """Take the steps of a pass one by one; return the mean loss of every member."""
-        losses = torch.empty(len(iterator), len(self.folds), device=iterator.dataset.y.device)
-        for step, batch in enumerate(iterator):
-            self.rates_.hand_over(rates, step)
-            losses[step] = take(batch)["member_losses"]
-        means: NDArray[np.float64] = losses.mean(0).double().cpu().numpy()
-        return means
-
-    def _valid_pass(self, iterator: AnyValidBatches) -> NDArray[np.float64]:
-        scores = self._scores(iterator)
+    def _valid_epoch(self, batches: AnyValidBatches) -> NDArray[np.float64]:
+        """Validate the members; return the loss of every member."""
+        scores = self._current_pass().validate(batches)
         if scores.accuracy is not None:
             self.records_[-1]["valid_accuracy"] = scores.accuracy
-        self._note_states(scores, partial(self._scores_of, iterator=iterator))
+        self._note_states(scores, partial(self._scores_of, batches=batches))
         return scores.loss
 
-    def _scores(self, iterator: AnyValidBatches, *, told: bool = True) -> Scores:
-        """Validate the state that the members have; callbacks need not be told."""
-        runner, by_loss = self._runner, self.monitor == "loss"
-        if by_loss and isinstance(runner, MemberGroups) and isinstance(iterator, ValidBatches):
-            return Scores(runner.validate(iterator))
-        figures = ["member_losses"] if by_loss else ["member_losses", "member_accuracy"]
-        total = torch.zeros(len(figures), len(self.folds), device=iterator.dataset.y.device)
-        self._set_training(False)
-        count = 0
-        batches: Iterable[tuple[Batch, Tensor]] = iterator
-        if self.criterion.penalty is not None and isinstance(iterator, ValidBatches):
-            # A penalty depends on the number of rows it is found on: as many as in training.
-            batches = iterator.batches(self.batch_size)
-        for batch, used in batches:
-            if told and self.notifies_batches:
-                result = self._notified(batch, self.validation_step, training=False, used=used)
-            else:
-                result = self.validation_step(batch)
-            total += torch.stack([result[name] for name in figures])
-            count += 1
-        if told:
-            self.history.record("valid_batch_count", count)
-        return Scores(*total.double().cpu().numpy())
+    def _current_pass(self) -> Pass:
+        """Return the pass that was chosen before the first epoch."""
+        if self.pass_ is None:
+            raise RuntimeError("validation needs an epoch of training before it.")
+        return self.pass_
+
+    def _watched_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Take one step as skorch does, with callbacks that watch batches."""
+        return self._notified(batch, self.train_step, training=True)
+
+    def _validate_batch(self, batch: Batch, used: Tensor, call_back: bool) -> dict[str, Tensor]:
+        """Validate one batch, with or without calling callbacks."""
+        if call_back and self.notifies_batches:
+            return self._notified(batch, self.validation_step, training=False, used=used)
+        return self.validation_step(batch)
 
     def _notified(
         self,
@@ -534,13 +523,13 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         state, epoch = stacked_state(self.module_), len(self.records_) - 1
         self.records_[-1] |= self.states_.after_pass(epoch, state, scores, scores_of)
 
-    def _scores_of(self, state: State, iterator: AnyValidBatches) -> Scores:
+    def _scores_of(self, state: State, batches: AnyValidBatches) -> Scores:
         """Validate another state than the one that training has reached."""
+        current = self._current_pass()
         with holding(self.module_, state):
             self._put_moments_right(state)
-            if isinstance(self._runner, MemberGroups):
-                self._runner.load()  # before the next pass it does so again
-            return self._scores(iterator, told=False)
+            current.reload()
+            return current.validate(batches, call_back=False)
 
     def _put_moments_right(self, state: State) -> None:
         """Find the running moments of a state that the members hold anew."""

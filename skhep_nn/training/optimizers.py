@@ -55,7 +55,7 @@ class HandedRates:
         self._takes_momentum = "betas" in group or bool(group.get("momentum"))
 
     def hand_over(self, rates: Rates, step: int) -> None:
-        """Hand over the rates of a step of a pass."""
+        """Set the rates of one step of an epoch."""
         momentum = None
         if rates.momentum is not None and self._takes_momentum:
             momentum = float(rates.momentum[step])
@@ -66,8 +66,8 @@ class HandedRates:
         for group in self._optimizer.param_groups:
             step_rates.give(group)
 
-    def of_pass(self, rates: Rates) -> list[StepRates]:
-        """Return the rates of every step of a pass as the optimiser has them, in which callbacks count."""
+    def of_epoch(self, rates: Rates) -> list[StepRates]:
+        """Return the rates of every step of an epoch as the optimizer applies them, callbacks included."""
         found = []
         for step in range(len(rates.lr)):
             self.hand_over(rates, step)

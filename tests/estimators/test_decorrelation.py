@@ -19,7 +19,8 @@ from skhep_nn.metrics import distance_correlation, mass_sculpting
 from skhep_nn.networks.distance_penalty import batch_distance_correlation
 from skhep_nn.networks.losses import LOSSES, decorrelated
 from skhep_nn.plotting import MassSculptingDisplay
-from skhep_nn.training.cpu_parallel import MemberGroups
+from skhep_nn.training.cpu_parallel import CpuPass
+from skhep_nn.training.passes import EagerPass
 
 ROUNDING = "mini-batch training in float32 agrees to 1e-7, the check asks for 1e-9"
 
@@ -217,8 +218,10 @@ def test_no_strength_is_no_penalty(events):
     none = classifier(decorrelate=None, **columns).fit(X, y, w)
     zero = classifier(decorrelation_strength=0, **columns).fit(X, y, w)
     assert_array_equal(none.predict_proba(X), zero.predict_proba(X))
-    assert isinstance(zero.net_._runner, MemberGroups)
-    assert classifier(**columns).fit(X, y, w).net_._runner is None  # which knows no penalties
+    assert isinstance(zero.net_.pass_, CpuPass)
+    assert isinstance(
+        classifier(**columns).fit(X, y, w).net_.pass_, EagerPass
+    )  # which knows no penalties
 
 
 def test_columns_by_name_and_number_and_the_background_by_label(events):

@@ -34,7 +34,7 @@ from skhep_nn.training import (
     StochasticWeightAveraging,
 )
 from skhep_nn.training.checkpoints import BestPasses, Scores, WeightAverages, kept_states
-from skhep_nn.training.cpu_parallel import MemberGroups
+from skhep_nn.training.cpu_parallel import CpuPass
 
 FIXED = StochasticWeightAveraging(2, renewal_period=None)
 CYCLES = CosineRestarts(1e-2, cycle=2, growth=1)
@@ -118,7 +118,7 @@ def test_averages_of_members_are_kept_at_their_best_pass(events, watched):
     model = dense(n_members=3, averaging=FIXED, schedule=Constant(3e-2), max_epochs=15)
     watcher = Watcher()
     model, states = recorded(model.set_params(callbacks=[watcher] if watched else []), X, y, w)
-    assert isinstance(model.net_._runner, MemberGroups) != watched
+    assert isinstance(model.net_.pass_, CpuPass) != watched
     table = model.history_.pivot(index="epoch", columns="member", values="averaged_valid_loss")
     assert table[:2].isna().all(axis=None)
     best = table.idxmin().to_numpy()
@@ -620,7 +620,7 @@ def test_captured_training_goes_on_between_averages(events, averaging, schedule)
     settings = {"n_members": 3, "schedule": schedule, "device": "cuda"}
     plain = dense(**settings).fit(X, y)
     model = dense(averaging=averaging, **settings).fit(X, y)
-    assert type(model.net_._runner).__name__ == "GraphedPass"
+    assert type(model.net_.pass_).__name__ == "GraphPass"
     assert_allclose(model.history_.train_loss, plain.history_.train_loss, rtol=1e-4, atol=1e-6)
     on_cpu = dense(averaging=averaging, **settings | {"device": "cpu"}).fit(X, y)
     assert len(model.ensemble_) == len(on_cpu.ensemble_)

@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from skhep_nn import CartesianMomenta, DenseNetClassifier, EventAugmenter, make_higgs_events
-from skhep_nn.training.cpu_parallel import MemberGroups
+from skhep_nn.training.cpu_parallel import CpuPass
 from skhep_nn.training.optimizers import StepRates
 
 MEMBERS = 10
@@ -93,8 +93,8 @@ def fitted(events, n_members, augmentation=None, **params):
 
 def runner_of(model):
     """What trained a model, which lies there as after its last pass."""
-    runner = model.net_._runner
-    assert isinstance(runner, MemberGroups)
+    runner = model.net_.pass_
+    assert isinstance(runner, CpuPass)
     assert len(runner.groups) == 1
     return runner
 

@@ -21,7 +21,8 @@ from skhep_nn.kernels.cpu_step import DenseStep
 from skhep_nn.networks import CategoricalColumn, DenseNet
 from skhep_nn.networks.losses import LOSSES
 from skhep_nn.networks.member_layers import MemberDropout, fill_with_kept
-from skhep_nn.training.cpu_parallel import MemberGroups
+from skhep_nn.training.cpu_parallel import CpuPass
+from skhep_nn.training.passes import EagerPass
 from skhep_nn.utils import parallel as _workers
 from skhep_nn.utils.parallel import side_by_side
 
@@ -164,10 +165,10 @@ def workers(request, monkeypatch):
 def test_it_trains_like_automatic_differentiation(events, monkeypatch, cls, optimizer):
     params = {"optimizer": optimizer, "weight_decay": 0.01, "early_stopping": True}
     ours = fitted(events, cls, **params)
-    monkeypatch.setattr(MemberGroups, "serves", lambda _: False)
+    monkeypatch.setattr(CpuPass, "serves", lambda *_: False)
     simple = fitted(events, cls, **params)
-    assert isinstance(ours.net_._runner, MemberGroups)
-    assert simple.net_._runner is None
+    assert isinstance(ours.net_.pass_, CpuPass)
+    assert isinstance(simple.net_.pass_, EagerPass)
     for column in ("train_loss", "valid_loss", "lr", "momentum"):
         np.testing.assert_allclose(ours.history_[column], simple.history_[column], rtol=1e-4)
     for name, value in simple.ensemble_.states.items():
@@ -182,7 +183,7 @@ def test_groups_of_members_train_to_the_same_bits(events, monkeypatch, workers):
         monkeypatch.setattr(torch, "get_num_threads", lambda n=n_threads: n)
         augmenter = EventAugmenter(columns=names)
         models.append(fitted(events, augmentation=augmenter, early_stopping=True))
-        assert len(models[-1].net_._runner.groups) == n_threads
+        assert len(models[-1].net_.pass_.groups) == n_threads
     for model in models[1:]:
         for name, value in models[0].ensemble_.states.items():
             np.testing.assert_array_equal(model.ensemble_.states[name], value, err_msg=name)
@@ -193,7 +194,7 @@ def test_groups_of_members_train_to_the_same_bits(events, monkeypatch, workers):
 
 def test_small_fits_start_no_threads(events, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert len(fitted(events, n_members=2).net_._runner.groups) == 1
+    assert len(fitted(events, n_members=2).net_.pass_.groups) == 1
 
 
 # -- workers ------------------------------------------------------------------------------------------
@@ -341,10 +342,10 @@ def test_fits_with_dropout_agree_with_automatic_differentiation(optimizer, monke
         return model.fit(X, y)
 
     fused = fitted()
-    assert isinstance(fused.net_._runner, MemberGroups)
-    monkeypatch.setattr(MemberGroups, "serves", staticmethod(lambda _: False))
+    assert isinstance(fused.net_.pass_, CpuPass)
+    monkeypatch.setattr(CpuPass, "serves", staticmethod(lambda *_: False))
     simple = fitted()
-    assert simple.net_._runner is None
+    assert isinstance(simple.net_.pass_, EagerPass)
     for column in ("train_loss", "valid_loss"):
         np.testing.assert_allclose(fused.history_[column], simple.history_[column], rtol=1e-3)
     np.testing.assert_allclose(fused.predict_proba(X), simple.predict_proba(X), atol=2e-3)

@@ -25,7 +25,8 @@ from skhep_nn import (
 from skhep_nn.estimators import base as _base
 from skhep_nn.kernels.gpu import adam_rates
 from skhep_nn.training import cuda_graphs as _cuda
-from skhep_nn.training.cuda_graphs import FlatAdam
+from skhep_nn.training.cuda_graphs import FlatAdam, GraphPass
+from skhep_nn.training.passes import EagerPass
 
 cuda = pytest.mark.cuda
 
@@ -108,8 +109,8 @@ def test_captured_graph_agrees_with_eager_steps(events, augmentation):
     settings = {"device": "cuda", "augmentation": augmentation}
     captured = model(**settings).fit(X, y, sample_weight=w)
     eager = model(compile=False, **settings).fit(X, y, sample_weight=w)
-    assert captured.net_._runner is not None
-    assert eager.net_._runner is None
+    assert isinstance(captured.net_.pass_, GraphPass)
+    assert isinstance(eager.net_.pass_, EagerPass)
     np.testing.assert_allclose(
         captured.history_.train_loss, eager.history_.train_loss, rtol=2e-3, atol=1e-4
     )
@@ -121,7 +122,7 @@ def test_captured_graph_agrees_with_eager_steps(events, augmentation):
 @pytest.mark.parametrize("params", [{}, {"activation": "prelu"}])
 def test_fused_and_automatic_steps_are_chosen_by_the_network(events, params):
     X, y, w = events
-    runner = model(device="cuda", max_epochs=1, **params).fit(X, y, sample_weight=w).net_._runner
+    runner = model(device="cuda", max_epochs=1, **params).fit(X, y, sample_weight=w).net_.pass_
     fused = "activation" not in params and importlib.util.find_spec("triton") is not None
     assert type(runner.stepper).__name__ == ("_Fused" if fused else "_Autograd")
 
@@ -154,7 +155,7 @@ def test_fused_dropout_is_as_good_repeatable_and_a_members_own(events, monkeypat
     assert difference.mean() < 5e-3
     monkeypatch.setattr(_cuda, "_WORTH_COMPILING", np.inf)
     simple = model(**settings).fit(X, y, sample_weight=w)
-    assert type(simple.net_._runner.stepper).__name__ == "_Autograd"
+    assert type(simple.net_.pass_.stepper).__name__ == "_Autograd"
     losses = [m.history_.valid_loss.tail(len(m.ensemble_)).mean() for m in (fused, simple)]
     assert losses[0] == pytest.approx(losses[1], rel=0.03)
 
@@ -167,8 +168,8 @@ def test_rows_that_stay_on_the_host_give_the_same(events, monkeypatch, augmentat
     resident = model(**settings).fit(X, y, sample_weight=w)
     monkeypatch.setattr(_base, "_DEVICE_SHARE", 0.0)
     streamed = model(**settings).fit(X, y, sample_weight=w)
-    assert streamed.net_._runner.rows._stager is not None
-    assert resident.net_._runner.rows._stager is None
+    assert streamed.net_.pass_.rows._stager is not None
+    assert resident.net_.pass_.rows._stager is None
     assert_same_ensemble(resident, streamed, 0)
     eager = model(compile=False, **settings).fit(X, y, sample_weight=w)
     np.testing.assert_allclose(eager.history_.train_loss, resident.history_.train_loss, rtol=5e-3)
@@ -186,7 +187,7 @@ def test_a_fit_is_repeatable_on_cuda(events):
 @pytest.mark.parametrize("params", [{}, {"activation": "prelu"}])
 def test_a_captured_pass_does_not_wait_for_the_device(events, params):
     X, y, w = events
-    runner = model(device="cuda", **params).fit(X, y, sample_weight=w).net_._runner
+    runner = model(device="cuda", **params).fit(X, y, sample_weight=w).net_.pass_
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -206,7 +207,7 @@ def test_dropout_and_augmentation_draw_anew_in_every_step(events, activation):
     fitted = model(device="cuda", dropout=0.3, activation=activation, schedule=Constant(1e-12)).fit(
         X, y, sample_weight=w
     )
-    runner = fitted.net_._runner
+    runner = fitted.net_.pass_
     losses = []
     for n_done in range(3):
         runner.n_done = n_done
@@ -218,8 +219,8 @@ def test_dropout_and_augmentation_draw_anew_in_every_step(events, activation):
     plain = model(device="cuda", augmentation=EventAugmenter()).fit(X, y, sample_weight=w)
     drawn = []
     for _ in range(3):
-        plain.net_._runner._fetch(0)
-        drawn.append(plain.net_._runner.gathered.X.clone())
+        plain.net_.pass_._fetch(0)
+        drawn.append(plain.net_.pass_.gathered.X.clone())
     assert not torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[1], drawn[2])
 
@@ -232,7 +233,7 @@ def test_ordinary_modules_train_and_predict_on_cuda(n_members):
     settings = {"preset": "compact", "max_epochs": 3, "batch_size": 64, "random_state": 0}
     fitted = CaloCNNClassifier(n_members=n_members, device="cuda", **settings)
     fitted.fit(images.images, images.target)
-    assert type(fitted.net_._runner.stepper).__name__ == "_Autograd"
+    assert type(fitted.net_.pass_.stepper).__name__ == "_Autograd"
     weight = fitted.ensemble_.states["blocks.0.units.0.running_var"]
     assert np.all(weight != 1)
     on_gpu = fitted.predict_proba(images.images)
@@ -277,7 +278,7 @@ def test_callbacks_and_early_stopping_on_cuda(events):
     scoring = EpochScoring("roc_auc", name="auc", lower_is_better=False)
     fitted = model(device="cuda", early_stopping=2, max_epochs=6, callbacks=[scoring])
     fitted.fit(X, y, sample_weight=w)
-    assert fitted.net_._runner is None
+    assert isinstance(fitted.net_.pass_, EagerPass)
     assert fitted.net_.history[-1, "auc"] > 0.6
 
 

@@ -19,8 +19,9 @@ from skhep_nn.metrics import distance_correlation
 from skhep_nn.networks.distance_penalty import batch_distance_correlation
 from skhep_nn.networks.losses import LOSSES, decorrelated
 from skhep_nn.training import cuda_graphs as _cuda
-from skhep_nn.training.cuda_graphs import GraphedPass
+from skhep_nn.training.cuda_graphs import GraphPass
 from skhep_nn.training.optimizers import StepRates
+from skhep_nn.training.passes import EagerPass
 
 cuda = pytest.mark.cuda
 DEVICE = "cuda"
@@ -202,8 +203,8 @@ def on_cpu(events):
 
 def assert_takes_captured_steps(model):
     """By automatic differentiation: the fused kernels know no penalty, however much they would pay."""
-    runner = model.net_._runner
-    assert isinstance(runner, GraphedPass)
+    runner = model.net_.pass_
+    assert isinstance(runner, GraphPass)
     assert type(runner.stepper).__name__ == "_Autograd"
 
 
@@ -243,7 +244,7 @@ def test_training_agrees_with_the_cpu(events, on_cpu, how, monkeypatch):
     if how == "auto":
         assert_takes_captured_steps(on_gpu)
     else:
-        assert on_gpu.net_._runner is None
+        assert isinstance(on_gpu.net_.pass_, EagerPass)
     assert_trained_alike(on_gpu, on_cpu, events[0])
 
 
@@ -257,7 +258,7 @@ def test_captured_graph_agrees_with_eager_steps(events, augmentation, n_classes)
     options = {"augmentation": augmentation, "background_label": "b"}
     captured, eager = (fitted(events, y, compile=how, **options) for how in ("auto", False))
     assert_takes_captured_steps(captured)
-    assert eager.net_._runner is None
+    assert isinstance(eager.net_.pass_, EagerPass)
     assert_trained_alike(captured, eager, X)
 
 
@@ -297,11 +298,11 @@ def test_launches_of_a_pass(events, monkeypatch):
     for n_members in (2, 10):
         model = fitted(events, n_members=n_members, max_epochs=1, augmentation=EventAugmenter())
         assert_takes_captured_steps(model)
-        runner = model.net_._runner
+        runner = model.net_.pass_
         n_steps = runner.rows.batches.n_steps
         a_pass = [StepRates(1e-3, 0.9)] * n_steps
         # The first loads what is loaded once.
-        work = [device_work(lambda r=runner, p=a_pass: r.run(p)) for _ in range(2)][1]
+        work = [device_work(lambda r=runner, p=a_pass: r.replay(p)) for _ in range(2)][1]
         # Penalty and network have more than a hundred operators that all would start by themselves.
         assert n_steps <= work["starts"] <= 3 * n_steps
         assert work["waits"] <= 8

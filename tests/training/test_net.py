@@ -20,7 +20,8 @@ from skhep_nn.estimators import base as _base
 from skhep_nn.networks import DenseNet
 from skhep_nn.training import batches as _batches
 from skhep_nn.training.batches import EventDataset, TrainBatches, ValidBatches
-from skhep_nn.training.cpu_parallel import MemberGroups
+from skhep_nn.training.cpu_parallel import CpuPass
+from skhep_nn.training.passes import EagerPass
 from skhep_nn.utils import torch_state as _torch_state
 from skhep_nn.utils.folds import Fold
 
@@ -308,8 +309,8 @@ class TestSkorchCallbacks:
 
         plain = classifier(n_members=2).fit(X, y)
         watched = classifier(n_members=2, callbacks=[Watch("accuracy", on_train=True)]).fit(X, y)
-        assert isinstance(plain.net_._runner, MemberGroups)
-        assert watched.net_._runner is None
+        assert isinstance(plain.net_.pass_, CpuPass)
+        assert isinstance(watched.net_.pass_, EagerPass)
         np.testing.assert_allclose(plain.predict_proba(X), watched.predict_proba(X), atol=2e-6)
 
     def test_early_stopping_and_checkpoint(self, events, tmp_path):
