@@ -1,4 +1,4 @@
-"""Storing of fitted estimators without pickle."""
+"""Storage of fitted estimators without pickle."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from skhep_nn._version import __version__
-from skhep_nn.io import stored_types as _stored_types
+from skhep_nn.io import stored_types
 from skhep_nn.utils.optional import needs
 
 __all__ = ["load", "save"]
@@ -24,7 +24,7 @@ __all__ = ["load", "save"]
 _DESCRIPTION = "schema.json"
 _CHECKSUM = "checksum.sha256"
 
-# The protocol of skops 0.16, with which `save` began. Older ones, which skops reads too, were less strict.
+# The first release of `save` used skops 0.16 and its protocol. skops reads older protocols by laxer rules.
 _OLDEST_PROTOCOL = 2
 
 
@@ -37,33 +37,34 @@ def _import_skops_io() -> Any:
 def save(estimator: Any, path: str | os.PathLike[str]) -> None:
     """Store a fitted estimator in a file that needs no pickle.
 
-    The file is a zip archive of numpy arrays and a description in JSON, written by skops. Unlike a pickle it can
-    make nothing but objects of classes that whoever loads it knows. A checksum of its content shows damage. It
-    is loaded again before it is kept: what `save` accepts can be read.
+    The file is a zip archive of numpy arrays and a description in JSON, written by skops. Unlike a pickle it
+    cannot run code when it is loaded: it only names types, and `load` accepts types from a fixed list. A checksum
+    of the content reveals damage. Before the file is put in place it is loaded once, so that every file that
+    `save` writes can be read.
 
     Parameters
     ----------
     estimator : estimator
-        One of this package, a Pipeline or any other estimator of scikit-learn's around it.
+        Estimator of this package, or one of scikit-learn's that contains it, such as a Pipeline.
     path : path
-        File to write, by custom with the ending ``.skops``. One that exists is replaced once the new one is
-        complete.
+        File to write, by convention with the ending ``.skops``. An existing file is replaced only after the new
+        one is complete.
 
     Raises
     ------
     ImportError
         If skops is not installed.
     FileNotFoundError
-        If there is no such folder.
+        If the folder does not exist.
     TypeError
-        If something in the estimator cannot be stored so: functions without a name of their own, such as
-        lambdas, dictionaries whose keys JSON cannot tell apart, objects that refer to themselves, such as scipy's
-        ``randint(1, 4)``.
+        If the estimator holds something that cannot be stored without pickle: a function that cannot be imported
+        by name, such as a lambda; a dictionary with keys that are the same in JSON; or an object that refers to
+        itself, such as scipy's ``randint(1, 4)``.
 
     See Also
     --------
-    load : The way back.
-    to_onnx : For prediction without Python.
+    load : Loads the estimator again.
+    to_onnx : Exports a network for prediction without Python.
 
     Examples
     --------
@@ -86,11 +87,11 @@ def save(estimator: Any, path: str | os.PathLike[str]) -> None:
     except Exception as error:
         msg = (
             f"{type(estimator).__name__} holds something that cannot be stored without pickle"
-            f"{_where(estimator, sio)}: {_reason(error)}. joblib.dump can, for files that only people who "
-            "trust you load."
+            f"{_where(estimator, sio)}: {_reason(error)}. joblib.dump can store it, in a file that only "
+            "people who trust you should load."
         )
         raise TypeError(msg) from error
-    # In a folder of its own: others may be storing to the same place.
+    # A temporary folder keeps two processes that store to the same path from writing into one file.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         complete = Path(folder) / path.name
         complete.write_bytes(stored)
@@ -98,7 +99,7 @@ def save(estimator: Any, path: str | os.PathLike[str]) -> None:
 
 
 def writable(path: str | os.PathLike[str]) -> Path:
-    """Return where a file is to be written, in a folder that is there."""
+    """Return the absolute path of a file to write, after a check that its folder exists."""
     path = Path(path).expanduser().resolve()
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder")
@@ -106,9 +107,9 @@ def writable(path: str | os.PathLike[str]) -> Path:
 
 
 def _stored(value: Any, sio: Any) -> bytes:
-    """Return the content of a file for a value, after it has been loaded from there once."""
+    """Return the content of a file that stores a value, after loading it once as a check."""
     entries = _read_entries(io.BytesIO(sio.dumps(value)))
-    data = _checked(entries)
+    data, _ = _checked(entries)
     again = sio.loads(data, trusted=sio.get_untrusted_types(data=data))
     _check_keys(value, again, {})
     signed = entries | {_CHECKSUM: _checksum(entries).encode()}
@@ -116,17 +117,17 @@ def _stored(value: Any, sio: Any) -> bytes:
 
 
 def _read_entries(file: Any) -> dict[str, bytes]:
-    """Return what a zip archive holds, by name."""
+    """Return the content of every entry of a zip archive by its name."""
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
         if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
-            # Which of them is read would depend on who reads.
+            # Programs disagree about which entry of a repeated name counts.
             raise ValueError(f"it holds {', '.join(repeated)} more than once")
         return {name: archive.read(name) for name in names}
 
 
 def _archive(entries: dict[str, bytes], compression: int) -> bytes:
-    """Return a zip archive of these entries."""
+    """Return a zip archive with the given entries."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression) as archive:
         for name, content in entries.items():
@@ -135,7 +136,7 @@ def _archive(entries: dict[str, bytes], compression: int) -> bytes:
 
 
 def _checksum(entries: dict[str, bytes]) -> str:
-    """Return the SHA-256 of names and contents, each after its length, so that no two archives read alike."""
+    """Return the SHA-256 of all names and contents, each preceded by its length so that borders count."""
     digest = hashlib.sha256()
     for name in sorted(entries.keys() - {_CHECKSUM}):
         for part in (name.encode(), entries[name]):
@@ -144,8 +145,8 @@ def _checksum(entries: dict[str, bytes]) -> str:
     return digest.hexdigest()
 
 
-def _checked(entries: dict[str, bytes]) -> bytes:
-    """Return an archive that skops may read: its description names only types that `save` writes."""
+def _checked(entries: dict[str, bytes]) -> tuple[bytes, set[str]]:
+    """Return an archive that is safe to give to skops, and the types in it that can crash at prediction."""
     try:
         description = json.loads(entries[_DESCRIPTION])
     except ValueError as error:
@@ -155,16 +156,16 @@ def _checked(entries: dict[str, bytes]) -> bytes:
     protocol = description.get("protocol")
     if isinstance(protocol, int) and protocol < _OLDEST_PROTOCOL:
         raise ValueError(f"protocol {protocol} of skops, which skhep_nn.save has never written")
-    _stored_types.rename(description)
-    _stored_types.check(description)
+    stored_types.rename(description)
+    stored_types.check(description)
     content = entries | {_DESCRIPTION: json.dumps(description).encode()}
-    return _archive(content, zipfile.ZIP_STORED)
+    return _archive(content, zipfile.ZIP_STORED), stored_types.crashing(description)
 
 
 def _check_keys(one: Any, other: Any, seen: dict[int, Any]) -> None:
-    """Check that what was loaded has the keys of what was stored: JSON knows text only.
+    """Check that a loaded object has the same dictionary keys as the stored one: JSON turns keys into text.
 
-    What has been `seen` is held, so that no other object gets its number.
+    `seen` holds the objects that are already checked, by `id`; holding them keeps Python from reusing an `id`.
     """
     if id(one) in seen or isinstance(one, type | np.ndarray | str | bytes):
         return
@@ -182,7 +183,7 @@ def _check_keys(one: Any, other: Any, seen: dict[int, Any]) -> None:
     elif hasattr(one, "__dict__"):
         parts = one.__getstate__(), other.__getstate__()
         if all(isinstance(part, dict) for part in parts):
-            # What only one of them has is of the moment, such as a cache.
+            # An attribute that only one object has is temporary, such as a cache.
             a, b = (
                 {name: part[name] for name in parts[0].keys() & parts[1].keys()} for part in parts
             )
@@ -190,13 +191,13 @@ def _check_keys(one: Any, other: Any, seen: dict[int, Any]) -> None:
 
 
 def _where(estimator: Any, sio: Any) -> str:
-    """Name the innermost parameter that cannot be stored, if it is one."""
+    """Return words that name the innermost parameter that cannot be stored; empty if there is none."""
     params = estimator.get_params() if hasattr(estimator, "get_params") else {}
     failing = []
     for name, value in params.items():
         try:
             _stored(value, sio)
-        except Exception:  # noqa: BLE001 - whatever it is, it is the culprit
+        except Exception:  # noqa: BLE001 - any error marks the parameter
             failing.append(name)
     if not failing:
         return ""
@@ -213,46 +214,52 @@ def _reason(error: Exception) -> str:
 def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Any:
     """Load an estimator that `save` has stored.
 
-    Classes of this package that `save` stores, and of scikit-learn and numpy those that skops takes for safe,
-    are made without asking. Others are named in an error, and nothing is made of them, nor imported, unless
-    they are listed as `trusted`.
+    Types of this package that `save` stores, and types of scikit-learn and numpy that are safe, are loaded without
+    asking. All other types are named in an error; they are neither imported nor created unless they are listed as
+    `trusted`.
 
     Parameters
     ----------
     path : path
         File to read.
     trusted : sequence of str, default=()
-        Further types of other packages that may be made, as the error names them. A forest, for instance, needs
-        ``"sklearn.tree._tree.Tree"``, whose arrays scikit-learn does not check: trust it in files of
-        people whom you trust.
+        Further types of other packages that may be loaded, as named in the error. A forest, for instance, needs
+        ``"sklearn.tree._tree.Tree"``: scikit-learn does not check the arrays of trees and of support vector
+        machines, so that a forged file could crash Python. Trust such types only in files from people whom you
+        trust.
 
     Returns
     -------
     estimator
-        Predicts as the stored one does, on the devices of this machine.
+        Estimator with the predictions of the stored one, on the devices of this machine.
 
     Raises
     ------
     ImportError
         If skops is not installed.
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     TypeError
-        If `trusted` is no list of names.
+        If `trusted` is not a list of names.
     ValueError
-        If the file was not written by `save`, is damaged, so that its checksum does not match, or holds
-        types that are not trusted or that this version does not store.
+        If the file was not written by `save`, if its checksum shows damage, or if it holds types that are not
+        trusted or that this version does not store.
 
     See Also
     --------
-    save : The way there.
+    save : Stores an estimator.
 
     Notes
     -----
-    Files of earlier versions of skhep_nn can be loaded. What they hold of scikit-learn may differ between its
-    versions: load with the one that stored the file.
+    Files of earlier versions of skhep_nn can be loaded. The attributes of scikit-learn's estimators may differ
+    between its versions: load a file with the version that stored it.
 
-    The checksum protects against damage. It is no signature: whoever changes a file can write another one.
+    The checksum protects against damage. It is no signature: anyone who changes a file can also write a new
+    checksum.
+
+    Loading runs no code from the file, but the parameters are those that the file gives. Look at them before you
+    fit an estimator of unknown origin again: ``Pipeline(memory=...)``, for instance, reads pickles from the folder
+    that it names.
 
     Examples
     --------
@@ -276,15 +283,14 @@ def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Any:
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"trusted must be a list of names of types, got {trusted!r}.")
     if not zipfile.is_zipfile(path):
-        # A missing file is told as such.
-        with path.open("rb"):
+        with path.open("rb"):  # raises FileNotFoundError where there is no file
             raise ValueError(f"{path} was not written by skhep_nn.save.")
     entries = _entries_of(path)
     try:
-        data = _checked(entries)
+        data, crashing = _checked(entries)
     except ValueError as error:
         msg = (
-            f"{path} holds {error}. It is damaged, was made by other means, or is of a later version than "
+            f"{path} holds {error}. It is damaged, was made by other means, or is from a later version than "
             f"{__version__}: load it with the version that stored it. trusted= does not apply to skhep_nn."
         )
         raise ValueError(msg) from error
@@ -294,23 +300,23 @@ def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Any:
     try:
         named = set(sio.get_untrusted_types(data=data))
     except Exception as error:
-        msg = f"{path} was not written by skhep_nn.save, is damaged, or of another version: {error}"
+        msg = f"{path} was not written by skhep_nn.save, is damaged, or is from another version: {error}"
         raise ValueError(msg) from error
-    unknown = sorted(named - _stored_types.STORED.keys() - set(names))
+    unknown = sorted((named | crashing) - stored_types.STORED.keys() - set(names))
     if unknown:
         msg = (
-            f"{path} holds {', '.join(unknown)}, which may run code or crash. If you trust whoever wrote it: "
-            f"load(path, trusted={unknown})"
+            f"{path} holds {', '.join(unknown)}, which may run code or crash. If you trust the author of the "
+            f"file: load(path, trusted={unknown})"
         )
         raise ValueError(msg)
     try:
         return sio.loads(data, trusted=sorted(named))
     except Exception as error:
-        raise ValueError(f"{path} is damaged, or of another version: {error}") from error
+        raise ValueError(f"{path} is damaged, or is from another version: {error}") from error
 
 
 def _entries_of(path: Path) -> dict[str, bytes]:
-    """Return what a stored file holds, after a look at its checksum."""
+    """Return the entries of a stored file, after a check of its checksum."""
     try:
         entries = _read_entries(path)
     except Exception as error:

@@ -1,11 +1,23 @@
-"""The types that stored files may name: what `save` writes, and the names of earlier versions."""
+"""Types that stored files may name: those that `save` writes, and the names of earlier versions.
+
+A stored file is a tree of parts. Each part names a type and a node class of skops, its loader, which decides how the
+part is turned into an object. This module refuses every combination that `save` does not write, before skops looks up
+any name.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["STORED", "check", "rename"]
+__all__ = [
+    "FORMER",
+    "FORMER_TUPLES",
+    "STORED",
+    "check",
+    "crashing",
+    "rename",
+]
 
 _PACKAGE = "skhep_nn"
 
@@ -50,15 +62,15 @@ STORED: dict[str, str] = {
     "skhep_nn.networks.DenseNet": "TypeNode",
     "skhep_nn.networks.SplitDenseNet": "TypeNode",
     "skhep_nn.networks.WaveformCNN": "TypeNode",
-    # What the scorers of `skhep_nn.metrics` call, for searches of scikit-learn that hold a scorer.
+    # Functions called by the scorers of `skhep_nn.metrics`, which searches of scikit-learn hold.
     "skhep_nn.ams_score": "FunctionNode",
     "skhep_nn.metrics.ams_of_predictions": "FunctionNode",
     "skhep_nn.within_tolerance_score": "FunctionNode",
 }
-"""Public name of each type of this package that files hold, and the one loader of skops that may make it.
+"""Public name of each type of this package in stored files, and the only loader of skops that may create it.
 
-An object gets its attributes and nothing is called; a tuple gets its values; a type or a function is only
-referred to.
+None of these loaders calls anything with values from the file: an object gets its attributes, a tuple gets its values,
+and a type or a function is only looked up.
 """
 
 FORMER: dict[str, str] = {
@@ -100,7 +112,7 @@ FORMER: dict[str, str] = {
     "skhep_nn.waveform.WaveformClassifier": "skhep_nn.WaveformClassifier",
     "skhep_nn.waveform.WaveformRegressor": "skhep_nn.WaveformRegressor",
 }
-"""Names in files of earlier versions, and the stored names that take their place."""
+"""Names in files of earlier versions, and the present names that replace them."""
 
 FORMER_TUPLES = frozenset(
     {
@@ -115,8 +127,17 @@ FORMER_TUPLES = frozenset(
 )
 """Private named tuples in files of earlier versions, which are read as plain tuples."""
 
-# Loaders of skops for all that `save` may write. Not among them is skops' CachedNode, which stands for a
-# part elsewhere in the file under whatever name it likes.
+_CRASHING = frozenset(
+    f"sklearn.svm._classes.{name}" for name in ("NuSVC", "NuSVR", "OneClassSVM", "SVC", "SVR")
+)
+"""Types that skops trusts although libsvm reads their arrays without checks of the lengths."""
+
+# skops trusts these names, but loads whatever matrix the file holds. scipy multiplies by it without checks of the
+# indices, which can crash Python. Real files name the class of the matrix, which has to be trusted.
+_SPARSE_BASES = ("sparray", "spmatrix")
+
+# All loaders of skops that `save` needs. CachedNode is left out: it refers to another part of the file under a name
+# that nothing checks.
 _LOADERS = frozenset(
     f"{kind}Node"
     for kind in (
@@ -150,7 +171,7 @@ _LOADERS = frozenset(
 
 
 def rename(description: Any) -> None:
-    """Replace the names of earlier versions in a description by those of today, in place."""
+    """Replace names of earlier versions in a description by the present names, in place."""
     for node in _nodes(description):
         former = _name(node)
         name = FORMER.get(former, former)
@@ -160,13 +181,13 @@ def rename(description: Any) -> None:
 
 
 def check(description: Any) -> None:
-    """Refuse a description that skops may not see, before anything that it names is looked up.
+    """Refuse a description with parts that `save` does not write, before any name in it is looked up.
 
     Raises
     ------
     ValueError
-        If a part is of a kind that `save` does not write, or of a type of this package that is not
-        stored, or not in this way. The message begins with what was found.
+        If `save` never uses the loader of a part, never stores its type of this package, or stores that type with
+        another loader. The message begins with the part that was found.
     """
     for node in _nodes(description):
         loader, name = node["__loader__"], _name(node)
@@ -174,14 +195,21 @@ def check(description: Any) -> None:
             raise ValueError(f"a part of the kind {loader!r}, which skhep_nn.save does not write")
         if _is_ours(name):
             _check_ours(node, name, loader)
+        if loader == "SparseMatrixNode" and node["__class__"] in _SPARSE_BASES:
+            raise ValueError(f"a sparse matrix of the abstract class {name}")
         if loader == "DictNode":
             _check_called(node.get("key_types"))
         if loader == "DefaultDictNode" and isinstance(node.get("content"), dict):
             _check_called(node["content"].get("default_factory"))
 
 
+def crashing(description: Any) -> set[str]:
+    """Return the types in a description with arrays that a forged file could use to crash Python."""
+    return {_name(node) for node in _nodes(description)} & _CRASHING
+
+
 def _nodes(description: Any) -> Iterator[dict[str, Any]]:
-    """Go through all parts that skops could take for the description of an object, wherever they are."""
+    """Yield all parts of a description that skops could create an object from, at any depth."""
     waiting = [description]
     while waiting:
         part = waiting.pop()
@@ -195,9 +223,9 @@ def _nodes(description: Any) -> Iterator[dict[str, Any]]:
 
 def _name(node: dict[str, Any]) -> str:
     module, name = node.get("__module__"), node.get("__class__")
-    # A dot in the name of the class would shift the border between module and class.
+    # With dots in the class name, one full name could stand for several pairs of module and class.
     if not isinstance(module, str) or not isinstance(name, str) or not name.isidentifier():
-        raise ValueError(f"a part that is named {module!r}, {name!r}, which is no name of a type")
+        raise ValueError(f"a part with the name {module!r}, {name!r}, which is no name of a type")
     return f"{module}.{name}"
 
 
@@ -214,14 +242,20 @@ def _check_ours(node: dict[str, Any], name: str, loader: str) -> None:
         state = node.get("content")
         if not isinstance(state, dict) or state.get("__loader__") != "DictNode":
             raise ValueError(f"{name} with a state that is no dictionary of attributes")
+        _drop_number(state)
 
 
 def _check_called(node: Any) -> None:
-    """Check types that are called as dictionaries are made: no network is, whose arguments a file would give.
+    """Refuse types of this package that skops would call to create the keys or default values of a dictionary.
 
-    Their numbers are dropped: by one that repeats, skops would take another part of the file for this one.
+    A file could otherwise create a network with arguments from the file.
     """
     for part in _nodes(node):
-        part.pop("__id__", None)
+        _drop_number(part)
         if _is_ours(name := _name(part)):
-            raise ValueError(f"{name} as a type of keys, or of what a dictionary makes by default")
+            raise ValueError(f"{name} as a type of keys, or of default values of a dictionary")
+
+
+def _drop_number(node: dict[str, Any]) -> None:
+    """Drop the number of a part, since skops replaces a part by an earlier one of the same number."""
+    node.pop("__id__", None)

@@ -8,7 +8,7 @@ import pandas as pd
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from skhep_nn.plotting.axes import figure_and_axes, legend_above
+from skhep_nn.plotting.axes import draw_members, figure_and_axes, legend_above
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -213,16 +213,7 @@ class HistoryDisplay:
         """Draw one kind of loss; return the handle of its mean, if there was anything to draw."""
         if self.history[column].isna().all():
             return []
-        members = self.history.groupby("member")
-        if members.ngroups > 1:
-            for _, rows in members:
-                self.ax_.plot(
-                    rows["epoch"],
-                    rows[column],
-                    color=options["color"],
-                    linewidth=0.7,
-                    alpha=0.45,
-                )
+        draw_members(self.ax_, self.history, "epoch", column, options["color"])
         mean = self.mean(column)
         return list(self.ax_.plot(mean.index, mean, **{"linewidth": 2.0, **options}))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from sklearn.utils import column_or_1d
 
-from skhep_nn.plotting.axes import figure_and_axes, import_matplotlib
+from skhep_nn.plotting.axes import figure_and_axes, import_matplotlib, names_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -133,13 +133,3 @@ def classes_of(
         raise ValueError(f"y has {len(labels)} labels for {len(images)} images")
     classes = np.unique(labels)
     return labels, classes, names_of(classes, class_names)
-
-
-def names_of(classes: Any, class_names: Sequence[str] | None) -> list[str]:
-    """Names of classes, one each."""
-    names = [str(label) for label in classes] if class_names is None else list(class_names)
-    if len(names) != len(classes):
-        raise ValueError(
-            f"got {len(names)} class_names for the {len(classes)} classes {list(classes)}"
-        )
-    return names

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from skhep_nn.plotting.axes import figure_and_axes, legend_above
+from skhep_nn.plotting.axes import draw_members, figure_and_axes, legend_above
 from skhep_nn.tuning.lr_range import LRRange, lr_range_test
 
 if TYPE_CHECKING:
@@ -125,16 +125,7 @@ class LRRangeDisplay:
         self.figure_, self.ax_ = figure_and_axes(ax)
         found, mean = self.result, self.result.mean
         options = {"color": "C0", "linewidth": 2.0, "label": "loss", "zorder": 3, **kwargs}
-        members = found.table.groupby("member")
-        if members.ngroups > 1:
-            for _, rows in members:
-                self.ax_.plot(
-                    rows["lr"],
-                    rows["smoothed_loss"],
-                    color=options["color"],
-                    linewidth=0.7,
-                    alpha=0.45,
-                )
+        draw_members(self.ax_, found.table, "lr", "smoothed_loss", options["color"])
         handles = self.ax_.plot(mean.index, mean, **options)
         self.ax_.set(
             xscale="log",

@@ -8,7 +8,12 @@ import numpy as np
 import pandas as pd
 
 from skhep_nn.metrics.sculpting import background_spectra
-from skhep_nn.plotting.axes import figure_and_axes, legend_above, positive_score
+from skhep_nn.plotting.axes import (
+    draw_histogram,
+    figure_and_axes,
+    legend_above,
+    positive_score,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -184,10 +189,9 @@ class MassSculptingDisplay:
             content, uncertainty = self.contents[index], self.uncertainties[index]
             colour = "black" if index == 0 else f"C{index - 1}"
             options = {"color": colour, "label": name, "linewidth": 1.5, **kwargs}
-            handles.append(self.ax_.stairs(content, self.bin_edges, **options))
-            low, high = np.maximum(content - uncertainty, 0), content + uncertainty
-            self.ax_.stairs(
-                high, self.bin_edges, baseline=low, fill=True, color=options["color"], alpha=0.2
+            band = np.maximum(content - uncertainty, 0), content + uncertainty
+            handles.append(
+                draw_histogram(self.ax_, self.bin_edges, content, band, band_alpha=0.2, **options)
             )
         self.ax_.set(
             xlabel=xlabel,

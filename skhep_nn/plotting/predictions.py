@@ -9,6 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skhep_nn.inspection.maps import feature_maps, network_and_image
 from skhep_nn.metrics.classification import check_answers
+from skhep_nn.plotting.axes import names_of
 from skhep_nn.plotting.image_grid import (
     add_colour_bar,
     channel_of,
@@ -16,7 +17,6 @@ from skhep_nn.plotting.image_grid import (
     colours_for,
     draw_image,
     grid_of_axes,
-    names_of,
 )
 
 if TYPE_CHECKING:

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from sklearn.utils import check_consistent_length, column_or_1d
 
-from skhep_nn.plotting.axes import figure_and_axes, legend_above, positive_score
+from skhep_nn.plotting.axes import (
+    draw_histogram,
+    figure_and_axes,
+    legend_above,
+    names_of,
+    positive_score,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -157,11 +163,7 @@ class ScoreDistributionDisplay:
                 "expected finite numbers"
             )
         classes = np.unique(labels)
-        names = [str(label) for label in classes] if class_names is None else list(class_names)
-        if len(names) != len(classes):
-            raise ValueError(
-                f"got {len(names)} class_names for the {len(classes)} classes {classes}"
-            )
+        names = names_of(classes, class_names)
         unit_range = (0.0, 1.0) if score.min() >= 0.0 and score.max() <= 1.0 else None
         edges = np.histogram_bin_edges(score, bins, range=unit_range)
         of_class = [labels == label for label in classes]
@@ -208,14 +210,9 @@ class ScoreDistributionDisplay:
         rows = zip(self.class_names, self.contents, self.uncertainties, strict=True)
         for index, (name, content, uncertainty) in enumerate(rows):
             options = {"color": f"C{index}", "label": name, "linewidth": 1.5, **kwargs}
-            handles.append(self.ax_.stairs(content, self.bin_edges, **options))
-            self.ax_.stairs(
-                content + uncertainty,
-                self.bin_edges,
-                baseline=content - uncertainty,
-                fill=True,
-                color=options["color"],
-                alpha=0.25,
+            band = content - uncertainty, content + uncertainty
+            handles.append(
+                draw_histogram(self.ax_, self.bin_edges, content, band, band_alpha=0.25, **options)
             )
         widths = np.diff(self.bin_edges)
         per_bin = f" / {widths[0]:.3g}" if np.allclose(widths, widths[0]) else " / bin"

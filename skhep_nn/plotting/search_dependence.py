@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
-from sklearn.utils.validation import check_is_fitted
 
-from skhep_nn.plotting._corner_plot import color_bar, corner_axes, histogram_edges, share_heights
-from skhep_nn.plotting.axes import import_matplotlib
+from skhep_nn.plotting.axes import import_matplotlib, search_results
 from skhep_nn.tuning.axes import SearchAxis, read_results
 from skhep_nn.tuning.surrogate import SearchModel, fit_search_model
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 _BEST: dict[str, Any] = {"color": "tab:red", "zorder": 4, "clip_on": False}
 _POINTS: dict[str, Any] = {"s": 6, "linewidths": 0, "zorder": 3}
+_N_BINS = 12
 
 
 class SearchSamplesDisplay:
@@ -82,7 +83,7 @@ class SearchSamplesDisplay:
         display : SearchSamplesDisplay
             The candidates, drawn.
         """
-        return cls.from_results(_results_of(search), **kwargs)
+        return cls.from_results(search_results(search), **kwargs)
 
     @classmethod
     def from_results(
@@ -140,7 +141,7 @@ class SearchSamplesDisplay:
         self : SearchSamplesDisplay
             The display, with `figure_` and `axes_`.
         """
-        self.figure_, self.axes_ = corner_axes(figure, self.axes)
+        self.figure_, self.axes_ = _corner_axes(figure, self.axes)
         best = int(self.table["score"].to_numpy().argmax())
         places = [axis.positions(self.table[axis.name].tolist()) for axis in self.axes]
         points = None
@@ -151,11 +152,11 @@ class SearchSamplesDisplay:
             ax.plot(places[column][best], places[row][best], "o", markersize=5, **_BEST)
         for k in range(len(self.axes)):
             ax = self.axes_[k, k]
-            ax.hist(places[k], histogram_edges(places[k]), color="C0", alpha=0.7)
+            ax.hist(places[k], _histogram_edges(places[k]), color="C0", alpha=0.7)
             ax.axvline(places[k][best], linewidth=1.2, **_BEST)
-        share_heights(self.axes_, "Candidates")
+        _share_heights(self.axes_, "Candidates")
         if points is not None:
-            color_bar(self.figure_, self.axes_, points, "Mean test score")
+            _color_bar(self.figure_, self.axes_, points, "Mean test score")
         return self
 
 
@@ -248,7 +249,7 @@ class SearchDependenceDisplay:
             The dependence, drawn.
         """
         model = fit_search_model(
-            _results_of(search), parameters=parameters, random_state=random_state
+            search_results(search), parameters=parameters, random_state=random_state
         )
         return cls.from_model(model, figure=figure, **kwargs)
 
@@ -316,7 +317,7 @@ class SearchDependenceDisplay:
         from matplotlib.ticker import MaxNLocator
 
         axes = [axis for name in self.single for axis in self.model.axes if axis.name == name]
-        self.figure_, self.axes_ = corner_axes(figure, axes)
+        self.figure_, self.axes_ = _corner_axes(figure, axes)
         table = self.model.table
         best = int(table["score"].to_numpy().argmax())
         places = [axis.positions(table[axis.name].tolist()) for axis in axes]
@@ -339,9 +340,9 @@ class SearchDependenceDisplay:
                 self.axes_[row, k].set_xlim(axis.limits)
             for column in range(k):
                 self.axes_[k, column].set_ylim(axis.limits)
-        share_heights(self.axes_, "Expected score")
+        _share_heights(self.axes_, "Expected score")
         if drawn is not None:
-            color_bar(self.figure_, self.axes_, drawn, "Expected score")
+            _color_bar(self.figure_, self.axes_, drawn, "Expected score")
         return self
 
     def _draw_curve(self, ax: Axes, axis: SearchAxis) -> None:
@@ -371,11 +372,75 @@ def _draw_map(
     return ax.pcolormesh(*coordinates, shading="nearest", vmin=levels[0], vmax=levels[-1], **others)
 
 
-def _results_of(search: Any) -> Mapping[str, Any]:
-    """Return the results of a fitted search."""
-    check_is_fitted(search)
-    if not hasattr(search, "cv_results_"):
-        msg = f"expected a fitted search such as ArchitectureSearch, got {type(search).__name__}"
-        raise TypeError(msg)
-    results: Mapping[str, Any] = search.cv_results_
-    return results
+def _corner_axes(
+    figure: Figure | None, axes: Sequence[SearchAxis]
+) -> tuple[Figure, NDArray[np.object_]]:
+    """Return axes for each parameter and, below the diagonal, for each pair; None above it."""
+    import_matplotlib()
+    import matplotlib.pyplot as plt
+
+    n = len(axes)
+    if figure is None:
+        figure = plt.figure(figsize=(1.0 + 1.7 * n, 1.0 + 1.6 * n), layout="constrained")
+    grid: Any = figure.subplots(n, n, squeeze=False)
+    for row, column in np.ndindex(n, n):
+        ax = grid[row, column]
+        if column > row:
+            ax.remove()
+            grid[row, column] = None
+            continue
+        _set_ticks(ax.xaxis, axes[column])
+        if row == n - 1:
+            ax.set_xlabel(axes[column].name)
+        else:
+            ax.tick_params(labelbottom=False)
+        if column < row:
+            _set_ticks(ax.yaxis, axes[row])
+        if column == 0 < row:
+            ax.set_ylabel(axes[row].name)
+        elif row > 0:
+            ax.tick_params(labelleft=False)
+    return figure, grid
+
+
+def _set_ticks(drawn: Any, axis: SearchAxis) -> None:
+    """Name the places along an axis that are not the values themselves."""
+    from matplotlib.ticker import MaxNLocator
+
+    ticks = axis.ticks()
+    if ticks is not None:
+        drawn.set_ticks(*ticks)
+        return
+    is_whole = all(isinstance(level, Integral) for level in axis.levels)
+    drawn.set_major_locator(MaxNLocator(3, integer=is_whole))
+
+
+def _share_heights(grid: NDArray[np.object_], label: str) -> None:
+    """Give all axes of the diagonal the same heights, which the first of them shows."""
+    diagonal = grid.diagonal()
+    ranges = [ax.get_ylim() for ax in diagonal]
+    for ax in diagonal:
+        ax.set_ylim(min(low for low, _ in ranges), max(high for _, high in ranges))
+    diagonal[0].set_ylabel(label)
+
+
+def _histogram_edges(places: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return edges of bins: one for each value if there are few, else a dozen."""
+    values = np.unique(places)
+    if len(values) > _N_BINS:
+        return np.linspace(values[0], values[-1], _N_BINS + 1)
+    half = 0.4 * (np.diff(values).min() if len(values) > 1 else 1.0)
+    return np.sort(np.concatenate([values - half, values + half]))
+
+
+def _color_bar(figure: Figure, grid: NDArray[np.object_], drawn: Any, label: str) -> None:
+    """Draw the colour bar into the empty corner."""
+    n = len(grid)
+    cells = grid[0, 0].get_gridspec()
+    host = figure.add_subplot(cells[0, (n + 1) // 2 :])
+    host.axis("off")
+    bar = figure.colorbar(
+        drawn, cax=host.inset_axes((0.05, 0.6, 0.9, 0.12)), orientation="horizontal"
+    )
+    bar.ax.locator_params(nbins=4)
+    bar.set_label(label)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import pandas as pd
-from sklearn.utils.validation import check_is_fitted
 
+from skhep_nn.plotting.axes import search_results
 from skhep_nn.plotting.heatmap import draw_heatmap
+from skhep_nn.tuning.axes import (
+    PARAM_PREFIX,
+    SearchAxis,
+    as_column,
+    is_given,
+    is_number,
+    text_of,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
-
-    BoolArray = NDArray[np.bool_]
-
-_PARAM = "param_"
 
 
 class SearchHeatmapDisplay:
@@ -118,19 +121,15 @@ class SearchHeatmapDisplay:
         ValueError
             As from :meth:`from_results`.
         """
-        check_is_fitted(search)
-        if not hasattr(search, "cv_results_"):
-            raise TypeError(
-                f"expected a fitted search such as GridSearchCV, got {type(search).__name__}"
-            )
+        results = search_results(search)
         if score is None:
             score = search.refit if isinstance(search.refit, str) else "score"
-            if f"mean_test_{score}" not in search.cv_results_:
+            if f"mean_test_{score}" not in results:
                 score = "score"
         scoring = getattr(search, "scoring", None)
         label = scoring if score == "score" and isinstance(scoring, str) else score
         return cls.from_results(
-            search.cv_results_, x=x, y=y, score=score, others=others, ax=ax, name=label, **kwargs
+            results, x=x, y=y, score=score, others=others, ax=ax, name=label, **kwargs
         )
 
     @classmethod
@@ -181,13 +180,15 @@ class SearchHeatmapDisplay:
         if others not in ("best", "mean"):
             raise ValueError(f"others={others!r} must be 'best' or 'mean'")
         results: dict[str, Any] = {str(key): values for key, values in cv_results.items()}
-        parameters = {key.removeprefix(_PARAM): key for key in results if key.startswith(_PARAM)}
+        parameters = {
+            key.removeprefix(PARAM_PREFIX): key for key in results if key.startswith(PARAM_PREFIX)
+        }
         short = _short_names(list(parameters))
         chosen = [_find(given, short) for given in (x, y)]
         if chosen[0] == chosen[1]:
             raise ValueError(f"x={x!r} and y={y!r} are the same parameter: name two")
         table = _tidy(results, score, {parameters[long]: name for long, name in short.items()})
-        have_both = np.logical_and(*(_given(results[parameters[long]]) for long in chosen))
+        have_both = np.logical_and(*(is_given(results[parameters[long]]) for long in chosen))
         if not have_both.any():
             raise ValueError(f"no candidate of the search has both {chosen[0]!r} and {chosen[1]!r}")
         column, row = (short[long] for long in chosen)
@@ -278,30 +279,17 @@ def _find(given: str, short: Mapping[str, str]) -> str:
     return found[0]
 
 
-def _given(column: Any) -> BoolArray:
-    """Which candidates have the parameter: in a list of grids, not all do."""
-    if isinstance(column, np.ma.MaskedArray):
-        return ~np.ma.getmaskarray(column)
-    # pandas writes masked values as NaN.
-    return np.array([not (isinstance(v, float) and np.isnan(v)) for v in column], dtype=bool)
-
-
 def _tidy(results: Mapping[str, Any], score: str, names: Mapping[str, str]) -> pd.DataFrame:
-    """Parameters, score and time of all candidates."""
+    """Return parameters, score and time of all candidates."""
     key = f"mean_test_{score}"
     if key not in results:
         known = [k.removeprefix("mean_test_") for k in results if k.startswith("mean_test_")]
         raise ValueError(f"score={score!r} is not in the results; choose one of {known}")
-    n_candidates = len(results[key])
     columns = {}
     for param, name in names.items():
-        values = results[param]
-        # Element by element: values may be lists, which an array would take apart.
-        objects = np.empty(n_candidates, dtype=object)
-        for index, (value, given) in enumerate(zip(values, _given(values), strict=True)):
-            objects[index] = value if given else None
-        columns[name] = pd.Series(objects).infer_objects()
-    nothing = np.full(n_candidates, np.nan)
+        values = zip(results[param], is_given(results[param]), strict=True)
+        columns[name] = as_column([value if given else None for value, given in values])
+    nothing = np.full(len(results[key]), np.nan)
     return pd.DataFrame(columns).assign(
         mean_score=np.asarray(results[key], dtype=float),
         std_score=np.asarray(results.get(f"std_test_{score}", nothing), dtype=float),
@@ -310,39 +298,26 @@ def _tidy(results: Mapping[str, Any], score: str, names: Mapping[str, str]) -> p
 
 
 def _cells(table: pd.DataFrame, x: str, y: str, others: str) -> pd.DataFrame:
-    """Best or mean score of each pair of values, without fits that have failed."""
-    columns, rows = (_Levels(table[name]) for name in (x, y))
+    """Return the best or mean score of each pair of values, without fits that have failed."""
+    (columns, column_of), (rows, row_of) = (_labels_and_places(table[name]) for name in (x, y))
     scores = table["mean_score"].to_numpy()
-    cells = np.full((len(rows.texts), len(columns.texts)), np.nan)
-    for place in np.ndindex(cells.shape):
-        own = scores[np.isfinite(scores) & (rows.at == place[0]) & (columns.at == place[1])]
+    cells = np.full((len(rows), len(columns)), np.nan)
+    for row, column in np.ndindex(cells.shape):
+        own = scores[np.isfinite(scores) & (row_of == row) & (column_of == column)]
         if own.size:
-            cells[place] = own.max() if others == "best" else own.mean()
-    return pd.DataFrame(
-        cells, index=pd.Index(rows.texts, name=y), columns=pd.Index(columns.texts, name=x)
-    )
+            cells[row, column] = own.max() if others == "best" else own.mean()
+    return pd.DataFrame(cells, index=pd.Index(rows, name=y), columns=pd.Index(columns, name=x))
 
 
-class _Levels:
-    """Values of a parameter as they stand along an axis, and the place of each candidate's."""
-
-    def __init__(self, values: pd.Series[Any]) -> None:
-        # By their texts, since values may be lists, which no set or index takes.
-        of_text = {_text(value): value for value in values}
-        texts = list(of_text)
-        if all(map(_is_number, of_text.values())):
-            texts.sort(key=of_text.__getitem__)
-        self.texts = texts
-        self.at = np.array([texts.index(_text(value)) for value in values])
+def _labels_and_places(values: pd.Series[Any]) -> tuple[list[str], NDArray[np.intp]]:
+    """Return the labels of a parameter's values along an axis, and the place of each candidate."""
+    axis = SearchAxis(str(values.name), values.tolist())
+    # Numbers stand in order, categories as the search lists them.
+    in_order = values if axis.scale == "category" else axis.levels
+    labels = list(dict.fromkeys(map(_label, in_order)))
+    return labels, np.array([labels.index(_label(value)) for value in values])
 
 
-def _text(value: Any) -> str:
-    """Write a value for an axis: objects as they show themselves."""
-    if isinstance(value, str):
-        return value
-    return f"{value:.6g}" if _is_number(value) else repr(value)
-
-
-def _is_number(value: Any) -> bool:
-    """Whether it has a place on an axis; True and False are names here."""
-    return isinstance(value, Real) and not isinstance(value, (bool, np.bool_))
+def _label(value: Any) -> str:
+    """Write a value for an axis; numbers that agree in six digits share a cell."""
+    return f"{value:.6g}" if is_number(value) else text_of(value)

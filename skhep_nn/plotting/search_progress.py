@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pandas as pd
 from scipy.stats import linregress
-from sklearn.utils.validation import check_is_fitted
 
-from skhep_nn.plotting.axes import figure_and_axes, legend_above
+from skhep_nn.plotting.axes import figure_and_axes, legend_above, search_results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,8 +65,7 @@ class SearchProgressDisplay:
         display : SearchProgressDisplay
             The progress, drawn.
         """
-        check_is_fitted(search)
-        return cls.from_results(search.cv_results_, **kwargs)
+        return cls.from_results(search_results(search), **kwargs)
 
     @classmethod
     def from_results(
@@ -201,8 +199,7 @@ class SearchSizeDisplay:
         display : SearchSizeDisplay
             The candidates, drawn.
         """
-        check_is_fitted(search)
-        return cls.from_results(search.cv_results_, **kwargs)
+        return cls.from_results(search_results(search), **kwargs)
 
     @classmethod
     def from_results(

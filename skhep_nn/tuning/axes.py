@@ -10,7 +10,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-__all__ = ["FEWEST_CANDIDATES", "Scale", "SearchAxis", "as_table", "read_results"]
+__all__ = [
+    "FEWEST_CANDIDATES",
+    "PARAM_PREFIX",
+    "Scale",
+    "SearchAxis",
+    "as_column",
+    "as_table",
+    "is_given",
+    "is_number",
+    "read_results",
+    "text_of",
+]
 
 Scale = Literal["linear", "log", "category"]
 Array = NDArray[np.float64]
@@ -18,7 +29,7 @@ Array = NDArray[np.float64]
 # Fewer candidates say nothing of where a score varies.
 FEWEST_CANDIDATES = 5
 
-_PARAM = "param_"
+PARAM_PREFIX = "param_"
 _SCALES = ("linear", "log", "category")
 
 
@@ -46,13 +57,13 @@ class SearchAxis:
     def __init__(self, name: str, values: Sequence[Any], scale: Scale | None = None) -> None:
         self.name = name
         self.scale: Scale = _scale_of(values) if scale is None else scale
-        of_text = {_text(value): value for value in values}
+        of_text = {text_of(value): value for value in values}
         self.levels: list[Any] = list(of_text.values())
         if self.scale == "category":
-            self.levels.sort(key=_text)
+            self.levels.sort(key=text_of)
             self._low, self._high = 0.0, float(len(self.levels) - 1)
             return
-        if not all(map(_is_number, self.levels)) or (self.scale == "log" and min(self.levels) < 0):
+        if not all(map(is_number, self.levels)) or (self.scale == "log" and min(self.levels) < 0):
             least = " of at least 0" if self.scale == "log" else ""
             msg = f"scale {scale!r} of {name!r} needs numbers{least}, got {self.levels[:5]}"
             raise ValueError(msg)
@@ -74,12 +85,12 @@ class SearchAxis:
     def positions(self, values: Sequence[Any]) -> Array:
         """Return where values lie: themselves, their decimal logarithms, or numbers of categories."""
         if self.scale == "category":
-            places = {_text(level): float(place) for place, level in enumerate(self.levels)}
-            unknown = [value for value in values if _text(value) not in places]
+            places = {text_of(level): float(place) for place, level in enumerate(self.levels)}
+            unknown = [value for value in values if text_of(value) not in places]
             if unknown:
                 msg = f"{self.name}={unknown[0]!r} was not tried; choose one of {self.levels}"
                 raise ValueError(msg)
-            return np.array([places[_text(value)] for value in values])
+            return np.array([places[text_of(value)] for value in values])
         numbers = np.array([float(value) for value in values])
         if self.scale == "linear":
             return numbers
@@ -93,8 +104,8 @@ class SearchAxis:
         A category that was not tried is none of those.
         """
         if self.scale == "category":
-            own = np.array([_text(value) for value in values], dtype=object)
-            names = np.array([_text(level) for level in self.levels], dtype=object)
+            own = np.array([text_of(value) for value in values], dtype=object)
+            names = np.array([text_of(level) for level in self.levels], dtype=object)
             return np.asarray(own[:, None] == names, dtype=float)
         places = self.positions(values)
         scaled: Array = (places[:, None] - self._low) / ((self._high - self._low) or 1.0)
@@ -116,7 +127,7 @@ class SearchAxis:
     def ticks(self) -> tuple[list[float], list[str]] | None:
         """Return places and names of ticks where numbers would not do: categories, zero on a log scale."""
         if self.scale == "category":
-            return list(range(len(self.levels))), [_text(level) for level in self.levels]
+            return list(range(len(self.levels))), [text_of(level) for level in self.levels]
         if self.scale == "linear":
             return None
         low = int(np.ceil(self._low - 1e-9))
@@ -141,7 +152,7 @@ def read_results(
 ) -> tuple[list[SearchAxis], pd.DataFrame]:
     """Return the axes of a search and a table of its candidates, less those whose fit has failed."""
     results = {str(key): values for key, values in cv_results.items()}
-    known = [key.removeprefix(_PARAM) for key in results if key.startswith(_PARAM)]
+    known = [key.removeprefix(PARAM_PREFIX) for key in results if key.startswith(PARAM_PREFIX)]
     scales = dict(scales or {})
     for given in [*(parameters or []), *scales]:
         if given not in known:
@@ -159,31 +170,33 @@ def read_results(
         )
     axes, columns = [], {}
     for name in known if parameters is None else parameters:
-        values = _given(name, results[_PARAM + name], usable)
+        values = _values_of(name, results[PARAM_PREFIX + name], usable)
         axis = SearchAxis(name, values, scales.get(name))
         if parameters is None and axis.is_constant:
             continue
         axes.append(axis)
-        columns[name] = _column(values)
+        columns[name] = as_column(values)
     if not axes:
         raise ValueError(f"no parameter of the search varies among {usable.sum()} candidates")
     return axes, pd.DataFrame(columns).assign(score=scores[usable])
 
 
-def _given(name: str, values: Any, usable: NDArray[np.bool_]) -> list[Any]:
-    """Return the values of a parameter in the usable candidates, each of which must have one."""
+def is_given(values: Any) -> NDArray[np.bool_]:
+    """Return which candidates have a value of a parameter; of several grids, not all do."""
     if isinstance(values, np.ma.MaskedArray):
-        missing = np.ma.getmaskarray(values)
-        values = values.data
-    else:
-        missing = np.array([isinstance(v, float) and np.isnan(v) for v in values], dtype=bool)
-    if (missing & usable).any():
-        msg = (
-            f"{int((missing & usable).sum())} candidates have no {name!r}; name the parameters that all "
-            "have in parameters="
-        )
+        return ~np.ma.getmaskarray(values)
+    # A table of pandas holds NaN where the array is masked.
+    return np.array([not (isinstance(v, float) and np.isnan(v)) for v in values], dtype=bool)
+
+
+def _values_of(name: str, values: Any, usable: NDArray[np.bool_]) -> list[Any]:
+    """Return the values of a parameter in the usable candidates; each of them must have one."""
+    missing = int((usable & ~is_given(values)).sum())
+    if missing:
+        msg = f"{missing} candidates have no {name!r}; name the parameters that all have in parameters="
         raise ValueError(msg)
-    return [value for value, use in zip(values, usable, strict=True) if use]
+    plain = values.data if isinstance(values, np.ma.MaskedArray) else values
+    return [value for value, use in zip(plain, usable, strict=True) if use]
 
 
 def as_table(candidates: Any, axes: Sequence[SearchAxis]) -> pd.DataFrame:
@@ -192,7 +205,7 @@ def as_table(candidates: Any, axes: Sequence[SearchAxis]) -> pd.DataFrame:
         candidates = [candidates] if isinstance(candidates, Mapping) else list(candidates)
         names = [axis.name for axis in axes]
         candidates = pd.DataFrame(
-            {n: _column([candidate.get(n) for candidate in candidates]) for n in names}
+            {n: as_column([candidate.get(n) for candidate in candidates]) for n in names}
         )
     missing = [a.name for a in axes if a.name not in candidates or candidates[a.name].isna().any()]
     if missing:
@@ -201,17 +214,14 @@ def as_table(candidates: Any, axes: Sequence[SearchAxis]) -> pd.DataFrame:
     return table
 
 
-def _column(values: Sequence[Any]) -> pd.Series[Any]:
-    """Return values as a column, element by element: lists, for one, are values too."""
-    objects = np.empty(len(values), dtype=object)
-    for index, value in enumerate(values):
-        objects[index] = value
-    return pd.Series(objects).infer_objects()
+def as_column(values: Sequence[Any]) -> pd.Series[Any]:
+    """Return values as a column, element by element: a value may itself be a list."""
+    return pd.Series(np.fromiter(values, dtype=object, count=len(values))).infer_objects()
 
 
 def _scale_of(values: Sequence[Any]) -> Scale:
     """Return the scale that the values lie on most evenly."""
-    if not all(map(_is_number, values)):
+    if not all(map(is_number, values)):
         return "category"
     numbers = np.unique([float(value) for value in values])
     positive = numbers[numbers > 0]
@@ -222,13 +232,13 @@ def _scale_of(values: Sequence[Any]) -> Scale:
     return "log" if over_decades and np.median(positive) < 0.2 * positive.max() else "linear"
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     """Whether it has a place on an axis; True and False are names here."""
     return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
     """Write a value as it shows itself."""
     if isinstance(value, str):
         return value
-    return repr(float(value)) if _is_number(value) else repr(value)
+    return repr(float(value)) if is_number(value) else repr(value)

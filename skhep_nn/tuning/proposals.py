@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import ParameterSampler
 
-from skhep_nn.tuning.axes import FEWEST_CANDIDATES
+from skhep_nn.tuning.axes import FEWEST_CANDIDATES, PARAM_PREFIX
 from skhep_nn.tuning.joint_fit import may_differ
-from skhep_nn.tuning.surrogate import SearchModel, fit_search_model
+from skhep_nn.tuning.surrogate import SearchModel, fit_search_model, with_expected_scores
 
 __all__ = ["METHODS", "Params", "Proposals", "proposals_of"]
 
@@ -106,8 +106,8 @@ class _GaussianProcess(Proposals):
         if len(tried) >= self.n_initial and usable.sum() >= FEWEST_CANDIDATES:
             model = self._model_of(tried, scores)
             if pending:
-                # So that those of one round, which are tried together, differ.
-                model = model._assuming(pending)
+                # Otherwise all candidates of one round, which are fitted together, would be alike.
+                model = with_expected_scores(model, pending)
             pool = list(islice(random, _N_POOL))
             for index in np.argsort(-model.expected_improvement(pool), kind="stable"):
                 yield pool[index]
@@ -119,7 +119,7 @@ class _GaussianProcess(Proposals):
         if model is None or n_tried != len(tried):
             names = list(tried[0])
             results: dict[str, Any] = {
-                f"param_{name}": _objects([params[name] for params in tried]) for name in names
+                PARAM_PREFIX + name: [params[name] for params in tried] for name in names
             }
             results["mean_test_score"] = scores
             seed = int(self.rng.randint(2**31 - 1))
@@ -219,11 +219,3 @@ def proposals_of(
 def _shape(params: Params) -> Params:
     """Return the parameters that candidates agree in which are trained stacked."""
     return {name: value for name, value in params.items() if not may_differ(name)}
-
-
-def _objects(values: Sequence[Any]) -> Any:
-    """Return values as an array of objects, which takes no list apart."""
-    array = np.empty(len(values), dtype=object)
-    for index, value in enumerate(values):
-        array[index] = value
-    return array

@@ -19,7 +19,7 @@ from sklearn.utils import check_random_state
 
 from skhep_nn.tuning.axes import FEWEST_CANDIDATES, Scale, SearchAxis, as_table, read_results
 
-__all__ = ["Optimum", "SearchModel", "fit_search_model"]
+__all__ = ["Optimum", "SearchModel", "fit_search_model", "with_expected_scores"]
 
 Array = NDArray[np.float64]
 
@@ -267,17 +267,6 @@ class SearchModel:
         }
         return pd.concat([own, pd.DataFrame(drawn)], ignore_index=True)
 
-    def _assuming(self, candidates: Any) -> SearchModel:
-        """Return the model as if candidates had been tried and shown what it expects of them."""
-        new = as_table(candidates, self.axes)
-        new = new.assign(score=self.predict(new)["mean"].to_numpy())
-        table = pd.concat([self.table, new], ignore_index=True)
-        unit = (self._mean, self._scale)
-        process = _fit_process(
-            self.axes, table, unit, self._process.kernel_, n_restarts=None, seed=self._seed
-        )
-        return SearchModel(self.axes, table, process, unit, self._seed)
-
     def _place(self, name: str) -> int:
         """Place of a parameter among the axes."""
         if name not in self.parameters:
@@ -364,6 +353,18 @@ def fit_search_model(
     kernel = signal + WhiteKernel(0.3, (1e-5, 3.0))
     process = _fit_process(axes, table, unit, kernel, n_restarts=n_restarts, seed=seed)
     return SearchModel(axes, table, process, unit, seed)
+
+
+def with_expected_scores(model: SearchModel, candidates: Any) -> SearchModel:
+    """Return the model as if candidates had been fitted and had reached their expected scores."""
+    new = as_table(candidates, model.axes)
+    new = new.assign(score=model.predict(new)["mean"].to_numpy())
+    table = pd.concat([model.table, new], ignore_index=True)
+    unit, seed = (model._mean, model._scale), model._seed
+    process = _fit_process(
+        model.axes, table, unit, model._process.kernel_, n_restarts=None, seed=seed
+    )
+    return SearchModel(model.axes, table, process, unit, seed)
 
 
 def _fit_process(

@@ -1,4 +1,4 @@
-"""Files made by other means than `save`: none of them has code executed or a module imported."""
+"""Files made by other means than `save` cannot run code, import a module or crash a prediction."""
 
 import importlib
 import inspect
@@ -9,10 +9,13 @@ import pkgutil
 import sys
 import zipfile
 
+import numpy as np
 import pytest
+from scipy import sparse
+from sklearn.svm import SVC
 
 import skhep_nn
-from skhep_nn import load
+from skhep_nn import load, save
 from skhep_nn.io.stored_types import FORMER, FORMER_TUPLES, STORED
 
 skops = pytest.importorskip("skops")
@@ -34,7 +37,7 @@ def listed(*content):
 
 
 def table(content, key=None):
-    """A dictionary whose keys are of a type, by default text."""
+    """A dictionary with keys of one type, by default text."""
     key = node("builtins", "str", "TypeNode") if key is None else key
     return node(
         "builtins", "dict", "DictNode", content=content, key_types=listed(*[key] * len(content))
@@ -42,7 +45,7 @@ def table(content, key=None):
 
 
 class Forger:
-    """Writes files, and knows whether loading one of them has executed the code in it."""
+    """Writes files, and checks that loading them neither runs the code in them nor imports a module."""
 
     def __init__(self, folder):
         self.path, self.made = folder / "model.skops", folder / "made_by_the_file"
@@ -64,7 +67,7 @@ class Forger:
         finally:
             assert not self.made.exists(), "code was executed"
             imported = set(sys.modules) - before
-            # How zipfile reads names, when it does so for the first time.
+            # zipfile imports this encoding when it reads its first archive.
             assert imported <= {"encodings.cp437"}, "a module was imported"
 
 
@@ -74,19 +77,19 @@ def forger(tmp_path):
 
 
 def state():
-    """Attributes that have skorch's net unpickle, and that stand in the way of methods of any object."""
+    """Attributes that would make skorch's net unpickle, or that hide methods of an object."""
     part = node("builtins", "bytes", "BytesNode", file="part.bin")
     names = ("__cuda_dependent_attributes__", "__dict__", "__class__", "__reduce__", "fit")
     return table({"device": text("cpu")} | dict.fromkeys(names, part))
 
 
 def everything():
-    """Every class and function of the package, under all names that it has there."""
+    """Yield every class and function of the package under all of its names there."""
     modules = [skhep_nn]
     for found in pkgutil.walk_packages(skhep_nn.__path__, "skhep_nn."):
         try:
             modules.append(importlib.import_module(found.name))
-        except ImportError:  # of an optional package
+        except ImportError:  # an optional package is missing
             continue
     for module in modules:
         for name, value in vars(module).items():
@@ -101,8 +104,8 @@ def may_be_made(module, name, loader):
     return STORED.get(FORMER.get(former, former)) == loader
 
 
-def test_nothing_of_the_package_is_made_but_what_is_listed(forger):
-    """Also what modules import, from other packages too, cannot be named as ours."""
+def test_only_listed_types_of_the_package_are_created(forger):
+    """Names that a module of the package imports from elsewhere cannot be used either."""
     made = set()
     n_refused = 0
     for module, name, value in list(everything()):
@@ -212,8 +215,8 @@ def test_forged_files_are_refused(description, forger):
             forger.load(description, **options)
 
 
-def test_a_number_that_repeats_does_not_bring_a_network_among_the_types_of_keys(forger):
-    """For skops, a part with the number of an earlier one is that one."""
+def test_repeated_number_does_not_turn_a_network_into_a_type_of_keys(forger):
+    """skops replaces a part by an earlier one of the same number."""
     network, harmless = {**NETWORK, "__id__": 5}, node("builtins", "str", "TypeNode", __id__=5)
     assert forger.load(listed(network, table({"a": text(1)}, harmless)))[1] == {"a": 1}
     keys = {**listed(harmless), "__id__": 6}
@@ -221,7 +224,43 @@ def test_a_number_that_repeats_does_not_bring_a_network_among_the_types_of_keys(
     assert forger.load(listed({**listed(network), "__id__": 6}, shared))[1] == {"a": 1}
 
 
-def test_what_contains_itself_is_refused(forger):
+def test_repeated_number_does_not_replace_the_state_of_an_object(forger):
+    other = {**listed(listed(text("depth"), text(7))), "__id__": 8}
+    ours = node(*OURS, "ObjectNode", content={**table({"depth": text(2)}), "__id__": 8})
+    assert forger.load(listed(other, ours))[1].depth == 2
+
+
+@pytest.mark.parametrize("base", [sparse.spmatrix, sparse.sparray])
+def test_sparse_matrices_under_an_abstract_name_are_refused(forger, tmp_path, base):
+    """skops trusts the abstract classes, and scipy does not check indices when it multiplies."""
+    matrix = sparse.csr_matrix(np.ones((1, 3)))
+    matrix.indices[:] = 10**9
+    sparse.save_npz(tmp_path / "matrix.npz", matrix)
+    forger.payload = (tmp_path / "matrix.npz").read_bytes()
+    options = {"type": "scipy", "file": "part.bin"}
+    forged = node(base.__module__, base.__name__, "SparseMatrixNode", **options)
+    with pytest.raises(ValueError, match="a sparse matrix of the abstract class scipy"):
+        forger.load(forged)
+    honest = node("scipy.sparse._csr", "csr_matrix", "SparseMatrixNode", **options)
+    with pytest.raises(ValueError, match="csr_matrix, which may run code or crash"):
+        forger.load(honest)
+
+
+def test_support_vector_machines_need_trust(tmp_path):
+    """libsvm reads arrays of a file without checks of their lengths."""
+    path = tmp_path / "model.skops"
+    X = np.eye(3)
+    model = SVC().fit(X, [0, 0, 1])
+    save(model, path)
+    with pytest.raises(
+        ValueError, match=r"sklearn\.svm\._classes\.SVC, which may run code or crash"
+    ):
+        load(path)
+    loaded = load(path, trusted=["sklearn.svm._classes.SVC"])
+    np.testing.assert_array_equal(loaded.predict(X), model.predict(X))
+
+
+def test_part_that_contains_itself_is_refused(forger):
     inner = {**listed(), "__id__": 3}
     with pytest.raises(ValueError, match="is damaged"):
         forger.load({**listed(inner), "__id__": 3})

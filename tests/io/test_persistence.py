@@ -267,7 +267,7 @@ def test_files_of_other_versions_and_damaged_ones(tmp_path):
     ):
         load(later)
     newer = rewritten(path, b'"protocol": ', b'"protocol": 9')
-    with pytest.raises(ValueError, match=r"of another version: .*skops"):
+    with pytest.raises(ValueError, match=r"from another version: .*skops"):
         load(newer)
     model = DenseNetClassifier(**FAST).fit(np.eye(40), np.arange(40) % 2)
     save(model, path)

@@ -11,12 +11,6 @@ from skhep_nn.inspection import block_reliance, bottleneck_outputs, bottleneck_r
 from skhep_nn.plotting import BottleneckOutputDisplay, RelianceDisplay
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture(scope="module")
 def fitted():
     rng = np.random.default_rng(0)

@@ -12,12 +12,6 @@ from skhep_nn import CartesianMomenta, DenseNetClassifier, DenseNetRegressor, ma
 from skhep_nn.plotting import EmbeddingDisplay
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture(scope="module")
 def table():
     rng = np.random.default_rng(0)

@@ -14,12 +14,6 @@ from skhep_nn.plotting import (
 from skhep_nn.plotting.heatmap import draw_heatmap
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture
 def importance():
     return pd.DataFrame(

@@ -1,19 +1,18 @@
+"""The display of a training history."""
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from skhep_nn import CosineRestarts, DenseNetClassifier, OneCycle
 from skhep_nn.plotting import HistoryDisplay
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 @pytest.fixture
@@ -97,3 +96,75 @@ def test_what_has_no_history():
     search = GridSearchCV(LogisticRegression(), {"C": [1.0]}, cv=2).fit(X, X[:, 0] > 9)
     with pytest.raises(TypeError, match="GridSearchCV has no history_: give the network"):
         HistoryDisplay.from_estimator(search)
+
+
+@pytest.fixture
+def three_members():
+    rng = np.random.default_rng(0)
+    rows = [(m, e, 1 / e + 0.1 * m, 1.2 / e, 0.001 * e) for m in range(3) for e in range(1, 6)]
+    table = pd.DataFrame(rows, columns=["member", "epoch", "train_loss", "valid_loss", "lr"])
+    return table.assign(momentum=0.9, seconds=rng.random(len(table)))
+
+
+def test_history_means_over_members(three_members):
+    display = HistoryDisplay(history=three_members)
+    assert_allclose(display.mean("train_loss"), 1 / np.arange(1, 6) + 0.1)
+    stopped = three_members[(three_members.member != 1) | (three_members.epoch < 4)]
+    assert list(HistoryDisplay(history=stopped).mean("valid_loss").index) == [1, 2, 3]
+
+
+def test_history_plot(three_members):
+    class Fitted(LogisticRegression):
+        history_ = three_members
+
+    display = HistoryDisplay.from_estimator(Fitted(), name="three members")
+    # Three thin and one thick line for each of the two losses.
+    widths = [line.get_linewidth() for line in display.ax_.get_lines()]
+    assert [width > 1 for width in widths] == 2 * [False, False, False, True]
+    assert legend_texts(display.ax_) == ["training", "validation", "learning rate"]
+    (rate,) = display.lr_ax_.get_lines()
+    assert_allclose(rate.get_ydata(), 0.001 * np.arange(1, 6))
+    assert display.figure_.get_suptitle() == "three members"
+
+
+def test_learning_rate_goes_on_after_a_member_stopped(three_members):
+    stopped = three_members[(three_members.member != 1) | (three_members.epoch < 4)]
+    display = HistoryDisplay(history=stopped).plot()
+    (rate,) = display.lr_ax_.get_lines()
+    assert_allclose(rate.get_xdata(), np.arange(1, 6))
+
+
+def test_history_without_validation_or_learning_rate(three_members):
+    single = three_members[three_members.member == 0].assign(valid_loss=np.nan)
+    display = HistoryDisplay(history=single).plot(show_lr=False, log_y=True, linewidth=3.0)
+    (line,) = display.ax_.get_lines()
+    assert line.get_linewidth() == 3.0
+    assert display.ax_.get_yscale() == "log"
+    assert display.lr_ax_ is None
+    assert legend_texts(display.ax_) == ["training"]
+    no_rate = HistoryDisplay(history=single.assign(lr=np.nan)).plot()
+    assert no_rate.lr_ax_ is None
+
+
+def test_history_of_a_network():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 3))
+    network = DenseNetClassifier(n_members=2, max_epochs=3, random_state=0)
+    pipeline = make_pipeline(StandardScaler(), network).fit(X, (X[:, 0] > 0).astype(int))
+    display = HistoryDisplay.from_estimator(pipeline)
+    assert len(display.mean("train_loss")) == 3
+    assert display.history is network.history_
+
+
+def test_history_with_missing_columns(three_members):
+    with pytest.raises(ValueError, match=r"lacks the columns \['lr'\]"):
+        HistoryDisplay(history=three_members.drop(columns="lr")).plot()
+    with pytest.raises(NotFittedError):
+        HistoryDisplay.from_estimator(LogisticRegression())
+
+
+def test_axes_without_figure(three_members):
+    _, ax = plt.subplots()
+    ax.remove()
+    with pytest.raises(ValueError, match="no figure"):
+        HistoryDisplay(history=three_members).plot(ax=ax)

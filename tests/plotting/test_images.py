@@ -26,12 +26,6 @@ from skhep_nn.plotting import (
 )
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture
 def showers():
     """Images of which the first pixel is the number of the image."""

@@ -9,12 +9,6 @@ from skhep_nn.plotting import LRRangeDisplay
 from skhep_nn.tuning.lr_range import LRRange
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture
 def result():
     lr = np.geomspace(1e-5, 1e-1, 5)

@@ -14,12 +14,6 @@ from skhep_nn.plotting import ReliabilityDisplay
 ONE_SIGMA = 0.6826894921
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture
 def calibrated():
     """Probabilities to be taken at their word, and labels."""

@@ -1,16 +1,9 @@
 import matplotlib.pyplot as plt
 import numpy as np
-import pytest
 from numpy.testing import assert_allclose
 
 from skhep_nn import Constant, CosineRestarts, OneCycle, ReduceOnPlateau
 from skhep_nn.plotting import ScheduleDisplay
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 def legend_texts(ax):

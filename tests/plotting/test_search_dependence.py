@@ -21,12 +21,6 @@ from skhep_nn.tuning import fit_search_model
 NAMES = ["depth", "decay", "activation"]
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture(scope="module")
 def results():
     rng = np.random.default_rng(0)

@@ -26,12 +26,6 @@ GRID = {
 }
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture(scope="module")
 def sample():
     X = np.random.default_rng(0).random((60, 2))
