@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 
 from skhep_nn.inputs.events import EventTransformer
 from skhep_nn.kinematics.momenta import Array, Momentum, MomentumColumns, Turn, find_complete
+from skhep_nn.utils.checks import is_count
 from skhep_nn.utils.public import public
 from skhep_nn.utils.random import random_numbers
 from skhep_nn.utils.stored_frames import PlainState, Rebuilds, each, one
@@ -108,7 +108,7 @@ class EventAugmenter(PlainState, EventTransformer):
     def _prepare(self, names: list[str]) -> list[Momentum]:
         """Fix the columns to turn and the views."""
         given: Any = self.n_orientations
-        if not isinstance(given, Integral) or given < 1:
+        if not is_count(given):
             raise ValueError(f"n_orientations must be an integer of at least 1, got {given!r}.")
         momenta = find_complete(names)
         self._columns = MomentumColumns.of(momenta)

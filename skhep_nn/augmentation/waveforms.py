@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from skhep_nn.inputs.images import chunks, floating
 from skhep_nn.inputs.waveforms import WaveformTransformer, baseline_window
+from skhep_nn.utils.checks import is_count
 from skhep_nn.utils.public import public
 from skhep_nn.utils.random import random_numbers
 from skhep_nn.utils.stored_frames import PlainState, Rebuilds, each
@@ -178,7 +179,7 @@ class WaveformAugmenter(PlainState, WaveformTransformer):
             if not isinstance(value, Real) or not 0 <= float(value) < np.inf:
                 raise ValueError(f"{name} must be a number of at least 0, got {value!r}.")
         n_shifts: Any = self.n_shifts
-        if not isinstance(n_shifts, Integral) or n_shifts < 1 or n_shifts % 2 == 0:
+        if not is_count(n_shifts) or n_shifts % 2 == 0:
             raise ValueError(f"n_shifts must be an odd number of at least 1, got {n_shifts!r}.")
 
     @property

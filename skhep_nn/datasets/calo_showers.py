@@ -12,6 +12,7 @@ from sklearn.utils import Bunch
 from skhep_nn.datasets._calo_particles import Arrivals, fly_to_calorimeter
 from skhep_nn.datasets._calo_profile import HALF_WINDOW, WINDOW, deposit_energy
 from skhep_nn.datasets._calo_readout import hit_times, interesting_towers, read_out
+from skhep_nn.utils.checks import is_count
 from skhep_nn.utils.random import as_generator
 
 __all__ = ["make_calo_showers"]
@@ -210,7 +211,7 @@ def _seed(column: Array, arrivals: Arrivals, reach: int) -> Array:
 
 def _check_number(n_samples: object) -> int:
     """Refuse what is not a number of images."""
-    if not isinstance(n_samples, Integral) or int(n_samples) < 1:
+    if not is_count(n_samples):
         raise ValueError(f"n_samples must be an integer of at least 1, got {n_samples!r}.")
     return int(n_samples)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from numbers import Integral, Real
+from numbers import Real
 from typing import overload
 
 import numpy as np
@@ -16,6 +16,7 @@ from skhep_nn.datasets._higgs_production import BACKGROUND, SIGNAL
 from skhep_nn.datasets._missing_mass import Seen, missing_mass
 from skhep_nn.datasets.higgsml import HIGGSML_FEATURES, HIGGSML_TOTALS
 from skhep_nn.kinematics import formulas as kinematics
+from skhep_nn.utils.checks import is_count
 from skhep_nn.utils.random import as_generator
 
 __all__ = ["derive_features", "make_higgs_events"]
@@ -288,7 +289,7 @@ def _weights(columns: Mapping[str, Array], part: Indices, is_signal: NDArray[np.
 
 def _check_parameters(n_samples: object, higgs_mass: object) -> None:
     """Refuse numbers that cannot be simulated."""
-    if not isinstance(n_samples, Integral) or int(n_samples) < 2:
+    if not is_count(n_samples, 2):
         raise ValueError(
             f"n_samples must be an integer of at least 2 (one event of each class), got "
             f"{n_samples!r}."

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import erf
 from sklearn.utils import Bunch
 
+from skhep_nn.utils.checks import is_count
 from skhep_nn.utils.random import as_generator
 
 __all__ = ["ION_SPLITS", "make_ion_tracks"]
@@ -199,7 +200,7 @@ def _check(
     n_samples: object, split: object, image_shape: object, pixel_size: object
 ) -> tuple[int, int]:
     """Refuse parameters that cannot be simulated; the shape as two numbers."""
-    if not isinstance(n_samples, Integral) or int(n_samples) < 1:
+    if not is_count(n_samples):
         raise ValueError(f"n_samples must be an integer of at least 1, got {n_samples!r}.")
     if split not in ION_SPLITS:
         raise ValueError(f"split must be one of {', '.join(map(repr, ION_SPLITS))}, got {split!r}.")

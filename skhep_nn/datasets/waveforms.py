@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from skhep_nn.datasets._waveform_signal import (
     light_of,
     width_of,
 )
+from skhep_nn.utils.checks import is_count
 from skhep_nn.utils.random import as_generator
 
 __all__ = ["SimulatedWaveforms", "XenonChamber", "make_waveforms"]
@@ -289,7 +290,7 @@ def _check(
 
 def _check_whole(name: str, value: object, least: int) -> int:
     """Check a whole number."""
-    if not isinstance(value, Integral) or int(value) < least:
+    if not is_count(value, least):
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
     return int(value)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,11 +25,13 @@ from skhep_nn.ensemble.prediction import (
     rows_of,
     weighted_mean,
 )
-from skhep_nn.kernels import cpu_forward
-from skhep_nn.kernels.gpu import DenseKernels, available, supports
 from skhep_nn.networks.stacks import operations_of, stack_networks
+from skhep_nn.utils.optional import kernels
 from skhep_nn.utils.public import public
 from skhep_nn.utils.torch_state import computable
+
+if TYPE_CHECKING:
+    from skhep_nn.kernels.gpu import DenseKernels
 
 __all__ = ["Ensemble"]
 
@@ -42,7 +44,7 @@ class _Runtime(NamedTuple):
 
     members: list[nn.Module]
     stack: nn.Module
-    kernels: DenseKernels | None
+    kernels: DenseKernels | None  # of a GPU
 
 
 @public("skhep_nn")
@@ -178,10 +180,11 @@ class Ensemble:
         """Return the ensemble on the device; built once."""
         if device not in self._runtime:
             members = [self.member(k).to(device) for k in range(len(self))]
-            stack: Any = stack_networks(members).to(device).requires_grad_(False).eval()
-            has_kernels = available(device) and supports(stack)
-            kernels = DenseKernels(stack) if has_kernels else None
-            self._runtime[device] = _Runtime(members, stack, kernels)
+            stack: Any = stack_networks(members, share=True).to(device).requires_grad_(False).eval()
+            gpu = kernels("gpu")
+            has_kernels = gpu is not None and gpu.available(device) and gpu.supports(stack)
+            fused = gpu.DenseKernels(stack) if has_kernels else None
+            self._runtime[device] = _Runtime(members, stack, fused)
         return self._runtime[device]
 
     def predict_members(
@@ -255,7 +258,8 @@ class Ensemble:
         runtime = self._ready(device)
         on_cpu = device.type == "cpu"
         plain = autocast is None and chunk_size is None
-        in_memory = on_cpu and plain and cpu_forward.supports(runtime.stack)
+        cpu_forward = kernels("cpu_forward") if on_cpu and plain else None
+        in_memory = cpu_forward is not None and cpu_forward.supports(runtime.stack)
         size = CPU_WIDTH
         if chunk_size or not in_memory:
             counted = getattr(runtime.members[0], "n_operations", None)

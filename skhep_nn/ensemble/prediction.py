@@ -6,17 +6,19 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skhep_nn.kernels.cpu_forward import evaluator
-from skhep_nn.kernels.gpu import DenseKernels
+from skhep_nn.utils.optional import kernels
 from skhep_nn.utils.parallel import n_groups, side_by_side
 from skhep_nn.utils.torch_state import tensor_of
+
+if TYPE_CHECKING:
+    from skhep_nn.kernels.gpu import DenseKernels
 
 __all__ = [
     "CPU_LANES",
@@ -254,7 +256,8 @@ def by_memory(
         Maps rows to predictions, (members, rows, n_outputs).
     """
     slices = [slice(k, k + _CPU_MEMBERS) for k in range(0, n_members, _CPU_MEMBERS)]
-    evaluators = [evaluator(stack, members, CPU_WIDTH) for members in slices]
+    make = kernels("cpu_forward").evaluator
+    evaluators = [make(stack, members, CPU_WIDTH) for members in slices]
 
     def predict(rows: Tensor) -> Tensor:
         if len(rows) != CPU_WIDTH:
@@ -265,13 +268,13 @@ def by_memory(
 
 
 def by_kernels(
-    kernels: DenseKernels, weights: NDArray[np.float64], link: str, views: Views | None
+    fused: DenseKernels, weights: NDArray[np.float64], link: str, views: Views | None
 ) -> Callable[[Tensor], Tensor]:
     """Return what predicts rows on a GPU in one launch, means over members and views included."""
-    on_device = torch.as_tensor(weights, dtype=torch.float32, device=kernels.flat.device)
+    on_device = torch.as_tensor(weights, dtype=torch.float32, device=fused.flat.device)
 
     def predict(rows: Tensor) -> Tensor:
         inputs = torch.stack(list(seen(rows.to(on_device.device), views)))
-        return kernels.predict(inputs.float(), on_device, link=link)
+        return fused.predict(inputs.float(), on_device, link=link)
 
     return predict

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
@@ -18,7 +17,6 @@ from sklearn.utils.metadata_routing import UNUSED, MetadataRouter, MethodMapping
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
-    _check_sample_weight,
     check_consistent_length,
     check_is_fitted,
     has_fit_parameter,
@@ -27,7 +25,9 @@ from sklearn.utils.validation import (
 
 from skhep_nn.augmentation.events import EventAugmenter
 from skhep_nn.inputs.events import as_pandas
+from skhep_nn.utils.checks import is_count
 from skhep_nn.utils.public import public
+from skhep_nn.utils.sklearn_private import check_sample_weight
 
 __all__ = ["AugmentedClassifier", "AugmentedRegressor", "inner_split", "warn_of_copies"]
 
@@ -109,7 +109,7 @@ class _Augmented(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
     def _n_parts(self) -> int:
         """Rows in training for one that was given."""
         given: Any = self.n_copies
-        if not isinstance(given, Integral) or given < 0:
+        if not is_count(given, 0):
             raise ValueError(f"n_copies must be an integer of at least 0, got {given!r}.")
         if not given and not self.include_original:
             raise ValueError("Nothing to train on: with n_copies=0, include_original must be True.")
@@ -144,7 +144,7 @@ class _Augmented(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         """Arguments for the estimator's `fit`, one value a row where given so."""
         takes_weights = has_fit_parameter(self.estimator, "sample_weight")
         if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, X) / n_parts
+            sample_weight = check_sample_weight(sample_weight, X) / n_parts
         if get_config()["enable_metadata_routing"]:
             routed = process_routing(self, "fit", sample_weight=sample_weight, **fit_params)
             params = dict(routed.estimator.fit)

@@ -16,7 +16,7 @@ from sklearn.base import (
     is_classifier,
 )
 from sklearn.utils import check_consistent_length
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from skhep_nn.ensemble.ensemble import Ensemble
@@ -34,6 +34,7 @@ from skhep_nn.training.sklearn_callbacks import (
 from skhep_nn.utils.checks import is_flag
 from skhep_nn.utils.folds import Fold, make_folds
 from skhep_nn.utils.random import seed_of
+from skhep_nn.utils.sklearn_private import check_sample_weight
 from skhep_nn.utils.stored_frames import PlainState, Rebuilds, frame
 from skhep_nn.utils.torch_state import half_precision, recording_gradients, threads_for
 
@@ -179,7 +180,7 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
             raise ValueError(msg)
         rows = self._encode_X(X, reset=True)
         check_consistent_length(rows, y)
-        weight = _check_sample_weight(sample_weight, rows, dtype=np.float64)
+        weight = check_sample_weight(sample_weight, rows, dtype=np.float64)
         return EncodedData(rows, extend(self._encode_y(y, weight)), weight)
 
     def _job(self, X: Any, data: EncodedData) -> Job:

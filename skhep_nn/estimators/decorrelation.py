@@ -12,14 +12,14 @@ from skhep_nn.estimators.tables import TableEstimator
 from skhep_nn.networks.losses import decorrelated
 from skhep_nn.preprocessing.moments import weighted_moments
 from skhep_nn.training.job import Job
-from skhep_nn.utils.checks import is_finite_number
+from skhep_nn.utils.checks import is_number
 
 __all__ = ["check_decorrelation", "with_mass"]
 
 
 def check_decorrelation(strength: Any, window: Any) -> None:
     """Raise ValueError for a strength or a range of the mass that is none."""
-    if not (is_finite_number(strength) and strength >= 0):
+    if not (is_number(strength) and strength >= 0):
         msg = f"decorrelation_strength={strength!r} must be a finite number of at least 0."
         raise ValueError(msg)
     if window is None:

@@ -20,7 +20,7 @@ from skhep_nn.networks.dense_layers import CategoricalColumn, embedding_size
 from skhep_nn.networks.split_dense import FeatureBlock, SplitDenseNet
 from skhep_nn.preprocessing.moments import weighted_moments
 from skhep_nn.training.job import Job
-from skhep_nn.utils.checks import is_integer
+from skhep_nn.utils.checks import is_count, is_integer
 from skhep_nn.utils.docstrings import with_common_parameters
 from skhep_nn.utils.public import public
 
@@ -35,7 +35,7 @@ class _DenseNetEstimator(TableEstimator, ABC):
         sizes = self.embedding_sizes
         is_auto = isinstance(sizes, str) and sizes == "auto"
         numbers = [] if is_auto else sizes.values() if isinstance(sizes, Mapping) else [sizes]
-        if not all(is_integer(size) and size >= 1 for size in numbers):
+        if not all(is_count(size) for size in numbers):
             msg = (
                 f"embedding_sizes={sizes!r} must be 'auto', an integer of at least 1, or a mapping "
                 "from columns of categorical_features to such integers."

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Integral
 from typing import Any
 
 import torch
 
 from skhep_nn.training.optimizers import OPTIMIZERS
-from skhep_nn.utils.checks import _is_count, _is_number, is_flag
+from skhep_nn.utils.checks import is_count, is_flag, is_number
 
 __all__ = ["PRECISIONS", "check_augmentation", "check_owners", "check_params", "check_searchable"]
 
@@ -28,19 +27,19 @@ def _is_device(value: Any) -> bool:
 
 _ANY_OF = "must be one of {} or a torch optimiser class"
 _CONSTRAINTS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "n_members": (_is_count, "must be an integer of at least 1"),
-    "batch_size": (_is_count, "must be an integer of at least 1"),
-    "max_epochs": (lambda v: v is None or _is_count(v), "must be an integer of at least 1 or None"),
-    "depth": (_is_count, "must be an integer of at least 1"),
-    "width": (lambda v: v == "auto" or _is_count(v), "must be 'auto' or an integer of at least 1"),
-    "growth_rate": (_is_number, "must be a number"),
-    "dropout": (lambda v: _is_number(v) and 0 <= v < 1, "must lie in [0, 1)"),
+    "n_members": (is_count, "must be an integer of at least 1"),
+    "batch_size": (is_count, "must be an integer of at least 1"),
+    "max_epochs": (lambda v: v is None or is_count(v), "must be an integer of at least 1 or None"),
+    "depth": (is_count, "must be an integer of at least 1"),
+    "width": (lambda v: v == "auto" or is_count(v), "must be 'auto' or an integer of at least 1"),
+    "growth_rate": (is_number, "must be a number"),
+    "dropout": (lambda v: is_number(v) and 0 <= v < 1, "must lie in [0, 1)"),
     "dense": (is_flag, "must be True or False"),
     "tta": (is_flag, "must be True or False"),
-    "weight_decay": (lambda v: _is_number(v) and v >= 0, "must be a number of at least 0"),
-    "validation_fraction": (lambda v: _is_number(v) and 0 < v < 1, "must lie between 0 and 1"),
+    "weight_decay": (lambda v: is_number(v) and v >= 0, "must be a number of at least 0"),
+    "validation_fraction": (lambda v: is_number(v) and 0 < v < 1, "must lie between 0 and 1"),
     "early_stopping": (
-        lambda v: is_flag(v) or (isinstance(v, Integral) and int(v) >= 0),
+        lambda v: is_flag(v) or (is_count(v, 0)),
         "must be a boolean or a number of passes",
     ),
     "monitor": (lambda v: v in ("loss", "accuracy"), "must be 'loss' or 'accuracy'"),

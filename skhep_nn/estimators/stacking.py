@@ -14,13 +14,9 @@ from sklearn.base import BaseEstimator, MetaEstimatorMixin, RegressorMixin, clon
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.model_selection import KFold, check_cv
 from sklearn.utils import Bunch, get_tags, indexable
-from sklearn.utils._indexing import _safe_indexing
 from sklearn.utils.metadata_routing import UNUSED, MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import (
-    _check_method_params,
-    _check_sample_weight,
-    _num_samples,
     check_consistent_length,
     check_is_fitted,
     has_fit_parameter,
@@ -29,6 +25,12 @@ from sklearn.utils.validation import (
 
 from skhep_nn.utils.public import public
 from skhep_nn.utils.random import seed_of
+from skhep_nn.utils.sklearn_private import (
+    check_method_params,
+    check_sample_weight,
+    num_samples,
+    safe_indexing,
+)
 
 __all__ = ["StackedPostRegressor"]
 
@@ -69,9 +71,9 @@ def _fit_and_read(
     """Fit a copy to some rows of inputs, targets and arguments, and read it on the others."""
     X, y, params = data
     train, test = split
-    own = _check_method_params(X, params, indices=train)
+    own = check_method_params(X, params, indices=train)
     return read(
-        clone(estimator).fit(_safe_indexing(X, train), y[train], **own), _safe_indexing(X, test)
+        clone(estimator).fit(safe_indexing(X, train), y[train], **own), safe_indexing(X, test)
     )
 
 
@@ -255,7 +257,7 @@ class StackedPostRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):  
     ) -> Bunch:
         """Arguments of the `fit` of both regressors."""
         if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, X)
+            sample_weight = check_sample_weight(sample_weight, X)
         if get_config()["enable_metadata_routing"]:
             routed = process_routing(self, "fit", sample_weight=sample_weight, **fit_params)
             return Bunch(**{name: dict(params.fit) for name, params in routed.items()})
@@ -282,7 +284,7 @@ class StackedPostRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):  
 
     def _predicted(self, estimator: Any, X: Any) -> Array:
         """Predictions of an estimator as columns."""
-        n_rows = _num_samples(X)
+        n_rows = num_samples(X)
         predicted = _columns(estimator.predict(X), n_rows, "The estimator")
         if self._aux_classes is None:
             return predicted
@@ -313,7 +315,7 @@ class StackedPostRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):  
         """Return what the post-regressor sees of the input; with y, fit a transformer first."""
         features = self.input_features
         if features is None:
-            return np.empty((_num_samples(X), 0))
+            return np.empty((num_samples(X), 0))
         if not hasattr(features, "transform"):
             return _total(X) if isinstance(features, str) else features(X)
         if y is not None:

@@ -16,7 +16,7 @@ from skhep_nn.metrics.weights import class_balanced_weights
 from skhep_nn.networks.losses import LOSSES
 from skhep_nn.preprocessing.moments import weighted_moments
 from skhep_nn.training.job import Target
-from skhep_nn.utils.checks import is_finite_number
+from skhep_nn.utils.checks import is_number
 
 __all__ = ["BaseNetworkClassifier", "BaseNetworkRegressor", "shares"]
 
@@ -56,7 +56,7 @@ class BaseNetworkClassifier(ClassifierMixin, BaseNetworkEstimator):  # type: ign
         if unknown:
             msg = f"class_weight names {sorted(unknown)}, but the classes are {self.classes_}."
             raise ValueError(msg)
-        if not all(is_finite_number(w) and w >= 0 for w in self.class_weight.values()):
+        if not all(is_number(w) and w >= 0 for w in self.class_weight.values()):
             raise ValueError(f"class_weight={self.class_weight} must be numbers of at least 0.")
         factors = np.array([self.class_weight.get(c, 1.0) for c in self.classes_.tolist()])
         factored: NDArray[np.float64] = weight * factors[codes]

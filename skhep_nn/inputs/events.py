@@ -12,12 +12,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils.validation import (
-    _check_feature_names_in,
-    check_array,
-    check_is_fitted,
-    validate_data,
-)
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+
+from skhep_nn.utils.sklearn_private import check_feature_names_in
 
 Names: TypeAlias = NDArray[np.object_]
 
@@ -153,7 +150,7 @@ class EventTransformer(TransformerMixin, BaseEstimator, abc.ABC):  # type: ignor
         check_is_fitted(self)
         if input_features is None and self.columns is not None:
             return np.asarray(list(self.columns), dtype=object)
-        names: Names = _check_feature_names_in(self, input_features)
+        names: Names = check_feature_names_in(self, input_features)
         return names
 
     def _names_out(self, names_in: Names) -> Names:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from skhep_nn.inputs.transformers import GridTransformer, Names
+from skhep_nn.utils.checks import is_count
 
 __all__ = [
     "ImageReader",
@@ -215,7 +215,7 @@ class ImageReader(abc.ABC):
         if self.image_shape is None:
             return None
         shape: tuple[Any, ...] = tuple(self.image_shape)
-        whole = all(isinstance(n, Integral) and int(n) >= 1 for n in shape)
+        whole = all(is_count(n) for n in shape)
         if len(shape) not in (2, 3) or not whole:
             raise ValueError(
                 f"image_shape must be (H, W) or (H, W, C), integers of at least 1, got "

@@ -9,11 +9,12 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from numbers import Integral
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from skhep_nn.utils.checks import is_count
 
 __all__ = ["ArrayChunks", "ChunkSource", "ReaderThreads", "ShuffledChunks", "even_bounds"]
 
@@ -323,7 +324,7 @@ class _Buffer(NamedTuple):
 
 def _positive(name: str, value: object) -> int:
     """Refuse what is not a number of rows."""
-    if not isinstance(value, Integral) or int(value) < 1:
+    if not is_count(value):
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
     return int(value)
 

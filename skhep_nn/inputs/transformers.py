@@ -10,7 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
+
+from skhep_nn.utils.sklearn_private import check_feature_names_in
 
 __all__ = ["GridTransformer", "Names"]
 
@@ -84,7 +86,7 @@ class GridTransformer(TransformerMixin, BaseEstimator, abc.ABC):  # type: ignore
         ndarray of str
         """
         check_is_fitted(self)
-        return self._names_out(_check_feature_names_in(self, input_features))
+        return self._names_out(check_feature_names_in(self, input_features))
 
     def _names_out(self, names_in: Names) -> Names:
         """Names of the columns that `transform` makes of those."""

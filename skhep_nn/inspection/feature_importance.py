@@ -16,7 +16,7 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from skhep_nn.inspection.feature_table import check_positive_weight, feature_table
 from skhep_nn.metrics.weights import class_balanced_weights
-from skhep_nn.utils.checks import is_integer
+from skhep_nn.utils.checks import is_count
 from skhep_nn.utils.folds import make_folds
 from skhep_nn.utils.random import random_numbers
 from skhep_nn.utils.validation import FloatArray, check_labels, check_vector
@@ -385,5 +385,5 @@ def _check_counts(**counts: Any) -> None:
     """Refuse numbers of things that are none."""
     for name, value in counts.items():
         is_left_out = value is None and name == "max_samples"
-        if not (is_left_out or (is_integer(value) and value >= 1)):
+        if not (is_left_out or (is_count(value))):
             raise ValueError(f"{name}={value!r} must be an integer of at least 1")

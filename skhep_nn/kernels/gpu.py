@@ -16,16 +16,14 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from skhep_nn.kernels.gpu_layout import DenseLayout, embeddings_of, layers_of, table_of
 from skhep_nn.networks.dense import DenseNet
 from skhep_nn.networks.member_layers import MemberDropout
 
-__all__ = ["DenseKernels", "Tiling", "Tilings", "adam_rates", "available", "supports"]
+__all__ = ["DenseKernels", "Tiling", "Tilings", "available", "supports"]
 
 Precision = Literal["ieee", "tf32x3", "tf32"]
 
@@ -105,30 +103,6 @@ def supports(network: nn.Module, loss: str | None = None) -> bool:
         and all(p.dtype == torch.float32 for p in network.parameters())
         and (loss is None or loss in _LOSSES)
     )
-
-
-def adam_rates(lr: ArrayLike, beta1: ArrayLike, beta2: float, n_done: int) -> NDArray[np.float32]:
-    """Return what `DenseKernels.reduce_adam` needs of Adam's rates, found in float64.
-
-    Parameters
-    ----------
-    lr, beta1 : array-like of shape (steps,)
-        Learning rate and beta1 of every step.
-    beta2 : float
-        Adam's other beta.
-    n_done : int
-        Steps done before these.
-
-    Returns
-    -------
-    ndarray of shape (steps, 4)
-        Bias-corrected step size, ``1 - beta1``, correction of the mean square, learning rate.
-    """
-    sizes, betas = np.asarray(lr, dtype=float), np.asarray(beta1, dtype=float)
-    count = n_done + 1 + np.arange(len(sizes))
-    columns = [sizes / (1 - betas**count), 1 - betas, 1 / (1 - beta2**count), sizes]
-    rates: NDArray[np.float32] = np.stack(columns, axis=1).astype(np.float32)
-    return rates
 
 
 class DenseKernels:
@@ -327,7 +301,7 @@ class DenseKernels:
         mean, square : Tensor of shape (n_parameters,)
             Adam's running moments, changed in place.
         rates : Tensor of shape (steps, 4)
-            What `adam_rates` returned.
+            What `skhep_nn.training.optimizers.adam_rates` returned.
         losses : Tensor of shape (steps, members)
             Row `position` receives the losses of the members.
         beta2, eps, weight_decay : float

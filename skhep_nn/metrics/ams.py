@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from skhep_nn.utils.checks import is_finite_number
+from skhep_nn.utils.checks import is_number
 from skhep_nn.utils.public import public
 from skhep_nn.utils.validation import BoolArray, FloatArray, check_events, check_mask, check_score
 
@@ -250,7 +250,7 @@ def _choose_cut(
     is_signal: BoolArray, score: FloatArray, weight: FloatArray, fraction: float, b_reg: float
 ) -> BestCut:
     """Rank the events of checked arrays by AMS and average the scores of the best."""
-    if not (is_finite_number(fraction) and 0 < fraction <= 1):
+    if not (is_number(fraction) and 0 < fraction <= 1):
         raise ValueError(f"fraction={fraction!r} must be a number in (0, 1]")
     curve, counts = _curve(is_signal, score, weight, b_reg)
     ams = np.where(np.isnan(curve.ams), -np.inf, curve.ams)
@@ -273,5 +273,5 @@ def _choose_cut(
 
 def check_b_reg(b_reg: float) -> None:
     """Refuse a regularisation that is negative or no number."""
-    if not (is_finite_number(b_reg) and b_reg >= 0):
+    if not (is_number(b_reg) and b_reg >= 0):
         raise ValueError(f"b_reg={b_reg!r} must be a finite number, zero or more")

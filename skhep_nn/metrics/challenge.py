@@ -15,7 +15,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from skhep_nn.metrics.ams import ams_score, best_cut, check_b_reg
 from skhep_nn.metrics.weights import class_totals, rescale_weights
-from skhep_nn.utils.checks import is_finite_number
+from skhep_nn.utils.checks import is_number
 from skhep_nn.utils.public import public
 from skhep_nn.utils.validation import BoolArray, FloatArray, check_events, check_mask, check_score
 
@@ -128,7 +128,7 @@ def mean_split_ams(
     10.724
     """
     is_signal, weight = check_events(y, sample_weight, pos_label)
-    if not is_finite_number(cut):
+    if not is_number(cut):
         raise ValueError(f"cut={cut!r} must be a finite number")
     labels = np.asarray(y)
     passed = check_score(score, len(weight)) >= cut
@@ -305,7 +305,7 @@ def make_ams_scorer(
     True
     """
     check_b_reg(b_reg)
-    if not (cut in ("best", "max") if isinstance(cut, str) else is_finite_number(cut)):
+    if not (cut in ("best", "max") if isinstance(cut, str) else is_number(cut)):
         raise ValueError(f"cut={cut!r} must be 'best', 'max' or a finite number")
     return make_scorer(
         ams_of_predictions,

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skhep_nn.metrics.correlation import distance_correlation
-from skhep_nn.utils.checks import is_finite_number
+from skhep_nn.utils.checks import is_number
 from skhep_nn.utils.validation import BoolArray, FloatArray, check_events, check_score
 
 __all__ = ["MassSculpting", "Spectra", "background_spectra", "mass_sculpting"]
@@ -185,7 +185,7 @@ def _edges(masses: FloatArray, bins: int | npt.ArrayLike) -> FloatArray:
 
 def _cut(score: FloatArray, weight: FloatArray, efficiency: float) -> float:
     """Score that lets the wanted share of the signal pass, or the least more that ties allow."""
-    if not (is_finite_number(efficiency) and 0 < efficiency < 1):
+    if not (is_number(efficiency) and 0 < efficiency < 1):
         raise ValueError(f"signal_efficiency={efficiency!r} must be a number between 0 and 1")
     order = np.argsort(score)[::-1]
     passed = np.cumsum(weight[order])

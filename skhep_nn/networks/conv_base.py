@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from skhep_nn.networks.conv_layers import Convolution, Dropout, linear
+from skhep_nn.utils.checks import is_count
 
 __all__ = ["ConvNet", "check_choice", "check_counts", "check_rates", "one_each", "planned"]
 
@@ -59,7 +59,7 @@ def one_each(name: str, value: Any, n: int, of: str) -> list[Any]:
 def check_counts(name: str, values: Sequence[Any], *, odd: bool = False) -> None:
     """Check whole numbers of at least one."""
     for value in values:
-        if not isinstance(value, Integral) or value < 1 or (odd and value % 2 == 0):
+        if not is_count(value) or (odd and value % 2 == 0):
             kind = "odd integers" if odd else "integers"
             raise ValueError(f"{name} must be {kind} of at least 1, got {value!r}.")
 

@@ -66,7 +66,7 @@ def _set_tensor(module: nn.Module, name: str, value: Tensor) -> None:
         owner._buffers[leaf] = value
 
 
-def stack_networks(networks: Sequence[nn.Module]) -> nn.Module:
+def stack_networks(networks: Sequence[nn.Module], *, share: bool = False) -> nn.Module:
     """Return one module that runs several networks of the same shape at once.
 
     Parameters
@@ -74,11 +74,14 @@ def stack_networks(networks: Sequence[nn.Module]) -> nn.Module:
     networks : sequence of nn.Module
         The members. Modules with ``stackable = True`` run by batched matrix products, others one
         after the other.
+    share : bool, default=False
+        Whether modules that run one after the other are used as they are, without a copy of their
+        parameters.
 
     Returns
     -------
     nn.Module
-        Maps ``(members, batch, ...)`` to ``(members, batch, outputs)``. It holds copies.
+        Maps ``(members, batch, ...)`` to ``(members, batch, outputs)``.
 
     Examples
     --------
@@ -89,7 +92,7 @@ def stack_networks(networks: Sequence[nn.Module]) -> nn.Module:
     torch.Size([5, 7, 1])
     """
     if not getattr(networks[0], "stackable", False):
-        return _Members([copy.deepcopy(network) for network in networks])
+        return _Members(networks if share else [copy.deepcopy(n) for n in networks])
     states = [network.state_dict() for network in networks]
     stacked = copy.deepcopy(networks[0])
     for name in states[0]:

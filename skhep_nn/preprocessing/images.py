@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skhep_nn.inputs.images import ImageTransformer, chunks, floating, precise
 from skhep_nn.inputs.transformers import Names
+from skhep_nn.utils.checks import is_count
 from skhep_nn.utils.public import public
 
 __all__ = ["ImageCropper", "ImageScaler"]
@@ -88,7 +89,7 @@ class ImageCropper(ImageTransformer):
         extent = values.shape[1:3]
         given: Any = self.size
         window = tuple(given) if np.iterable(given) else (given, given)
-        if len(window) != 2 or not all(isinstance(n, Integral) and int(n) >= 1 for n in window):
+        if len(window) != 2 or not all(is_count(n) for n in window):
             raise ValueError(f"size must be one or two integers of at least 1, got {given!r}.")
         if window[0] > extent[0] or window[1] > extent[1]:
             raise ValueError(
@@ -96,7 +97,7 @@ class ImageCropper(ImageTransformer):
                 f"{extent[0]} x {extent[1]}. Choose a smaller size."
             )
         blob: Any = self.blob_size
-        if not isinstance(blob, Integral) or int(blob) < 1:
+        if not is_count(blob):
             raise ValueError(f"blob_size must be an integer of at least 1, got {blob!r}.")
         self.window_shape_ = (*window, *self.image_shape_[2:])
         self._corner = self._place(extent)

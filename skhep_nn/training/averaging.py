@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
-from skhep_nn.utils.checks import is_flag
+from skhep_nn.utils.checks import is_count, is_flag
 from skhep_nn.utils.public import public
 
 __all__ = [
@@ -22,10 +22,6 @@ __all__ = [
     "StochasticWeightAveraging",
     "check_averaging",
 ]
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, Integral) and not is_flag(value) and int(value) >= 1
 
 
 @public("skhep_nn")
@@ -122,7 +118,7 @@ class StochasticWeightAveraging(BaseEstimator):  # type: ignore[misc]
         if not in_order:
             msg = f"start={start!r} must be an integer of at least 0 or a share below 1."
             raise ValueError(msg)
-        if self.renewal_period is not None and not _is_count(self.renewal_period):
+        if self.renewal_period is not None and not is_count(self.renewal_period):
             msg = (
                 f"renewal_period={self.renewal_period!r} must be an integer of at least 1 or None."
             )
@@ -153,7 +149,7 @@ class _Snapshots(BaseEstimator, ABC):  # type: ignore[misc]
         ValueError
             If a parameter is not what it should be.
         """
-        if not _is_count(self.n_snapshots):
+        if not is_count(self.n_snapshots):
             msg = f"n_snapshots={self.n_snapshots!r} must be an integer of at least 1."
             raise ValueError(msg)
         if self.weight_by_loss not in (True, False):

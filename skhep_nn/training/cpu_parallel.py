@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skhep_nn.kernels.cpu_step import DenseStep
 from skhep_nn.training.batches import TrainBatches, ValidBatches
 from skhep_nn.training.checkpoints import Scores
 from skhep_nn.training.optimizers import StepRates
 from skhep_nn.training.passes import EagerPass, Pass, Trainee
 from skhep_nn.training.schedules import Rates
 from skhep_nn.training.streamed_batches import AnyTrainBatches, AnyValidBatches
+from skhep_nn.utils.optional import kernels
 from skhep_nn.utils.parallel import n_groups, side_by_side
 
 __all__ = ["CpuPass"]
@@ -44,7 +44,9 @@ class _Group:
         self.members = members
         self.batches = batches
         self.generators = batches.generators[members]
-        self.dense = DenseStep(trainee.module, members, batches.width, trainee.loss)
+        self.dense = kernels("cpu_step").DenseStep(
+            trainee.module, members, batches.width, trainee.loss
+        )
         kind: Any = type(trainee.optimizer)
         group = trainee.optimizer.param_groups[0]
         settings = {
@@ -138,14 +140,16 @@ class CpuPass(Pass):
     @classmethod
     def serves(cls, trainee: Trainee, batches: AnyTrainBatches) -> bool:
         """Whether the gradients are written out, and no callback watches single batches."""
+        step = kernels("cpu_step")
         return (
-            isinstance(batches, TrainBatches)
+            step is not None
+            and isinstance(batches, TrainBatches)
             and trainee.device.type == "cpu"
             and not trainee.is_compiled
             and not trainee.is_watched
             and trainee.autocast is None
             and trainee.loss.penalty is None
-            and DenseStep.serves(trainee.module)
+            and step.DenseStep.serves(trainee.module)
             and type(trainee.optimizer) in _ELEMENTWISE
             and len(trainee.optimizer.param_groups) == 1
         )

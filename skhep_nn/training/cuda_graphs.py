@@ -17,15 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skhep_nn.kernels.gpu import DenseKernels, adam_rates, available, supports
 from skhep_nn.training.batches import Batch, TrainBatches
 from skhep_nn.training.checkpoints import Scores
 from skhep_nn.training.cuda_loader import rows_for
 from skhep_nn.training.member_hyperparameters import OwnSteps
-from skhep_nn.training.optimizers import StepRates
+from skhep_nn.training.optimizers import StepRates, adam_rates
 from skhep_nn.training.passes import EagerPass, Pass, Trainee
 from skhep_nn.training.schedules import Rates
 from skhep_nn.training.streamed_batches import AnyTrainBatches, AnyValidBatches
+from skhep_nn.utils.optional import kernels
 
 __all__ = ["FlatAdam", "GraphPass"]
 
@@ -167,7 +167,7 @@ class _Fused:
         self.n_captured = n_steps
         # Not the seeds themselves: augmentation draws by them, with the same kind of generator.
         seeds = [np.random.SeedSequence(g.initial_seed()) for g in trainee.generators]
-        self.kernels = DenseKernels(
+        self.kernels = kernels("gpu").DenseKernels(
             trainee.module,
             flat=adam.flat,
             loss=trainee.loss.name,
@@ -186,12 +186,14 @@ class _Fused:
     @staticmethod
     def serves(trainee: Trainee, n_steps: int) -> bool:
         """Whether the kernels run on the device, support network and loss, and pay for this many steps."""
+        gpu = kernels("gpu")
         return (
-            n_steps >= _WORTH_COMPILING
-            and available(trainee.device)
+            gpu is not None
+            and n_steps >= _WORTH_COMPILING
+            and gpu.available(trainee.device)
             and trainee.autocast is None
             and trainee.own_steps is None
-            and supports(trainee.module, trainee.loss.name)
+            and bool(gpu.supports(trainee.module, trainee.loss.name))
         )
 
     def step(self, gathered: Batch) -> None:

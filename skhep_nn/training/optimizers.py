@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 
 from skhep_nn.training.schedules import Rates
 
-__all__ = ["OPTIMIZERS", "HandedRates", "StepRates"]
+__all__ = ["OPTIMIZERS", "HandedRates", "StepRates", "adam_rates"]
 
 
 class StepRates(NamedTuple):
@@ -86,3 +88,27 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda params, **kwargs: torch.optim.SGD(params, momentum=0.9, **kwargs),
     "rmsprop": torch.optim.RMSprop,
 }
+
+
+def adam_rates(lr: ArrayLike, beta1: ArrayLike, beta2: float, n_done: int) -> NDArray[np.float32]:
+    """Return the factors of Adam's update for every step, computed in float64.
+
+    Parameters
+    ----------
+    lr, beta1 : array-like of shape (steps,)
+        Learning rate and beta1 of every step.
+    beta2 : float
+        Adam's other beta.
+    n_done : int
+        Steps done before these.
+
+    Returns
+    -------
+    ndarray of shape (steps, 4)
+        Bias-corrected step size, ``1 - beta1``, correction of the mean square, learning rate.
+    """
+    sizes, betas = np.asarray(lr, dtype=float), np.asarray(beta1, dtype=float)
+    count = n_done + 1 + np.arange(len(sizes))
+    columns = [sizes / (1 - betas**count), 1 - betas, 1 / (1 - beta2**count), sizes]
+    rates: NDArray[np.float32] = np.stack(columns, axis=1).astype(np.float32)
+    return rates

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from numbers import Integral
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
-from skhep_nn.utils.checks import is_finite_number
+from skhep_nn.utils.checks import is_count, is_number
 from skhep_nn.utils.public import public
 
 __all__ = ["Constant", "CosineRestarts", "CyclicLR", "OneCycle", "Rates", "ReduceOnPlateau"]
@@ -40,12 +39,8 @@ class Rates(NamedTuple):
 
 def _check_positive(**values: float) -> None:
     for name, value in values.items():
-        if not (is_finite_number(value) and value > 0):
+        if not (is_number(value) and value > 0):
             raise ValueError(f"{name}={value!r} must be a positive number.")
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, Integral) and int(value) >= 1
 
 
 class _Steps(NamedTuple):
@@ -298,7 +293,7 @@ class CosineRestarts(_Schedule):
         _check_positive(max_lr=self.max_lr)
         if not 0 <= self.final_lr <= self.max_lr:
             raise ValueError(f"final_lr={self.final_lr!r} must lie between 0 and max_lr.")
-        if self.cycle is not None and not _is_count(self.cycle):
+        if self.cycle is not None and not is_count(self.cycle):
             raise ValueError(f"cycle={self.cycle!r} must be an integer of at least 1 or None.")
         if not 1 <= self.growth < np.inf:
             raise ValueError(f"growth={self.growth!r} must be a number of at least 1.")
@@ -365,7 +360,7 @@ class CyclicLR(_Schedule):
         _check_positive(max_lr=self.max_lr)
         if not 0 <= self.min_lr <= self.max_lr:
             raise ValueError(f"min_lr={self.min_lr!r} must lie between 0 and max_lr.")
-        if not _is_count(self.cycle):
+        if not is_count(self.cycle):
             raise ValueError(f"cycle={self.cycle!r} must be an integer of at least 1.")
 
 
@@ -431,7 +426,7 @@ class ReduceOnPlateau(_Schedule):
         _check_positive(lr=self.lr)
         if not 0 < self.factor < 1:
             raise ValueError(f"factor={self.factor!r} must lie between 0 and 1.")
-        if not _is_count(self.patience):
+        if not is_count(self.patience):
             raise ValueError(f"patience={self.patience!r} must be an integer of at least 1.")
         if not 0 <= self.threshold < np.inf:
             raise ValueError(f"threshold={self.threshold!r} must be a number of at least 0.")

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.model_selection import ParameterSampler
-from sklearn.utils import _safe_indexing
 
 from skhep_nn.ensemble.ensemble import Ensemble
 from skhep_nn.estimators.base import (
@@ -29,6 +28,7 @@ from skhep_nn.training.member_hyperparameters import PROPORTIONAL, proportion
 from skhep_nn.training.schedules import Rates
 from skhep_nn.tuning.joint_fit import may_differ, train_together
 from skhep_nn.utils.folds import Fold, make_folds
+from skhep_nn.utils.sklearn_private import safe_indexing
 
 __all__ = [
     "Data",
@@ -218,7 +218,7 @@ class Trained(NamedTuple):
 
 def train_candidates(models: Sequence[Any], data: Data, rows: NDArray[np.int64]) -> list[Trained]:
     """Train all candidates on some rows, those of equal shape stacked."""
-    parts = (None if part is None else _safe_indexing(part, rows) for part in data)
+    parts = (None if part is None else safe_indexing(part, rows) for part in data)
     X, y, weight = parts
     trained: dict[int, Trained] = {}
     for stack in stacks_of(models):
@@ -242,7 +242,7 @@ def out_of_training(trained: Trained, X: Any, n_outputs: int, judge: Judge, rows
         msg = f"no row of the classes {missing} is left to train on; leave such rare classes out."
         raise ValueError(msg)
     if rows is not None:
-        predicted: Outputs = predict_outputs(model, _safe_indexing(X, rows)).astype(np.float64)
+        predicted: Outputs = predict_outputs(model, safe_indexing(X, rows)).astype(np.float64)
         return predicted
     if len(model.ensemble_) != model.n_members:
         msg = (
@@ -256,7 +256,7 @@ def out_of_training(trained: Trained, X: Any, n_outputs: int, judge: Judge, rows
         one = copy.copy(model)
         states = {name: value[k : k + 1] for name, value in ensemble.states.items()}
         one.ensemble_ = Ensemble(ensemble.network, ensemble.network_params, states)
-        predicted[fold.valid] = predict_outputs(one, _safe_indexing(X, fold.valid))
+        predicted[fold.valid] = predict_outputs(one, safe_indexing(X, fold.valid))
     return predicted
 
 

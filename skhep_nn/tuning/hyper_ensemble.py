@@ -19,7 +19,7 @@ from sklearn.base import (
 )
 from sklearn.model_selection import ParameterSampler
 from sklearn.utils import get_tags, indexable
-from sklearn.utils.validation import _num_samples, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from skhep_nn.ensemble.ensemble import Ensemble
 from skhep_nn.estimators.base import BaseNetworkEstimator
@@ -35,9 +35,10 @@ from skhep_nn.tuning.ensemble_selection import (
     select,
     train_candidates,
 )
-from skhep_nn.utils.checks import is_integer
+from skhep_nn.utils.checks import is_count
 from skhep_nn.utils.public import public
 from skhep_nn.utils.random import seed_of
+from skhep_nn.utils.sklearn_private import num_samples
 from skhep_nn.utils.stored_frames import PlainState, Rebuilds, frame
 
 __all__ = ["HyperEnsembleClassifier", "HyperEnsembleRegressor"]
@@ -96,7 +97,7 @@ class _HyperEnsemble(PlainState, MetaEstimatorMixin, BaseEstimator):  # type: ig
         seeds = np.random.SeedSequence(seed_of(self.random_state)).generate_state(2) >> 1
         drawing, splitting = seeds.tolist()
         if isinstance(sample_weight, Real):
-            sample_weight = np.full(_num_samples(X), float(sample_weight))
+            sample_weight = np.full(num_samples(X), float(sample_weight))
         data = Data(X, y, sample_weight)
         judge = Judge(self.estimator, data, self.validation_fraction, splitting)
         data = Data(*indexable(*data))
@@ -128,7 +129,7 @@ class _HyperEnsemble(PlainState, MetaEstimatorMixin, BaseEstimator):  # type: ig
             raise TypeError(msg)
         for name in ("n_candidates", "n_selected"):
             value = getattr(self, name)
-            if not is_integer(value) or value < 1:
+            if not is_count(value):
                 raise ValueError(f"{name}={value!r} must be an integer of at least 1.")
         fraction: Any = self.validation_fraction
         if fraction is None and model.n_members < 2:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, TypeVar
 import joblib
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.utils import _safe_indexing
 
 from skhep_nn.estimators.base import (
     BaseNetworkEstimator,
@@ -23,6 +22,7 @@ from skhep_nn.training.job import Job
 from skhep_nn.training.member_hyperparameters import MemberSettings, proportion
 from skhep_nn.training.run import DivergedError, result_of, train
 from skhep_nn.utils.folds import Fold
+from skhep_nn.utils.sklearn_private import safe_indexing
 from skhep_nn.utils.torch_state import recording_gradients
 
 __all__ = ["fit_together", "may_differ", "train_together"]
@@ -123,7 +123,7 @@ def train_together(
         parts: tuple[Any, ...] = (X, y, sample_weight)
         if rows is not None:
             own = np.asarray(rows[k])
-            parts = tuple(None if p is None else _safe_indexing(p, own) for p in parts)
+            parts = tuple(None if p is None else safe_indexing(p, own) for p in parts)
         jobs.append(_sharing(make_job(estimator, *parts), jobs))
     _check_jobs(estimators, jobs)
     factors = _factors(estimators, jobs[0])

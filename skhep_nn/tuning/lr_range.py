@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,12 +13,12 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import Pipeline
-from sklearn.utils.validation import _num_samples
 from skorch.callbacks import Callback
 
 from skhep_nn.estimators.base import BaseNetworkEstimator
 from skhep_nn.training.schedules import Rates
-from skhep_nn.utils.checks import is_finite_number
+from skhep_nn.utils.checks import is_count, is_number
+from skhep_nn.utils.sklearn_private import num_samples
 
 __all__ = ["LRRange", "lr_range_test"]
 
@@ -167,7 +166,7 @@ def lr_range_test(
     _check(min_lr, max_lr, n_steps, smoothing, divergence)
     network, X = _network_and_input(estimator, X, y)
     if n_steps is None:
-        n_rows = _num_samples(X) * (1 - 1 / n_members if n_members > 1 else 1)
+        n_rows = num_samples(X) * (1 - 1 / n_members if n_members > 1 else 1)
         n_steps = int(np.clip(np.ceil(n_rows / network.batch_size), _FEWEST_STEPS, _MOST_STEPS))
     lr = np.geomspace(min_lr, max_lr, n_steps)
     width = n_steps * min(smoothing / np.log10(max_lr / min_lr), _WIDEST)  # in steps
@@ -271,17 +270,17 @@ def _check(
     min_lr: float, max_lr: float, n_steps: int | None, smoothing: float, divergence: float
 ) -> None:
     """Check the parameters that the estimator does not know."""
-    if not (is_finite_number(min_lr) and is_finite_number(max_lr) and 0 < min_lr < max_lr):
+    if not (is_number(min_lr) and is_number(max_lr) and 0 < min_lr < max_lr):
         raise ValueError(
             f"min_lr={min_lr!r} and max_lr={max_lr!r} must be positive numbers, the first below the "
             "second."
         )
     steps: Any = n_steps
-    if steps is not None and not (isinstance(steps, Integral) and int(steps) >= 10):
+    if steps is not None and not (is_count(steps, 10)):
         raise ValueError(f"n_steps={n_steps!r} must be an integer of at least 10 or None.")
-    if not (is_finite_number(smoothing) and smoothing >= 0):
+    if not (is_number(smoothing) and smoothing >= 0):
         raise ValueError(f"smoothing={smoothing!r} must be a number of at least 0.")
-    if not (is_finite_number(divergence) and divergence > 0):
+    if not (is_number(divergence) and divergence > 0):
         raise ValueError(f"divergence={divergence!r} must be a positive number.")
 
 

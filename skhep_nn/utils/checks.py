@@ -1,34 +1,31 @@
-"""Checks of single values: flags, counts, numbers."""
+"""Checks of single values: flags, counts, numbers. True and False are no numbers here."""
 
 from __future__ import annotations
 
 from math import isfinite
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
-__all__ = ["is_flag", "is_integer"]
+__all__ = ["is_count", "is_flag", "is_integer", "is_number"]
 
 
 def is_flag(value: Any) -> bool:
-    """Whether a value is True or False, of Python or (from a grid of a search) of numpy."""
+    """Whether a value is True or False, as Python's or numpy's type (grids of a search hold numpy's)."""
     return isinstance(value, bool | np.bool_)
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, Integral) and not is_flag(value) and int(value) >= 1
+def is_integer(value: Any) -> TypeGuard[int]:
+    """Whether a value is an integer of any type."""
+    return isinstance(value, Integral) and not is_flag(value)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not is_flag(value) and bool(np.isfinite(float(value)))
+def is_count(value: Any, least: int = 1) -> TypeGuard[int]:
+    """Whether a value is an integer of at least `least`."""
+    return is_integer(value) and int(value) >= least
 
 
-def is_integer(value: Any) -> bool:
-    """Return whether a value is a whole number of any type; True and False are none."""
-    return isinstance(value, Integral) and not isinstance(value, bool | np.bool_)
-
-
-def is_finite_number(value: Any) -> bool:
-    """Whether a value is a real, finite number and no bool."""
-    return not isinstance(value, bool) and isinstance(value, Real) and isfinite(value)
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite real number."""
+    return isinstance(value, Real) and not is_flag(value) and isfinite(value)

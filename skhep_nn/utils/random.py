@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 from sklearn.utils import check_random_state
+
+from skhep_nn.utils.checks import is_count
 
 __all__ = ["as_generator", "random_numbers", "seed_of"]
 
@@ -33,7 +34,7 @@ def as_generator(random_state: object) -> np.random.Generator:
         return np.random.default_rng(random_state.randint(2**32, size=4, dtype=np.uint32))
     if random_state is None:
         return np.random.default_rng()
-    if isinstance(random_state, Integral) and int(random_state) >= 0:
+    if is_count(random_state, 0):
         return np.random.default_rng(int(random_state))
     raise ValueError(
         f"random_state must be None, an integer of at least 0, a numpy Generator or a numpy "

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from skhep_nn.ensemble import Ensemble, stack_networks
-from skhep_nn.networks import DenseNet
+from skhep_nn.networks import CaloCNN, DenseNet
 from skhep_nn.networks.stacks import stacked_state
 
 
@@ -161,3 +161,16 @@ def test_bad_weights(weights):
 def test_states_of_different_ensembles_are_refused():
     with pytest.raises(ValueError, match="do not belong together"):
         Ensemble(nn.Linear, {}, {"weight": np.zeros((2, 1, 3)), "bias": np.zeros((3, 1))})
+
+
+def test_members_that_run_one_after_the_other_are_held_once():
+    """A convolutional network is large: stack and single members share its parameters."""
+    params = {"image_shape": (8, 8, 1), "n_outputs": 1}
+    network = CaloCNN(**params)
+    states = {k: np.stack([v.numpy()] * 2) for k, v in network.state_dict().items()}
+    ensemble = Ensemble(CaloCNN, params, states)
+    before = ensemble.predict(np.ones((3, 8, 8, 1), dtype=np.float32))
+    runtime = ensemble._ready(torch.device("cpu"))
+    for alone, stacked in zip(runtime.members, runtime.stack.members, strict=True):
+        assert alone is stacked
+    np.testing.assert_array_equal(ensemble.predict(np.ones((3, 8, 8, 1), dtype=np.float32)), before)

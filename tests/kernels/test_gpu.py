@@ -19,9 +19,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from skhep_nn.ensemble import Ensemble, stack_networks
-from skhep_nn.kernels.gpu import DenseKernels, Tiling, Tilings, adam_rates, available, supports
+from skhep_nn.kernels.gpu import DenseKernels, Tiling, Tilings, available, supports
 from skhep_nn.networks import CategoricalColumn, DenseNet
 from skhep_nn.networks.member_layers import MemberDropout
+from skhep_nn.training.optimizers import adam_rates
 
 # Few rows and narrow blocks: every loop over tiles, blocks and steps goes round at least twice.
 SMALL = Tilings(*3 * [Tiling(rows=16, block=16, warps=4, stages=2)])

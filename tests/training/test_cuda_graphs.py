@@ -23,9 +23,9 @@ from skhep_nn import (
     make_higgs_events,
 )
 from skhep_nn.estimators import base as _base
-from skhep_nn.kernels.gpu import adam_rates
 from skhep_nn.training import cuda_graphs as _cuda
 from skhep_nn.training.cuda_graphs import FlatAdam, GraphPass
+from skhep_nn.training.optimizers import adam_rates
 from skhep_nn.training.passes import EagerPass
 
 cuda = pytest.mark.cuda

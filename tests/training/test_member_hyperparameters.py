@@ -14,12 +14,12 @@ from skhep_nn import (
     fit_together,
     make_higgs_events,
 )
-from skhep_nn.kernels.gpu import adam_rates
 from skhep_nn.networks.member_layers import MemberDropout
 from skhep_nn.training import cpu_parallel as _member_groups
 from skhep_nn.training import net as _training
 from skhep_nn.training.cuda_graphs import FlatAdam
 from skhep_nn.training.member_hyperparameters import MemberSettings, OwnSteps, proportion
+from skhep_nn.training.optimizers import adam_rates
 
 LR = [1e-2, 1e-3, 3e-3]
 DECAY = [0.0, 0.3, 0.01]
