@@ -16,7 +16,6 @@ from skhep_nn.inputs.waveforms import WaveformReader
 from skhep_nn.networks.losses import through_sigmoid
 from skhep_nn.networks.waveform import WaveformCNN
 from skhep_nn.training.job import Target
-from skhep_nn.utils.docstrings import with_common_parameters
 from skhep_nn.utils.public import public
 
 __all__ = ["WaveformClassifier", "WaveformRegressor"]
@@ -44,13 +43,58 @@ class _WaveformEstimator(WaveformReader, GridEstimator, ABC):
 
 
 @public("skhep_nn")
-@with_common_parameters
 class WaveformClassifier(_WaveformEstimator, BaseNetworkClassifier):
     """Ensemble of convolutional networks that classifies traces, such as one pulse and two.
 
     Parameters
     ----------
-    %(common)s
+    n_members : int, default=1
+        Number of networks. With more than one, member k is trained on all stratified folds except fold
+        k and validated on fold k, its checkpoint with the lowest validation loss is kept, and its
+        weight in the mean of the predictions is proportional to 1 / that loss.
+    augmentation : augmenter, default=None
+        For example `EventAugmenter()`: draws a new random copy of every row of every batch.
+    tta : bool, default=True
+        Test-time augmentation: predictions are the mean over the augmenter's fixed set of views.
+    schedule : schedule, default=None
+        Learning rate and momentum of every optimizer step; None is `OneCycle()`.
+    averaging : averaging, default=None
+        Which checkpoints are used for prediction: `StochasticWeightAveraging()` averages the weights of
+        every member, `SnapshotEnsemble()` and `FastGeometricEnsemble()` let several checkpoints of
+        every member predict together. None keeps the best epoch of each member.
+    optimizer : {"adam", "adamw", "sgd", "rmsprop"} or torch optimizer class, default="adam"
+        Optimizer of the network's parameters.
+    weight_decay : float, default=0.0
+        L2 penalty (decoupled for "adamw").
+    batch_size : int, default=256
+        Largest number of rows in a batch; the rows of an epoch are cut into batches of equal size.
+    max_epochs : int, default=None
+        Number of epochs. None is 15, or the number that makes 200 optimizer steps if the rows are few.
+    validation_fraction : float, default=0.1
+        Share of the rows held back for early stopping, with one member.
+    early_stopping : bool or int, default=False
+        Number of epochs without a lower validation loss after which a member stops; True means 10.
+        With one member this holds back `validation_fraction` of the rows.
+    class_weight : dict, "balanced" or None, default=None
+        Factors on the weights of each class; "balanced" scales the event weights so that all classes
+        have the same total, while their ratios inside a class stay (eq. 3 of arXiv:2002.01427).
+    device : str, default="auto"
+        "cpu", "cuda", "cuda:1", ...; "auto" is CUDA if it is available.
+    precision : {"auto", "float32", "bfloat16"}, default="auto"
+        Precision of the forward pass; "auto" is bfloat16 for convolutions on a device that has
+        instructions for it, float32 otherwise. Tables are always predicted in float32.
+    compile : {"auto", True, False}, default="auto"
+        Whether torch.compile makes the network faster, which takes half a minute. "auto" does not
+        compile; on CUDA it captures the training step as a graph, in less than a second.
+    callbacks : list of skorch callbacks, default=None
+        Any callback of skorch. They are copied: the copies that a fit has used are in
+        ``net_.callbacks_``. Regressors train on scaled targets, so callbacks see targets and
+        predictions in scaled units. Callbacks that look at single batches slow training down.
+        `schedule` overrules skorch's LRScheduler unless it is `Constant`.
+    random_state : int, RandomState instance or None, default=None
+        Seed of folds, initial parameters, order of the rows and augmentation.
+    verbose : int, default=0
+        1 shows skorch's table of epochs.
     preset : {"default", "school", "inception"}, default="default"
         Architecture, see `WaveformCNN`.
     channels : int or sequence of int, default=None
@@ -152,13 +196,55 @@ class WaveformClassifier(_WaveformEstimator, BaseNetworkClassifier):
 
 
 @public("skhep_nn")
-@with_common_parameters
 class WaveformRegressor(_WaveformEstimator, BaseNetworkRegressor):
     """Ensemble of convolutional networks that measures quantities on traces, such as times and energies.
 
     Parameters
     ----------
-    %(common)s
+    n_members : int, default=1
+        Number of networks. With more than one, member k is trained on all stratified folds except fold
+        k and validated on fold k, its checkpoint with the lowest validation loss is kept, and its
+        weight in the mean of the predictions is proportional to 1 / that loss.
+    augmentation : augmenter, default=None
+        For example `EventAugmenter()`: draws a new random copy of every row of every batch.
+    tta : bool, default=True
+        Test-time augmentation: predictions are the mean over the augmenter's fixed set of views.
+    schedule : schedule, default=None
+        Learning rate and momentum of every optimizer step; None is `OneCycle()`.
+    averaging : averaging, default=None
+        Which checkpoints are used for prediction: `StochasticWeightAveraging()` averages the weights of
+        every member, `SnapshotEnsemble()` and `FastGeometricEnsemble()` let several checkpoints of
+        every member predict together. None keeps the best epoch of each member.
+    optimizer : {"adam", "adamw", "sgd", "rmsprop"} or torch optimizer class, default="adam"
+        Optimizer of the network's parameters.
+    weight_decay : float, default=0.0
+        L2 penalty (decoupled for "adamw").
+    batch_size : int, default=256
+        Largest number of rows in a batch; the rows of an epoch are cut into batches of equal size.
+    max_epochs : int, default=None
+        Number of epochs. None is 15, or the number that makes 200 optimizer steps if the rows are few.
+    validation_fraction : float, default=0.1
+        Share of the rows held back for early stopping, with one member.
+    early_stopping : bool or int, default=False
+        Number of epochs without a lower validation loss after which a member stops; True means 10.
+        With one member this holds back `validation_fraction` of the rows.
+    device : str, default="auto"
+        "cpu", "cuda", "cuda:1", ...; "auto" is CUDA if it is available.
+    precision : {"auto", "float32", "bfloat16"}, default="auto"
+        Precision of the forward pass; "auto" is bfloat16 for convolutions on a device that has
+        instructions for it, float32 otherwise. Tables are always predicted in float32.
+    compile : {"auto", True, False}, default="auto"
+        Whether torch.compile makes the network faster, which takes half a minute. "auto" does not
+        compile; on CUDA it captures the training step as a graph, in less than a second.
+    callbacks : list of skorch callbacks, default=None
+        Any callback of skorch. They are copied: the copies that a fit has used are in
+        ``net_.callbacks_``. Regressors train on scaled targets, so callbacks see targets and
+        predictions in scaled units. Callbacks that look at single batches slow training down.
+        `schedule` overrules skorch's LRScheduler unless it is `Constant`.
+    random_state : int, RandomState instance or None, default=None
+        Seed of folds, initial parameters, order of the rows and augmentation.
+    verbose : int, default=0
+        1 shows skorch's table of epochs.
     preset : {"default", "school", "inception"}, default="default"
         Architecture, see `WaveformCNN`.
     channels : int or sequence of int, default=None

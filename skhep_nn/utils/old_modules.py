@@ -40,7 +40,6 @@ MOVED: dict[str, str] = {
     "skhep_nn._dense_layout": "skhep_nn.kernels.gpu_layout",
     "skhep_nn._dense_step": "skhep_nn.kernels.cpu_step",
     "skhep_nn._dense_triton": "skhep_nn.kernels.triton_kernels",
-    "skhep_nn._docs": "skhep_nn.utils.docstrings",
     "skhep_nn._drawing": "skhep_nn.plotting.axes",
     "skhep_nn._embedding_display": "skhep_nn.plotting.embedding",
     "skhep_nn._events": "skhep_nn.inputs.events",
