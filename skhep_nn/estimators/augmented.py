@@ -33,24 +33,24 @@ __all__ = ["AugmentedClassifier", "AugmentedRegressor", "inner_split", "warn_of_
 
 
 def _estimator_has(method: str) -> Callable[[Any], bool]:
-    """Whether the wrapped estimator, fitted or not, has a method; its own error says if not."""
+    """Return a check whether the wrapped estimator, fitted or not, has a method."""
     return lambda self: bool(getattr(getattr(self, "estimator_", self.estimator), method))
 
 
 def _rows(data: Any, rows: NDArray[np.intp]) -> Any:
-    """Pick rows of an array, a DataFrame or a Series."""
+    """Return rows of an array, a DataFrame or a Series."""
     return data.iloc[rows] if isinstance(data, pd.DataFrame | pd.Series) else np.asarray(data)[rows]
 
 
 def _has_rows(value: Any, n_rows: int) -> bool:
-    """Whether an argument of `fit` holds one value a row."""
+    """Return whether an argument of `fit` holds one value per row."""
     return not isinstance(value, str | dict) and hasattr(value, "__len__") and len(value) == n_rows
 
 
 class _Augmented(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
-    """What the classifier and the regressor share: fitting copies, and the mean over views."""
+    """Base of the classifier and the regressor: fits augmented copies, averages over views."""
 
-    # Weights are for the estimator inside, whose request alone decides on them.
+    # Only the request of the wrapped estimator decides whether it gets weights.
     __metadata_request__fit = {"sample_weight": UNUSED}  # noqa: RUF012 - scikit-learn's protocol
 
     def __init__(
@@ -76,15 +76,15 @@ class _Augmented(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : DataFrame or array of shape (n_samples, n_features)
-            Training data, as the augmenter takes them.
+            Training data in a form that the augmenter accepts.
         y : array of shape (n_samples,) or (n_samples, n_targets)
             Targets.
         sample_weight : array of shape (n_samples,), default=None
-            Weights of the rows, shared out evenly among the copies of a row. Negative ones are
-            left to the estimator to judge.
+            Weights of the rows, divided evenly among the copies of a row. Negative weights are
+            passed on unchecked; the estimator may refuse them.
         **fit_params : dict
-            Further arguments of the estimator's `fit`; those with one value a row are repeated
-            with the rows. With metadata routing enabled, the estimator has to request them.
+            Further arguments of the estimator's `fit`; an argument with one value per row is
+            repeated with the rows. With metadata routing enabled, the estimator has to request them.
 
         Returns
         -------
@@ -107,7 +107,7 @@ class _Augmented(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def _n_parts(self) -> int:
-        """Rows in training for one that was given."""
+        """Return how many rows are trained on for each given row."""
         given: Any = self.n_copies
         if not is_count(given, 0):
             raise ValueError(f"n_copies must be an integer of at least 0, got {given!r}.")
@@ -116,7 +116,7 @@ class _Augmented(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         return int(given) + bool(self.include_original)
 
     def _augmented(self, X: Any, n_rows: int) -> Any:
-        """Training data: the original rows if wanted, then the copies."""
+        """Return the training data: the original rows, if they are included, then the copies."""
         if not self.n_copies:
             return X
         repeated = _rows(X, np.tile(np.arange(n_rows), self.n_copies))
@@ -126,7 +126,7 @@ class _Augmented(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         return np.concatenate([np.asarray(part) for part in parts])
 
     def _new_augmenter(self) -> Any:
-        """Augmenter to fit, with seeds drawn from ours if we have one."""
+        """Return an unfitted augmenter, with seeds drawn from `random_state` if that is given."""
         augmenter = (
             EventAugmenter() if self.augmenter is None else clone(self.augmenter, safe=False)
         )
@@ -141,7 +141,7 @@ class _Augmented(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
     def _params(
         self, X: Any, sample_weight: Any, fit_params: dict[str, Any], n_parts: int
     ) -> dict[str, Any]:
-        """Arguments for the estimator's `fit`, one value a row where given so."""
+        """Return the arguments of the estimator's `fit` for the rows before augmentation."""
         takes_weights = has_fit_parameter(self.estimator, "sample_weight")
         if sample_weight is not None:
             sample_weight = check_sample_weight(sample_weight, X) / n_parts
@@ -159,12 +159,12 @@ class _Augmented(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
                     )
                 params["sample_weight"] = sample_weight
         if takes_weights and sample_weight is None and n_parts > 1:
-            # So that a regularised estimator weighs data against penalty as without copies.
+            # The balance between data and the penalty of a regularised estimator must not change.
             params["sample_weight"] = np.full(len(X), 1 / n_parts)
         return params
 
     def _read(self, X: Any, *, reset: bool = False) -> Any:
-        """Check names and number of the columns; what they hold is the augmenter's to judge."""
+        """Check names and number of the columns; the augmenter checks their values."""
         X = as_pandas(X)
         if isinstance(X, pd.DataFrame):
             return validate_data(self, X, reset=reset, skip_check_array=True)
@@ -173,12 +173,12 @@ class _Augmented(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         )
 
     def _read_y(self, y: Any) -> NDArray[Any]:
-        """Check the targets."""
+        """Return the checked targets."""
         several = bool(get_tags(self).target_tags.multi_output)
         return np.asarray(validate_data(self, y=y, multi_output=several))
 
     def _mean_over_views(self, method: str, X: Any) -> NDArray[Any]:
-        """Mean of a method of the estimator over the views of the data."""
+        """Return the mean of a method's results over the views of the data."""
         check_is_fitted(self)
         X = self._read(X)
         function = getattr(self.estimator_, method)
@@ -187,7 +187,7 @@ class _Augmented(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         return mean
 
     def get_metadata_routing(self) -> MetadataRouter:
-        """Where metadata go: those of `fit` to the estimator.
+        """Return the metadata routing: metadata of `fit` go to the estimator.
 
         Returns
         -------
@@ -216,29 +216,30 @@ class AugmentedClassifier(ClassifierMixin, _Augmented):  # type: ignore[misc]
     """Augmentation at training and at prediction around any classifier.
 
     Fits the classifier to augmented copies of the rows, and predicts the mean over a fixed set of
-    views of each row (test-time augmentation, section 3.4.3 of arXiv:2002.01427): of its
-    `predict_proba`, or its `decision_function` if it has no such, or its votes.
+    views of each row (test-time augmentation, section 3.4.3 of arXiv:2002.01427). The mean is over
+    the results of `predict_proba`, else of `decision_function`, else over votes.
 
     Parameters
     ----------
     estimator : classifier
-        Cloned before it is fitted. Its own `random_state` is its own affair.
+        Cloned before it is fitted. Its `random_state` is not changed.
     augmenter : augmenter, default=None
         Object with `fit`, `transform` (one random copy of every row) and `views` (iterator over
-        fixed versions of all rows). None is `EventAugmenter()`.
+        fixed versions of all rows). None: `EventAugmenter()`.
     n_copies : int, default=4
-        Augmented copies of every row to train on. With 0, augmentation acts in prediction only.
+        Number of augmented copies of every row in training. With 0, only predictions use the
+        augmenter.
     include_original : bool, default=True
-        Train on the rows as they came, too.
+        Whether to train on the original rows, too.
     tta : bool, default=True
-        Predict the mean over the augmenter's views; else predict once, from the rows as they are.
+        Whether to predict the mean over the augmenter's views; else predict the original rows once.
     random_state : int, RandomState instance or None, default=None
-        Seed given to the augmenter. None leaves the augmenter's own.
+        Source of the seed of the augmenter. None: the augmenter keeps its seed.
 
     Attributes
     ----------
     estimator_, augmenter_ : classifier, augmenter
-        The fitted ones.
+        Fitted clones.
     classes_ : ndarray of shape (n_classes,)
         Labels.
     n_features_in_, feature_names_in_ : int, ndarray of str
@@ -246,11 +247,12 @@ class AugmentedClassifier(ClassifierMixin, _Augmented):  # type: ignore[misc]
 
     Notes
     -----
-    Copies of a row are never told apart: what validates on some of the rows that it is fitted to (early
-    stopping, a search, calibration) is misled, and goes around this class instead. `fit` warns where it sees that.
+    The wrapped estimator does not see which rows are copies of the same event. If it sets some rows aside (for
+    early stopping, a search or calibration), copies of these rows remain in training, and the validation is too
+    good. Wrap this class in such an estimator instead. `fit` warns where it finds this.
 
-    Weights are divided by the number of copies, also the ones that ``sample_weight=None`` means, if
-    the estimator takes weights: their sum, and with it the meaning of a penalty, stays as it is
+    If the estimator takes weights, all weights are divided by the number of copies, also the weights of 1 that
+    ``sample_weight=None`` stands for. The sum of weights, and so the strength of a penalty, is the same as
     without augmentation.
 
     Examples
@@ -258,7 +260,7 @@ class AugmentedClassifier(ClassifierMixin, _Augmented):  # type: ignore[misc]
     >>> import numpy as np
     >>> import pandas as pd
     >>> from sklearn.ensemble import HistGradientBoostingClassifier
-    >>> from skhep_nn.augmented import AugmentedClassifier
+    >>> from skhep_nn import AugmentedClassifier
     >>> rng = np.random.default_rng(0)
     >>> X = pd.DataFrame(rng.normal(size=(500, 4)), columns=["e_px", "e_py", "nu_px", "nu_py"])
     >>> y = (X.e_px * X.nu_px + X.e_py * X.nu_py > 0).astype(int)
@@ -304,14 +306,14 @@ class AugmentedClassifier(ClassifierMixin, _Augmented):  # type: ignore[misc]
         return labels
 
     def _votes(self, X: Any) -> NDArray[Any]:
-        """Count the views that speak for each label."""
+        """Return for each label the number of views in which it is predicted."""
         views = self.augmenter_.views(self._read(X))
         votes = [self.estimator_.predict(view)[:, None] == self.classes_ for view in views]
         return np.asarray(np.sum(votes, axis=0))
 
     @available_if(_estimator_has("predict_proba"))  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any) -> NDArray[Any]:
-        """Predict probabilities, the mean over views.
+        """Return the probability of every class, averaged over views.
 
         Parameters
         ----------
@@ -327,7 +329,7 @@ class AugmentedClassifier(ClassifierMixin, _Augmented):  # type: ignore[misc]
 
     @available_if(_estimator_has("decision_function"))  # type: ignore[untyped-decorator]
     def decision_function(self, X: Any) -> NDArray[Any]:
-        """Scores of the labels, the mean over views.
+        """Return the scores of the labels, averaged over views.
 
         Parameters
         ----------
@@ -337,7 +339,7 @@ class AugmentedClassifier(ClassifierMixin, _Augmented):  # type: ignore[misc]
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_classes)
-            As the estimator gives them.
+            Scores in the shape that the estimator returns.
         """
         return self._mean_over_views("decision_function", X)
 
@@ -355,20 +357,20 @@ class AugmentedRegressor(RegressorMixin, _Augmented):  # type: ignore[misc]
     """Augmentation at training and at prediction around any regressor.
 
     Fits the regressor to augmented copies of the rows, and predicts the mean over a fixed set of
-    views of each row (test-time augmentation). The target has to be one that augmentation leaves
-    as it is: a mass or an energy, not a component of a momentum.
+    views of each row (test-time augmentation). Augmentation must not change the target: a mass or
+    an energy is suitable, a component of a momentum is not.
 
     Parameters
     ----------
     estimator : regressor
-        Cloned before it is fitted. Its own `random_state` is its own affair.
+        Cloned before it is fitted. Its `random_state` is not changed.
     augmenter, n_copies, include_original, tta, random_state
         As in `AugmentedClassifier`.
 
     Attributes
     ----------
     estimator_, augmenter_ : regressor, augmenter
-        The fitted ones.
+        Fitted clones.
     n_features_in_, feature_names_in_ : int, ndarray of str
         Number of the columns seen in `fit`, and their names where X had any.
 
@@ -377,7 +379,7 @@ class AugmentedRegressor(RegressorMixin, _Augmented):  # type: ignore[misc]
     >>> import numpy as np
     >>> import pandas as pd
     >>> from sklearn.ensemble import HistGradientBoostingRegressor
-    >>> from skhep_nn.augmented import AugmentedRegressor
+    >>> from skhep_nn import AugmentedRegressor
     >>> rng = np.random.default_rng(0)
     >>> X = pd.DataFrame(rng.normal(size=(500, 3)), columns=["e_px", "e_py", "e_pz"])
     >>> y = np.sqrt((X**2).sum(axis=1))
@@ -387,7 +389,7 @@ class AugmentedRegressor(RegressorMixin, _Augmented):  # type: ignore[misc]
     """
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """Predict targets, the mean over views.
+        """Predict targets, averaged over views.
 
         Parameters
         ----------
@@ -410,19 +412,19 @@ class AugmentedRegressor(RegressorMixin, _Augmented):  # type: ignore[misc]
         return tags
 
 
-# Above so many rows histogram-based gradient boosting stops early, unless told.
+# Number of rows above which early_stopping="auto" of histogram-based gradient boosting means True.
 _STOPS_EARLY_ABOVE = 10_000
 
 
 def inner_split(estimator: Any, n_rows: int) -> str | None:
-    """Return the parameter by which an estimator validates on rows that it is fitted to, None if it does not.
+    """Return the parameter that makes an estimator validate on a part of its training rows, else None.
 
     Parameters
     ----------
     estimator : estimator
-        Of any library that follows scikit-learn; of a Pipeline the last step.
+        Estimator of any library that follows scikit-learn. Of a Pipeline, the last step is examined.
     n_rows : int
-        Rows that it is to be fitted to.
+        Number of training rows.
     """
     last = estimator.steps[-1][1] if isinstance(estimator, Pipeline) else estimator
     params = last.get_params(deep=False) if hasattr(last, "get_params") else {}
@@ -435,18 +437,18 @@ def inner_split(estimator: Any, n_rows: int) -> str | None:
         return "oob_score"
     if params.get("n_members", 1) > 1:
         return "n_members"
-    # Gradient boosting that does not go by histograms.
+    # Gradient boosting without histograms has no early_stopping; n_iter_no_change turns it on.
     stops = "validation_fraction" in params and "early_stopping" not in params
     return "n_iter_no_change" if stops and params.get("n_iter_no_change") is not None else None
 
 
 def warn_of_copies(wrapper: str, estimator: Any, n_rows: int) -> None:
-    """Warn, where the fit of a wrapper was called, if copies of an event would be validated on others of it."""
+    """Warn the caller of a wrapper's `fit` if copies of one event end up in training and in validation."""
     name = inner_split(estimator, n_rows)
     if name is not None:
         warnings.warn(
             f"{type(estimator).__name__} sets aside some of the rows that it is fitted to ({name}), and copies of one "
-            f"event are on both sides: what it finds there is too good. Put {wrapper} inside of it, or turn that "
-            "off; a network of this package takes augmentation= itself.",
+            f"event are on both sides: its validation is too good. Put {wrapper} inside it, or turn {name} off; a "
+            "network of this package takes augmentation= itself.",
             stacklevel=3,
         )

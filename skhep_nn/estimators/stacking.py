@@ -1,4 +1,4 @@
-"""A second regressor behind a first one, for targets that only take a few values."""
+"""A second regressor on the predictions of a first one, for targets that take only a few values."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Array = NDArray[np.float64]
 
 
 def _total(X: Any) -> Array:
-    """Sum all values of each row or image."""
+    """Return the sum of all values of each row or image."""
     if hasattr(X, "tocsr"):
         return np.asarray(X.sum(axis=1), dtype=np.float64).ravel()
     values = np.asarray(X)
@@ -47,16 +47,17 @@ def _total(X: Any) -> Array:
 
 
 def _numbered(name: str, n: int) -> list[str]:
-    """Return a name, or numbered ones if there are several."""
+    """Return the names of `n` columns: one name, or numbered names if there are several columns."""
     return [name] if n == 1 else [f"{name} {k}" for k in range(n)]
 
 
 def _columns(values: Any, n_rows: int, source: str) -> Array:
-    """Return numbers of rows as columns."""
+    """Return one number or several numbers per row as an array of columns."""
     columns = np.asarray(values, dtype=np.float64)
     if columns.ndim not in (1, 2) or len(columns) != n_rows:
         msg = (
-            f"{source} must give a number or a few for each of {n_rows} rows, got {columns.shape}."
+            f"{source} must return one or several numbers for each of {n_rows} rows, got an array "
+            f"of shape {columns.shape}."
         )
         raise ValueError(msg)
     return columns.reshape(n_rows, -1)
@@ -68,7 +69,7 @@ def _fit_and_read(
     split: tuple[NDArray[np.intp], NDArray[np.intp]],
     read: Callable[[Any, Any], Array],
 ) -> Array:
-    """Fit a copy to some rows of inputs, targets and arguments, and read it on the others."""
+    """Fit a clone to the training rows of a split, and return its predictions for the test rows."""
     X, y, params = data
     train, test = split
     own = check_method_params(X, params, indices=train)
@@ -79,59 +80,62 @@ def _fit_and_read(
 
 @public("skhep_nn")
 class StackedPostRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):  # type: ignore[misc]
-    """Regressor on the predictions of another one and on simple sums of the input.
+    """Regressor on the predictions of another regressor and on simple sums of the input.
 
-    The second regressor, by default a random forest, is fitted to out-of-fold predictions of the
-    first, that is of copies that were not fitted to the row in question, as those it will meet for
-    new data; the first is then fitted to all rows.
+    The second regressor, by default a random forest, is fitted to out-of-fold predictions of the first:
+    each row is predicted by a clone that was not fitted to it, so that these predictions are like the
+    predictions of new data. The first regressor is then fitted to all rows.
 
     .. warning::
-        With a forest this gains where the true targets are a few values, as in calibration data of six
-        known energies: the forest learns those values and pulls every prediction to one of them. For
-        energies that training did not hold it gives the values that it knows, which is worse than no
-        forest at all. It measures which of the known values a row has; use it for such data only.
+        A forest helps where the true targets take only a few values, as in calibration data with six known
+        energies: the forest learns these values and moves every prediction to one of them. For energies that
+        are not in the training data it still returns the known values, which is worse than no forest at all.
+        Use it only to decide which of the known values a row has.
 
     Parameters
     ----------
     estimator : regressor
-        Such as `CaloCNNRegressor`, or any other, or a Pipeline that ends in one. Cloned before it is
-        fitted, unless `cv` is "prefit".
+        First regressor, such as `CaloCNNRegressor`, or a Pipeline that ends in a regressor. Cloned before it
+        is fitted, unless `cv` is "prefit".
     post_regressor : regressor, default=None
-        Cloned; None is ``RandomForestRegressor(criterion="absolute_error", max_depth=50)``.
+        Second regressor, which is cloned. None: ``RandomForestRegressor(criterion="absolute_error",
+        max_depth=50)``.
     input_features : "sum", callable, transformer or None, default="sum"
-        What the post-regressor sees of the input: the sum of all values of a row or image; what a
-        function of X or a transformer (cloned, and fitted to X and y) returns, one or a few numbers
-        a row; or nothing.
+        Features of the input for the post-regressor: the sum of all values of a row or image; the one or
+        several numbers per row that a function of X or a transformer (cloned, and fitted to X and y)
+        returns; or no features.
     feature_names : sequence of str, default=None
-        Names of the columns that `input_features` makes, for the report. None: those of its DataFrame
-        or of `get_feature_names_out`, else (numbered) that of the function or transformer.
+        Names of the columns of `input_features`, for `feature_importances_`. None: the columns of a DataFrame,
+        the result of `get_feature_names_out`, or the (numbered) name of the function or transformer.
     aux_features : bool, default=False
-        Whether the post-regressor also sees the estimator's `predict_aux_proba` (`CaloCNNRegressor`).
+        Whether the results of the estimator's `predict_aux_proba` (`CaloCNNRegressor`) are features of the
+        post-regressor, too.
     cv : int, cross-validation generator, iterable or "prefit", default=5
-        Folds for the out-of-fold predictions; a number is of shuffled folds. With "prefit", `estimator`
-        has been fitted, and the post-regressor is fitted to its predictions: of rows that it must not
-        have been fitted to. (`clone`, and so a search, drops what was fitted, unless the estimator is
-        in a `sklearn.frozen.FrozenEstimator`.)
+        Folds of the out-of-fold predictions; a number of folds means shuffled folds. With "prefit",
+        `estimator` is already fitted, and the post-regressor is fitted to its predictions for X, which must
+        not be the rows that `estimator` was fitted to. (`clone`, and so a search, removes the fitted state,
+        unless the estimator is wrapped in a `sklearn.frozen.FrozenEstimator`.)
     n_jobs : int, default=None
-        Processes for the folds.
+        Number of processes for the folds.
     random_state : int, RandomState instance or None, default=None
-        Seeds the shuffling of folds and the default post-regressor. That of `estimator` and of a given
-        `post_regressor` is their own affair.
+        Seed of the shuffled folds and of the default post-regressor. It does not seed `estimator` nor a given
+        `post_regressor`.
 
     Attributes
     ----------
     estimator_ : regressor
-        Fitted to all rows: its `predict` is the prediction without the post-regressor.
+        First regressor, fitted to all rows. Its `predict` returns the prediction without the
+        post-regressor.
     post_regressor_ : regressor
-        Fitted to the predictions.
+        Second regressor, fitted to the predictions.
     input_features_ : transformer or None
-        The fitted transformer, if `input_features` is one.
+        Fitted transformer, if `input_features` is a transformer.
     post_feature_names_ : ndarray of str
-        Names of what the post-regressor sees, predictions first.
+        Names of the features of the post-regressor, predictions first.
     feature_importances_ : Series
-        The post-regressor's importances by these names, if it knows any.
+        Importances of the post-regressor's features by name, if it provides importances.
     n_features_in_, feature_names_in_ : int, ndarray of str
-        As the estimator has them.
+        Attributes of `estimator_`.
 
     See Also
     --------
@@ -139,8 +143,8 @@ class StackedPostRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):  
 
     Notes
     -----
-    Without metadata routing, `sample_weight` is for both regressors, and every other argument of `fit`,
-    such as `aux_target`, for `estimator`. With it, both have to request what they are to have.
+    Without metadata routing, both regressors get `sample_weight`, and `estimator` gets every other argument of
+    `fit`, such as `aux_target`. With metadata routing, each regressor gets the arguments that it requests.
 
     Examples
     --------
@@ -158,7 +162,7 @@ class StackedPostRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):  
     ['prediction', 'sum']
     """
 
-    # Weights are for the regressors inside, whose requests alone decide on them.
+    # Only the requests of the two regressors decide whether they get weights.
     __metadata_request__fit = {"sample_weight": UNUSED}  # noqa: RUF012 - scikit-learn's protocol
 
     def __init__(
@@ -188,14 +192,14 @@ class StackedPostRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):  
         Parameters
         ----------
         X : array, DataFrame or sparse matrix of shape (n_samples, ...)
-            Whatever the estimator takes: rows of features, images, ...
+            Inputs of the estimator: rows of features, images, ...
         y : array-like of shape (n_samples,) or (n_samples, n_targets)
             Targets.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows.
         **fit_params : dict
-            Further arguments of the estimator's `fit`, split with the rows if they have one value a
-            row; without use where it has been fitted.
+            Further arguments of the estimator's `fit`; an argument with one value per row is split with
+            the rows. Not used with ``cv="prefit"``.
 
         Returns
         -------
@@ -204,7 +208,7 @@ class StackedPostRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):  
         Raises
         ------
         ValueError
-            If targets, parameters, weights or folds are not what they should be.
+            If targets, parameters, weights or folds are invalid.
         """
         self._check_params()
         self.input_features_: Any = None
@@ -237,7 +241,7 @@ class StackedPostRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):  
         return self
 
     def _check_params(self) -> None:
-        """Refuse what could not be used only after long fits."""
+        """Check parameters that would otherwise fail only after long fits."""
         if isinstance(self.cv, str) and self.cv != "prefit":
             raise ValueError(f"cv={self.cv!r} must be 'prefit', a number of folds or folds.")
         features = self.input_features
@@ -247,7 +251,7 @@ class StackedPostRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):  
             raise ValueError(f"input_features={features!r} must be {kinds}.")
 
     def _post_prototype(self, seed: int | None = None) -> Any:
-        """Post-regressor to clone."""
+        """Return the post-regressor to clone."""
         if self.post_regressor is not None:
             return self.post_regressor
         return RandomForestRegressor(criterion="absolute_error", max_depth=50, random_state=seed)
@@ -255,7 +259,7 @@ class StackedPostRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):  
     def _params(
         self, X: Any, sample_weight: Any, fit_params: dict[str, Any], to_fit: list[Any]
     ) -> Bunch:
-        """Arguments of the `fit` of both regressors."""
+        """Return the arguments of `fit` for both regressors."""
         if sample_weight is not None:
             sample_weight = check_sample_weight(sample_weight, X)
         if get_config()["enable_metadata_routing"]:
@@ -270,39 +274,39 @@ class StackedPostRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):  
         return Bunch(estimator=weights | fit_params, post_regressor=weights)
 
     def _classes(self) -> NDArray[Any] | None:
-        """Classes whose probabilities the post-regressor is to see."""
+        """Return the classes whose probabilities are features of the post-regressor, None without them."""
         if not self.aux_features:
             return None
         if not hasattr(self.estimator_, "predict_aux_proba"):
             name = type(self.estimator_).__name__
             msg = (
                 f"aux_features=True, but {name} has no predict_aux_proba: was there no aux_target? A "
-                "Pipeline hands none on: put its transformers before the StackedPostRegressor."
+                "Pipeline has no predict_aux_proba: put its transformers before the StackedPostRegressor."
             )
             raise ValueError(msg)
         return np.asarray(self.estimator_.aux_classes_)
 
     def _predicted(self, estimator: Any, X: Any) -> Array:
-        """Predictions of an estimator as columns."""
+        """Return the predictions of an estimator as columns."""
         n_rows = num_samples(X)
         predicted = _columns(estimator.predict(X), n_rows, "The estimator")
         if self._aux_classes is None:
             return predicted
-        # A fold may lack a class. The first column says no more than the others together.
+        # A fold may lack a class. The first column is left out: it follows from the others.
         probability = np.zeros((n_rows, len(self._aux_classes)))
         places = np.searchsorted(self._aux_classes, estimator.aux_classes_)
         probability[:, places] = estimator.predict_aux_proba(X)
         return np.hstack([predicted, probability[:, 1:]])
 
     def _out_of_fold(self, X: Any, y: NDArray[Any], params: dict[str, Any], seed: int) -> Array:
-        """Predictions for every row by a copy that was not fitted to it."""
+        """Return the prediction of every row by a clone that was not fitted to it."""
         cv = self.cv
         if isinstance(cv, Integral):
             cv = KFold(int(cv), shuffle=True, random_state=seed)
         splits = list(check_cv(cv, y).split(X, y))
         order = np.concatenate([test for _, test in splits])
         if not np.array_equal(np.sort(order), np.arange(len(y))):
-            msg = "The folds of cv must hold every row once, as those of KFold, not of ShuffleSplit, do."
+            msg = "The test folds of cv must hold every row once, as in KFold, unlike ShuffleSplit."
             raise ValueError(msg)
         parts = Parallel(n_jobs=self.n_jobs)(
             delayed(_fit_and_read)(self.estimator, (X, y, params), split, self._predicted)
@@ -312,7 +316,7 @@ class StackedPostRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):  
         return predicted
 
     def _inputs(self, X: Any, y: NDArray[Any] | None = None) -> Any:
-        """Return what the post-regressor sees of the input; with y, fit a transformer first."""
+        """Return the features of the input for the post-regressor; with y, fit a transformer first."""
         features = self.input_features
         if features is None:
             return np.empty((num_samples(X), 0))
@@ -323,18 +327,18 @@ class StackedPostRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):  
         return self.input_features_.transform(X)
 
     def _predicted_names(self, n: int) -> list[str]:
-        """Names of the columns that the estimator makes."""
+        """Return the names of the columns that `_predicted` returns."""
         classes = [] if self._aux_classes is None else self._aux_classes[1:].tolist()
         probabilities = [f"probability of {label}" for label in classes]
         return _numbered("prediction", n - len(classes)) + probabilities
 
     def _names(self, inputs: Any, n: int) -> list[str]:
-        """Names of the `n` columns of the input features."""
+        """Return the names of the `n` columns of the input features."""
         names, features = self.feature_names, self.input_features
         if names is not None:
             if isinstance(names, str) or len(names) != n:
                 raise ValueError(
-                    f"feature_names={names!r} must be {n} names, of the input features."
+                    f"feature_names={names!r} must be {n} names, one for each input feature."
                 )
             return list(names)
         if isinstance(inputs, pd.DataFrame):
@@ -350,7 +354,7 @@ class StackedPostRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):  
         Parameters
         ----------
         X : array, DataFrame or sparse matrix of shape (n_samples, ...)
-            As in `fit`.
+            Inputs, as in `fit`.
 
         Returns
         -------
@@ -364,14 +368,14 @@ class StackedPostRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):  
 
     @property
     def feature_importances_(self) -> pd.Series:
-        """Importances of the post-regressor by name."""
+        """Importances of the post-regressor's features by name."""
         check_is_fitted(self, "post_regressor_")
         values = self.post_regressor_.feature_importances_
         return pd.Series(values, self.post_feature_names_, name="importance")
 
     @property
     def n_features_in_(self) -> int:
-        """Number of features, as the estimator has it."""
+        """Number of features seen by the estimator."""
         check_is_fitted(self, "post_regressor_")
         return int(self.estimator_.n_features_in_)
 
@@ -382,7 +386,7 @@ class StackedPostRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):  
         return np.asarray(self.estimator_.feature_names_in_)
 
     def get_metadata_routing(self) -> MetadataRouter:
-        """Where metadata go: those of `fit` to the regressors that request them.
+        """Return the metadata routing: metadata of `fit` go to the regressors that request them.
 
         Returns
         -------

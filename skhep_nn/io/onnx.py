@@ -1,4 +1,4 @@
-"""Export of fitted networks, for prediction without Python."""
+"""Export of fitted networks as ONNX, for prediction without Python."""
 
 from __future__ import annotations
 
@@ -31,58 +31,58 @@ from skhep_nn.utils.optional import needs
 
 __all__ = ["to_onnx"]
 
-_N_EXAMPLES = 3  # rows that the networks are traced with; any number comes in later
-_EXACT = 1 << 24  # whole numbers that float32 tells apart
+_N_EXAMPLES = 3  # rows that the networks are traced with; the graph takes any number of rows
+_EXACT = 1 << 24  # float32 holds all whole numbers up to here exactly
 _WIDEST_TABLE = 1 << 20
 _MOST_BYTES = (1 << 31) - 1
-# torch's exporter is one for the process, and so is what `_plain_torch` changes for a while.
+# torch's exporter and the settings that `_plain_torch` changes are global to the process.
 _ALONE = threading.Lock()
 
 
 def to_onnx(estimator: Any, path: str | os.PathLike[str] | None = None) -> Any:
-    """Write a fitted network as ONNX: from physical units to the averaged prediction, in one graph.
+    """Export a fitted network as one ONNX graph, from physical units to the averaged prediction.
 
-    The graph holds all of the prediction: categories to codes, test-time views, standardisation, every member
-    with its weight, the link, and the units of the targets. ONNX Runtime runs it from C++, in the
-    frameworks of experiments for instance, or from Python.
+    The graph holds the whole prediction: codes of categories, test-time views, standardisation, every member with
+    its weight, the link function, and the units of the targets. ONNX Runtime runs it from C++, for instance in
+    the software of an experiment, or from Python.
 
     Parameters
     ----------
     estimator : network estimator or Pipeline
-        Fitted. A Pipeline may have :class:`~skhep_nn.CartesianMomenta` and :class:`~skhep_nn.EventAligner`
-        before the network, which become parts of the graph.
+        Fitted network. In a Pipeline, :class:`~skhep_nn.CartesianMomenta` and :class:`~skhep_nn.EventAligner`
+        may come before the network and become parts of the graph.
     path : path, default=None
-        File to write. None writes none.
+        File to write. None: no file is written.
 
     Returns
     -------
     onnx.ModelProto
-        Its input ``X`` is float32, of the columns, images or traces of `fit`, with any number of rows. Its outputs:
+        Graph with the float32 input ``X``: any number of rows, images or traces, as in `fit`. Its outputs are:
 
-        - of a classifier ``probabilities`` of shape (n_samples, n_classes), as `predict_proba`, float32;
-        - of a regressor ``prediction`` of shape (n_samples,) or (n_samples, n_targets), in the units of the
-          targets, float64, and ``aux_probabilities`` where it was fitted with an `aux_target`.
+        - for a classifier, ``probabilities`` of shape (n_samples, n_classes), as from `predict_proba`, float32;
+        - for a regressor, ``prediction`` of shape (n_samples,) or (n_samples, n_targets), in the units of the
+          targets, float64, and ``aux_probabilities`` if it was fitted with an `aux_target`.
 
-        The metadata tell names of the columns, classes and version, as JSON.
+        The metadata hold the names of the columns, the classes and the version, as JSON.
 
     Raises
     ------
     ImportError
         If onnx or onnxscript is not installed.
     FileNotFoundError
-        If there is no such folder.
+        If the folder does not exist.
     TypeError
-        If the estimator, or a step before it, cannot be written so.
+        If the estimator, or a step before it, cannot be exported.
     ValueError
-        If categories are none that float32 can hold: text, or whole numbers beyond 16,777,216. If the graph
-        takes more than 2 GiB.
+        If float32 cannot hold the categories: text, or whole numbers beyond 16,777,216. If the graph takes more
+        than 2 GiB.
 
     Notes
     -----
-    The graph computes in float32, whatever `precision` says, and agrees with an estimator that does so,
-    too, to about 1e-6. Where `predict` raises an error, it gives NaN: for samples that hold NaN, which
-    ``CartesianMomenta`` has not filled, or infinity. The numbers that stand for missing ones in a file, such as
-    -999, have to be made NaN before.
+    The graph computes in float32, whatever `precision` is, and agrees with an estimator in float32 to about 1e-6.
+    For samples with infinity, or with NaN that ``CartesianMomenta`` has not filled, `predict` raises an error,
+    while the graph returns NaN. Numbers that mark missing values in a file, such as -999, have to be replaced by
+    NaN before.
 
     Examples
     --------
@@ -116,7 +116,7 @@ def to_onnx(estimator: Any, path: str | os.PathLike[str] | None = None) -> Any:
 
 
 def _exported(module: _Prediction, row_shape: tuple[int, ...]) -> Any:
-    """Trace a module with a few rows."""
+    """Return the ONNX model of a module, traced with a few rows."""
     program: Any = torch.onnx.export(
         module,
         (torch.ones(_N_EXAMPLES, *row_shape),),
@@ -133,12 +133,12 @@ def _import_onnx() -> Any:
     with needs("onnx", "onnx"):
         import onnx
     with needs("onnxscript", "onnx"):
-        import onnxscript  # noqa: F401 # torch's exporter needs it, and says so less clearly
+        import onnxscript  # noqa: F401 # torch's exporter needs it, but its error message is less clear
     return onnx
 
 
 def _taken_apart(estimator: Any) -> tuple[list[Any], BaseNetworkEstimator]:
-    """Return the transformers and the network behind them, which must be of kinds that can be written."""
+    """Return the transformers and the network after them, which must be of types that can be exported."""
     steps = [estimator]
     if isinstance(estimator, Pipeline):
         steps = [step for _, step in estimator.steps if step not in (None, "passthrough")]
@@ -146,21 +146,21 @@ def _taken_apart(estimator: Any) -> tuple[list[Any], BaseNetworkEstimator]:
     strangers = [type(step).__name__ for step in before if type(step) not in _BEFORE]
     if strangers:
         msg = (
-            f"{', '.join(strangers)} cannot be written as ONNX. Export the step behind: "
-            "to_onnx(model[-1]), whose input is what model[:-1].transform gives."
+            f"{', '.join(strangers)} cannot be written as ONNX. Export the last step, "
+            "to_onnx(model[-1]), whose input is the output of model[:-1].transform."
         )
         raise TypeError(msg)
     if not isinstance(network, BaseNetworkEstimator):
         msg = (
-            f"estimator={type(network).__name__} must be a network of skhep_nn, such as DenseNetClassifier, or "
-            "one Pipeline that ends in such. Of a search take best_estimator_, of a hyper-ensemble each of models_."
+            f"estimator={type(network).__name__} must be a network of skhep_nn, such as DenseNetClassifier, or a "
+            "Pipeline that ends in one. Export best_estimator_ of a search, and each of models_ of a hyper-ensemble."
         )
         raise TypeError(msg)
     return before, network
 
 
 def _row_shape(first: Any) -> tuple[int, ...]:
-    """Shape of one sample that comes in, as the `fit` of the first step had it."""
+    """Return the shape of one sample of the input, as in the `fit` of the first step."""
     if isinstance(first, GridEstimator) and first._n_axes > 2:
         shape: tuple[int, ...] = getattr(first, "image_shape_", None) or first.trace_shape_
         return shape
@@ -168,7 +168,7 @@ def _row_shape(first: Any) -> tuple[int, ...]:
 
 
 class _Momenta(nn.Module):
-    """`CartesianMomenta` for tensors."""
+    """Module that computes `CartesianMomenta` on tensors."""
 
     def __init__(self, transformer: CartesianMomenta) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ class _Momenta(nn.Module):
         self.missing = transformer.missing
 
     def forward(self, X: Tensor) -> Tensor:
-        """Map rows to rows with Cartesian momenta, without NaN."""
+        """Return rows with Cartesian momenta, with NaN filled if `missing` is given."""
         made = self.layout.components(X, cartesian_from_cylindrical)
         columns = [made[entry] if entry[1] else X[:, entry[0]] for entry in self.layout.entries]
         out = torch.stack(columns, dim=1)
@@ -184,7 +184,7 @@ class _Momenta(nn.Module):
 
 
 class _Aligned(nn.Module):
-    """`EventAligner` for tensors."""
+    """Module that computes `EventAligner` on tensors."""
 
     def __init__(self, transformer: EventAligner) -> None:
         super().__init__()
@@ -193,7 +193,7 @@ class _Aligned(nn.Module):
         self.register_buffer("kept", torch.as_tensor(transformer._kept))
 
     def forward(self, X: Tensor) -> Tensor:
-        """Map rows to rows of one orientation, without the column that is now constant."""
+        """Return rows turned to a common orientation, without the columns that become constant."""
         if not self.objects:
             return X
         turn = Turn.aligning(X, *self.objects)
@@ -208,7 +208,7 @@ _BEFORE: dict[type, Callable[[Any], nn.Module]] = {
 
 
 class _Codes(nn.Module):
-    """Categories to the codes that the network looks up."""
+    """Module that replaces categories by their codes, which the embeddings look up."""
 
     def __init__(self, categories: dict[int, Any]) -> None:
         super().__init__()
@@ -219,7 +219,7 @@ class _Codes(nn.Module):
             self.register_buffer(f"table_{column}", _table_of(numbers))
 
     def forward(self, X: Tensor) -> Tensor:
-        """Map rows to rows with codes; -1 is a category unseen at fit."""
+        """Return rows with codes; the code of a category unseen at fit is -1."""
         out = list(X.unbind(1))
         for column in self.columns:
             known, table = (self.get_buffer(f"{name}_{column}") for name in ("known", "table"))
@@ -237,26 +237,27 @@ class _Codes(nn.Module):
 
 
 def _numbers_of(column: int, categories: Any) -> NDArray[np.float64]:
-    """Return categories as numbers, which float32 has to hold as they are."""
+    """Return categories as numbers, after a check that float32 holds them exactly."""
     some = list(categories)[:3]
     if any(isinstance(category, str) for category in categories):
         msg = (
             f"The categories of column {column} are {some}: ONNX takes rows of numbers. Turn text into numbers "
-            "before the fit, with OrdinalEncoder for instance."
+            "before the fit, for instance with OrdinalEncoder."
         )
         raise ValueError(msg)
     numbers: NDArray[np.float64] = np.asarray(categories).astype(np.float64)
     held = numbers.astype(np.float32)
     if np.any(np.abs(numbers) > _EXACT) or np.any(held != numbers) or len(set(held)) < len(held):
-        msg = f"float32 cannot hold the categories of column {column}, {some}; number them anew."
+        msg = f"float32 cannot hold the categories of column {column}, {some}; renumber them from 0 on."
         raise ValueError(msg)
     return numbers
 
 
 def _table_of(numbers: NDArray[np.float64]) -> Tensor:
-    """Return the code of every whole number from the least on; none if they are too far apart for a table.
+    """Return a table from whole numbers, counted from the smallest category, to codes.
 
-    Only what it leads to tells whether a number is a category at all.
+    Numbers between the categories lead to some code, so that the category of that code has to be compared with the
+    number. The table is empty if it would be too long, or if a category is not a whole number.
     """
     least, width = numbers.min(), np.ptp(numbers) + 1
     if width > _WIDEST_TABLE or np.any(numbers != np.rint(numbers)):
@@ -267,7 +268,7 @@ def _table_of(numbers: NDArray[np.float64]) -> Tensor:
 
 
 class _Prediction(nn.Module):
-    """All that a fitted estimator does with rows."""
+    """Module that computes the whole prediction of a fitted estimator."""
 
     offset: Tensor
     scale: Tensor
@@ -281,7 +282,7 @@ class _Prediction(nn.Module):
         self.cells = tuple(network._size) if isinstance(network, GridEstimator) else None
         self.views = network.augmenter_ if network.tta else None
         self.link = network._link
-        # A member without weight has diverged, and nothing times its NaN would be NaN.
+        # The weight of a diverged member is 0, but 0 times its NaN would be NaN.
         used = np.flatnonzero(ensemble.weights).tolist()
         self.members = nn.ModuleList(ensemble.member(k) for k in used)
         self.weights = [float(ensemble.weights[k]) for k in used]
@@ -293,16 +294,16 @@ class _Prediction(nn.Module):
         if hasattr(network, "aux_classes_"):
             self.names.append("aux_probabilities")
         self.one_target = network._one_target
-        # In single precision a large offset would leave nothing of the rest; and in units of its own a small
-        # one would be taken for zero by what simplifies the graph.
+        # In float32, adding a large offset would lose the digits of the prediction. The offset is held in units of
+        # the scale, since the optimiser of the graph would take a small offset for zero.
         scale = torch.as_tensor(network._target_scale, dtype=torch.float64)
         self.register_buffer("scale", scale)
         self.register_buffer("offset", torch.as_tensor(network._target_mean).double() / scale)
 
     def forward(self, X: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Map rows as they come to the predictions that `names` names."""
+        """Return the predictions for rows in physical units, in the order of `names`."""
         X = self.before(X)
-        # Not every layer passes NaN on: a maximum may not, and as a category it would be one not seen.
+        # Not every layer propagates NaN: a maximum may drop it, and a NaN category counts as unseen.
         unknown = torch.where(X.isfinite().flatten(1).all(1, keepdim=True), 0.0, torch.nan)
         X = self.codes(X)
         if self.cells is not None:
@@ -323,27 +324,27 @@ class _Prediction(nn.Module):
 
 
 def _shares(probability: Tensor) -> Tensor:
-    """Return a column for every class; two classes come as that of the second."""
+    """Return a column for every class; a single column holds the probability of the second of two classes."""
     if probability.shape[1] == 1:
         return torch.cat([1 - probability, probability], dim=1)
     return probability
 
 
 def _metadata(first: Any, network: Any) -> dict[str, Any]:
-    """Tell what one has to know to use the graph."""
-    told: dict[str, Any] = {"skhep_nn": __version__, "estimator": type(network).__name__}
+    """Return the version, the estimator, the names of the columns, and the classes."""
+    metadata: dict[str, Any] = {"skhep_nn": __version__, "estimator": type(network).__name__}
     names = getattr(first, "feature_names_in_", getattr(first, "columns", None))
     if names is not None:
-        told["feature_names_in"] = list(names)
+        metadata["feature_names_in"] = list(names)
     for name in ("classes_", "aux_classes_"):
         if hasattr(network, name):
-            told[name.removesuffix("_")] = getattr(network, name).tolist()
-    return told
+            metadata[name.removesuffix("_")] = getattr(network, name).tolist()
+    return metadata
 
 
 @contextmanager
 def _plain_torch() -> Iterator[None]:
-    """Let torch be as if nobody had set anything, and keep its exporter from telling of what nothing here needs."""
+    """Use torch's default settings for a while, and suppress the messages of its exporter."""
     logger, dtype = logging.getLogger("torch.onnx"), torch.get_default_dtype()
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Search for an architecture by the validation losses of its members."""
+"""Search for the best architecture by the validation losses of its members."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = ["ArchitectureSearch"]
 
 
 def _delegated(name: str) -> Callable[[Any], bool]:
-    """Say whether the estimator has a method."""
+    """Return a check whether the best estimator, or before the fit the estimator, has a method."""
 
     def check(search: Any) -> bool:
         if search.refit is False:
@@ -53,47 +53,47 @@ def _delegated(name: str) -> Callable[[Any], bool]:
 class ArchitectureSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
     """Search over architectures and regularisation of a network by its members' validation losses.
 
-    Candidates are drawn from distributions; those whose network is too small or too large are drawn
-    again. Each is trained once, with `n_members` members, of which each is validated on the fold that
-    it was not trained on: that is the cross-validation, and there is no other around it. The score of
-    a candidate is minus the mean validation loss of its members' best passes.
+    Candidates are drawn from distributions; a candidate with a network that is too small or too large is drawn
+    again. Each candidate is trained once, with `n_members` members, and each member is validated on the fold that
+    it was not trained on. This is the cross-validation of the search; there is no second one around it. The score
+    of a candidate is minus the mean over members of the validation loss at the best epoch.
 
     Parameters
     ----------
     estimator : DenseNetClassifier, DenseNetRegressor or another network estimator
-        With ``n_members`` of 2 or more, or ``early_stopping``, so that there are validation losses. Cloned for
-        each candidate. Transformers go before the search, in a Pipeline.
+        Network with ``n_members`` of 2 or more, or with ``early_stopping``, so that there are validation losses.
+        Cloned for each candidate. Transformers go before the search, in a Pipeline.
     param_distributions : dict or list of dict
-        Distribution (of scipy.stats, or anything with `rvs`) or list of values for each parameter, as
-        in `RandomizedSearchCV`. The loss must mean the same for all candidates: `n_members`, `loss`,
-        `class_weight` and the like are not for searching.
+        Distribution (of scipy.stats, or any object with `rvs`) or list of values for each parameter, as
+        in `RandomizedSearchCV`. Parameters that change the meaning of the loss, such as `n_members`, `loss` and
+        `class_weight`, cannot be searched over.
     n_iter : int, default=20
         Number of candidates.
     n_parameters : tuple of (int or None, int or None), default=None
-        Least and largest number of free parameters of one network. None: no limit.
+        Smallest and largest number of free parameters of one network. None: no limit.
     method : {"random", "gaussian_process", "optuna"}, default="random"
-        How candidates are chosen: all at random; or the first `n_initial` at random and the others by
-        the expected improvement of a Gaussian process (see `fit_search_model`) among random draws; or
-        by optuna's tree-structured Parzen estimator (``pip install 'skhep_nn[optuna]'``), for lists
-        and scipy's `randint`, `uniform` and `loguniform`.
+        How candidates are chosen. "random": all at random. "gaussian_process": the first `n_initial` at random,
+        the others from many random draws by the expected improvement of a Gaussian process (see
+        `fit_search_model`). "optuna": by optuna's tree-structured Parzen estimator
+        (``pip install 'skhep_nn[optuna]'``), which takes lists and scipy's `randint`, `uniform` and `loguniform`.
     n_per_shape : int, default=1
-        With random candidates, how many have the same architecture and differ in `weight_decay`, `dropout`,
-        learning rates and `random_state` only: these are trained stacked in one run (`fit_together`).
+        Number of random candidates with the same architecture. They differ only in `weight_decay`, `dropout`,
+        learning rates and `random_state`, and are trained stacked in one run (`fit_together`).
     n_initial : int, default=10
         Number of random candidates before a model chooses.
     round_size : int, default=4
-        Number of candidates that are chosen by one state of the model and trained at once.
+        Number of candidates that the model chooses at a time, before it is fitted again.
     refit : bool or dict, default=True
-        Whether to fit the best candidate again, for predictions. A dict does so too, with further
-        parameters for that fit, such as ``{"n_members": 10}``.
+        Whether to fit the best candidate again, for predictions. A dict gives further parameters for that fit,
+        such as ``{"n_members": 10}``.
     error_score : "raise" or float, default=nan
-        Score of a candidate whose fit fails, for example as the training diverges; it cannot be the best.
-        "raise" lets the error through.
+        Score of a candidate whose fit fails, for example because the training diverges; such a candidate is never
+        the best. "raise" raises the error.
     n_jobs : int, default=None
         Number of processes. Results do not depend on it.
     random_state : int, RandomState instance or None, default=None
-        Determines the candidates, and the folds and starting values of all of them where `estimator` has
-        no `random_state` of its own: candidates are compared on the same folds.
+        Determines the candidates. If the `random_state` of `estimator` is None, it also determines the folds and
+        starting values, which are the same for all candidates.
     verbose : int, default=0
         Passed to `joblib.Parallel`.
 
@@ -102,25 +102,25 @@ class ArchitectureSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[mis
     cv_results_ : dict of str to ndarray
         A value for each candidate, as in `RandomizedSearchCV`: `params`, `param_<name>`,
         `split<k>_test_score` of member k, `mean_test_score`, `std_test_score`, `rank_test_score`,
-        `mean_fit_time` (seconds for all members; of candidates trained together a share), and
+        `mean_fit_time` (seconds for all members; candidates trained together share the time of their run), and
         `n_parameters`.
     best_index_ : int
-        Row of the best candidate in these.
+        Index of the best candidate in `cv_results_`.
     best_params_ : dict
-        Its parameters.
+        Parameters of the best candidate.
     best_score_ : float
-        Its mean score. It is the best of many: expect less of it on new data.
+        Mean score of the best candidate. As the best of many it is too high: expect a lower score on new data.
     best_estimator_ : estimator
-        Fitted to all rows with these parameters; only with `refit`.
+        Estimator fitted to all rows with the best parameters; only with `refit`.
     refit_time_ : float
-        Seconds that took.
+        Seconds that this fit took.
     n_splits_ : int
         Number of members.
 
     See Also
     --------
-    skhep_nn.tuning.fit_search_model : Which parameters matter.
-    sklearn.model_selection.RandomizedSearchCV : Any scorer and any folds, at the cost of fits for each.
+    skhep_nn.tuning.fit_search_model : Shows which parameters matter.
+    sklearn.model_selection.RandomizedSearchCV : Uses any scorer and any folds, with a fit for each fold.
 
     References
     ----------
@@ -129,8 +129,7 @@ class ArchitectureSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[mis
     Examples
     --------
     >>> from scipy.stats import randint, uniform
-    >>> from skhep_nn import DenseNetClassifier, make_higgs_events
-    >>> from skhep_nn.architecture_search import ArchitectureSearch
+    >>> from skhep_nn import ArchitectureSearch, DenseNetClassifier, make_higgs_events
     >>> events = make_higgs_events(400, random_state=0)
     >>> X = events.data[["DER_mass_vis", "PRI_tau_pt", "PRI_met"]]
     >>> network = DenseNetClassifier(n_members=2, class_weight="balanced", max_epochs=2)
@@ -181,7 +180,7 @@ class ArchitectureSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[mis
         Parameters
         ----------
         X : array-like or DataFrame of shape (n_samples, ...)
-            Inputs, as the estimator takes them.
+            Inputs of the estimator.
         y : array-like of shape (n_samples,) or (n_samples, n_targets)
             Targets.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -194,9 +193,9 @@ class ArchitectureSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[mis
         Raises
         ------
         ValueError
-            If a parameter is out of range, no candidate is of an allowed size, or every fit fails.
+            If a parameter is out of range, no candidate has an allowed size, or every fit fails.
         TypeError
-            If `estimator` is no network estimator.
+            If `estimator` is not a network estimator.
         """
         self._check_params()
         window = window_of(self.n_parameters)
@@ -226,18 +225,18 @@ class ArchitectureSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[mis
         return self
 
     def _check_params(self) -> None:
-        """Refuse what could not be used."""
+        """Check the parameters."""
         model = self.estimator
         if not isinstance(model, BaseNetworkEstimator):
             msg = (
-                f"estimator={model!r} must be a network estimator such as DenseNetClassifier(); put what "
-                "prepares its inputs before the search: make_pipeline(CartesianMomenta(), search)"
+                f"estimator={model!r} must be a network estimator such as DenseNetClassifier(); put "
+                "transformers before the search: make_pipeline(CartesianMomenta(), search)"
             )
             raise TypeError(msg)
         if model.n_members < 2 and not model.early_stopping:
             msg = (
-                "a network of one member that is trained on all rows has no validation loss; give the "
-                "estimator n_members=3 (or early_stopping=True)"
+                "a network with one member that is trained on all rows has no validation loss; set "
+                "n_members=3 (or early_stopping=True) in estimator"
             )
             raise ValueError(msg)
         if self.method not in METHODS:
@@ -253,7 +252,7 @@ class ArchitectureSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[mis
         spaces = ParameterSampler(self.param_distributions, 1).param_distributions
         names = {name for space in spaces for name in space}
         if "n_members" in names:
-            raise ValueError("n_members is how candidates are scored: set it in estimator")
+            raise ValueError("n_members determines the folds of the scores: set it in estimator")
         check_searchable(model, names)
 
     def _search(
@@ -280,7 +279,7 @@ class ArchitectureSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[mis
         return candidates, outcomes
 
     def _fit_candidates(self, model: Any, candidates: list[Candidate], data: Data) -> list[Outcome]:
-        """Fit candidates and return what they have shown."""
+        """Fit candidates and return their outcomes."""
         return fit_candidates(
             model,
             candidates,
@@ -291,7 +290,7 @@ class ArchitectureSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[mis
         )
 
     def _keep_results(self, candidates: list[Candidate], outcomes: list[Outcome]) -> None:
-        """Set what is known of all candidates, and which of them is the best."""
+        """Set the attributes about all candidates and the best one."""
         results = tabulate(candidates, outcomes, self.error_score)
         scores = -np.array([outcome.losses.mean() for outcome in outcomes])
         failed = ~np.isfinite(scores)
@@ -301,7 +300,7 @@ class ArchitectureSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[mis
                 f"The first was {candidates[0].params}: {outcomes[0].error}"
             )
             raise ValueError(msg)
-        # Whatever their score is said to be, those that failed are never the best.
+        # A failed candidate is never the best, whatever error_score is.
         ranked = np.where(failed, -np.inf, scores)
         results["rank_test_score"] = rankdata(-ranked, method="min").astype(np.int32)
         self.cv_results_ = results
@@ -311,7 +310,7 @@ class ArchitectureSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[mis
         self.best_score_ = float(ranked[self.best_index_])
 
     def _fit_best(self, model: Any, data: Data) -> None:
-        """Fit the best candidate again."""
+        """Fit the best candidate to all rows."""
         further = self.refit if isinstance(self.refit, dict) else {}
         started = time.perf_counter()
         best = clone(model).set_params(**deepcopy(self.best_params_ | further))
@@ -341,7 +340,7 @@ class ArchitectureSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[mis
 
     @available_if(_delegated("predict_proba"))  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Return the probability of every class by the best candidate.
+        """Return the probability of every class, predicted by the best candidate.
 
         Parameters
         ----------
@@ -351,13 +350,13 @@ class ArchitectureSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[mis
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
-            In the order of `classes_`.
+            Probabilities in the order of `classes_`.
         """
         return np.asarray(self._fitted("predict_proba")(X))
 
     @available_if(_delegated("score"))  # type: ignore[untyped-decorator]
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the best candidate's own score: accuracy or R2, not the one of the search.
+        """Return the score of the best candidate: accuracy or R2, not the score of the search.
 
         Parameters
         ----------
@@ -371,7 +370,7 @@ class ArchitectureSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[mis
         Returns
         -------
         float
-            The higher the better.
+            Score; higher is better.
         """
         return float(self._fitted("score")(X, y, sample_weight=sample_weight))
 
@@ -382,7 +381,7 @@ class ArchitectureSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[mis
 
     @property
     def n_features_in_(self) -> int:
-        """Number of features, as the estimator has it."""
+        """Number of features seen by the estimator."""
         return int(self._fitted("n_features_in_"))
 
     @property

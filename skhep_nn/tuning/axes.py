@@ -1,4 +1,4 @@
-"""Parameters of a search as axes: where their values lie, for a model of the scores and for plots."""
+"""Parameters of a search as axes: positions of their values, for a model of the scores and for plots."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 Scale = Literal["linear", "log", "category"]
 Array = NDArray[np.float64]
 
-# Fewer candidates say nothing of where a score varies.
+# Fewest candidates that a model of the scores can be fitted to.
 FEWEST_CANDIDATES = 5
 
 PARAM_PREFIX = "param_"
@@ -36,22 +36,22 @@ _SCALES = ("linear", "log", "category")
 class SearchAxis:
     """A parameter of a search and the scale of its values.
 
-    Numbers lie on a linear scale, or on a logarithmic one where they spread over decades, with zero
-    one decade below the smallest of the others. All else are categories.
+    Numbers have a linear scale, or a logarithmic scale if they extend over decades, with zero one decade
+    below the smallest other value. All other values are categories.
 
     Parameters
     ----------
     name : str
         Name of the parameter.
     values : sequence
-        Values that were tried.
+        Values of the candidates.
     scale : {"linear", "log", "category"}, optional
-        Scale; found from the values if left out.
+        Scale. None: chosen by the values.
 
     Attributes
     ----------
     levels : list
-        The different values, numbers in order.
+        Distinct values: numbers in ascending order, categories in the order of their texts.
     """
 
     def __init__(self, name: str, values: Sequence[Any], scale: Scale | None = None) -> None:
@@ -73,17 +73,17 @@ class SearchAxis:
 
     @property
     def is_constant(self) -> bool:
-        """Whether only one value was tried."""
+        """Whether all candidates have the same value."""
         return len(self.levels) < 2
 
     @property
     def limits(self) -> tuple[float, float]:
-        """Ends of the axis in a plot: what was tried."""
+        """Ends of the axis in a plot."""
         half = 0.5 if self.scale == "category" or self.is_constant else 0.0
         return float(self._low) - half, float(self._high) + half
 
     def positions(self, values: Sequence[Any]) -> Array:
-        """Return where values lie: themselves, their decimal logarithms, or numbers of categories."""
+        """Return positions of values: the values, their decimal logarithms, or indices of categories."""
         if self.scale == "category":
             places = {text_of(level): float(place) for place, level in enumerate(self.levels)}
             unknown = [value for value in values if text_of(value) not in places]
@@ -99,9 +99,9 @@ class SearchAxis:
         return logs
 
     def columns(self, values: Sequence[Any]) -> Array:
-        """Return columns for a model: from 0 to 1 over what was tried; one for each category.
+        """Return columns for a model: one from 0 to 1 for numbers, an indicator for each category.
 
-        A category that was not tried is none of those.
+        All indicators of a category that no candidate has are 0.
         """
         if self.scale == "category":
             own = np.array([text_of(value) for value in values], dtype=object)
@@ -112,7 +112,7 @@ class SearchAxis:
         return scaled
 
     def grid(self, n_points: int) -> list[Any]:
-        """Return values along the axis: those tried if there are few, else evenly spaced ones."""
+        """Return values along the axis: the candidates' values if there are few, else evenly spaced ones."""
         if self.scale == "category" or len(self.levels) <= n_points:
             return self.levels
         places = np.linspace(self._low, self._high, n_points)
@@ -125,7 +125,7 @@ class SearchAxis:
         return list(places.tolist())
 
     def ticks(self) -> tuple[list[float], list[str]] | None:
-        """Return places and names of ticks where numbers would not do: categories, zero on a log scale."""
+        """Return positions and labels of ticks, None on a linear scale, where matplotlib chooses them."""
         if self.scale == "category":
             return list(range(len(self.levels))), [text_of(level) for level in self.levels]
         if self.scale == "linear":
@@ -150,7 +150,7 @@ def read_results(
     scales: Mapping[str, Scale] | None,
     fewest: int = 1,
 ) -> tuple[list[SearchAxis], pd.DataFrame]:
-    """Return the axes of a search and a table of its candidates, less those whose fit has failed."""
+    """Return the axes of a search and a table of its candidates, without candidates whose fit failed."""
     results = {str(key): values for key, values in cv_results.items()}
     known = [key.removeprefix(PARAM_PREFIX) for key in results if key.startswith(PARAM_PREFIX)]
     scales = dict(scales or {})
@@ -166,7 +166,7 @@ def read_results(
     usable = np.isfinite(scores)
     if usable.sum() < fewest:
         raise ValueError(
-            f"this needs {fewest} candidates of finite score at least, got {usable.sum()}"
+            f"expected at least {fewest} candidates with a finite score, got {usable.sum()}"
         )
     axes, columns = [], {}
     for name in known if parameters is None else parameters:
@@ -193,14 +193,17 @@ def _values_of(name: str, values: Any, usable: NDArray[np.bool_]) -> list[Any]:
     """Return the values of a parameter in the usable candidates; each of them must have one."""
     missing = int((usable & ~is_given(values)).sum())
     if missing:
-        msg = f"{missing} candidates have no {name!r}; name the parameters that all have in parameters="
+        msg = (
+            f"{missing} candidates have no {name!r}; name in parameters= only parameters that all "
+            "candidates have"
+        )
         raise ValueError(msg)
     plain = values.data if isinstance(values, np.ma.MaskedArray) else values
     return [value for value, use in zip(plain, usable, strict=True) if use]
 
 
 def as_table(candidates: Any, axes: Sequence[SearchAxis]) -> pd.DataFrame:
-    """Return candidates, a table or dictionaries, as a table with a column for each axis."""
+    """Return candidates, given as a table or dictionaries, as a table with a column for each axis."""
     if not isinstance(candidates, pd.DataFrame):
         candidates = [candidates] if isinstance(candidates, Mapping) else list(candidates)
         names = [axis.name for axis in axes]
@@ -220,7 +223,7 @@ def as_column(values: Sequence[Any]) -> pd.Series[Any]:
 
 
 def _scale_of(values: Sequence[Any]) -> Scale:
-    """Return the scale that the values lie on most evenly."""
+    """Return the scale on which the values are spread most evenly."""
     if not all(map(is_number, values)):
         return "category"
     numbers = np.unique([float(value) for value in values])
@@ -228,17 +231,17 @@ def _scale_of(values: Sequence[Any]) -> Scale:
     if (numbers < 0).any() or not len(positive):
         return "linear"
     over_decades = positive.max() >= 100 * positive.min()
-    # Evenly drawn numbers may come close to zero, too, but their median does not.
+    # Uniformly drawn numbers may also include values close to zero, but their median is not.
     return "log" if over_decades and np.median(positive) < 0.2 * positive.max() else "linear"
 
 
 def is_number(value: Any) -> bool:
-    """Whether it has a place on an axis; True and False are names here."""
+    """Return whether a value is a number; True and False count as categories."""
     return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
 
 
 def text_of(value: Any) -> str:
-    """Write a value as it shows itself."""
+    """Return a text that is the same for equal values, such as 1 and 1.0."""
     if isinstance(value, str):
         return value
     return repr(float(value)) if is_number(value) else repr(value)

@@ -1,4 +1,4 @@
-"""Ensembles of networks that differ in how they were trained, selected on validation rows."""
+"""Ensembles of networks with different hyperparameters, selected on validation rows."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Probabilities = NDArray[np.float64]
 
 
 class _HyperEnsemble(PlainState, MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
-    """What the classifier and the regressor share: candidates, their selection, the weighted mean."""
+    """Base of the classifier and the regressor: candidates, their selection, the weighted mean."""
 
     _rebuild: ClassVar[Rebuilds] = {"candidates_": frame, "selection_": frame, "history_": frame}
 
@@ -74,7 +74,7 @@ class _HyperEnsemble(PlainState, MetaEstimatorMixin, BaseEstimator):  # type: ig
         Parameters
         ----------
         X : array-like or DataFrame of shape (n_samples, ...)
-            Inputs, as the estimator takes them.
+            Inputs of the estimator.
         y : array-like of shape (n_samples,) or (n_samples, n_targets)
             Targets.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -89,7 +89,7 @@ class _HyperEnsemble(PlainState, MetaEstimatorMixin, BaseEstimator):  # type: ig
         ValueError
             If a parameter is out of range, or all candidates diverge.
         TypeError
-            If `estimator` is no network estimator.
+            If `estimator` is not a network estimator.
         """
         distributions = self._check_params()
         for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("__")]:
@@ -117,14 +117,14 @@ class _HyperEnsemble(PlainState, MetaEstimatorMixin, BaseEstimator):  # type: ig
         return self
 
     def _check_params(self) -> Any:
-        """Refuse what could not be used; return the distributions."""
+        """Check the parameters and return the distributions."""
         model = self.estimator
         is_network = isinstance(model, BaseNetworkEstimator)
         if not is_network or is_classifier(model) != is_classifier(self):
             kind = "Classifier" if is_classifier(self) else "Regressor"
             msg = (
-                f"estimator={model!r} must be a network estimator such as DenseNet{kind}(); put what "
-                "prepares its inputs before the ensemble: make_pipeline(CartesianMomenta(), ...)"
+                f"estimator={model!r} must be a network estimator such as DenseNet{kind}(); put "
+                "transformers before the ensemble: make_pipeline(CartesianMomenta(), ...)"
             )
             raise TypeError(msg)
         for name in ("n_candidates", "n_selected"):
@@ -134,8 +134,8 @@ class _HyperEnsemble(PlainState, MetaEstimatorMixin, BaseEstimator):  # type: ig
         fraction: Any = self.validation_fraction
         if fraction is None and model.n_members < 2:
             msg = (
-                "validation_fraction=None validates candidates on their members' own folds: give the "
-                "estimator n_members of 2 or more, or validation_fraction a number."
+                "validation_fraction=None validates candidates on the folds of their members: give the "
+                "estimator n_members of 2 or more, or set validation_fraction to a number."
             )
             raise ValueError(msg)
         if fraction is not None and not (isinstance(fraction, Real) and 0 < float(fraction) < 1):
@@ -152,7 +152,7 @@ class _HyperEnsemble(PlainState, MetaEstimatorMixin, BaseEstimator):  # type: ig
         check_searchable(model, names - {LR_FACTOR})
         fixed = sorted(names & {"n_members", "random_state", "callbacks", "class_weight", "loss"})
         if fixed:
-            raise ValueError(f"param_distributions names {fixed}: set that in estimator.")
+            raise ValueError(f"param_distributions names {fixed}: set these in estimator.")
         return distributions
 
     def _keep(
@@ -162,7 +162,7 @@ class _HyperEnsemble(PlainState, MetaEstimatorMixin, BaseEstimator):  # type: ig
         trained: list[Trained],
         picks: list[int],
     ) -> None:
-        """Set what is known of all candidates, and keep the networks of those that were picked."""
+        """Set the attributes about all candidates, and keep the networks of the picked candidates."""
         times = np.bincount(picks, minlength=len(params))
         self.weights_ = times / len(picks)
         table = pd.DataFrame(params)
@@ -176,7 +176,7 @@ class _HyperEnsemble(PlainState, MetaEstimatorMixin, BaseEstimator):  # type: ig
         self.models_, self.model_weights_ = merged(picked, self.weights_)
 
     def _mean(self, method: str, X: Any) -> NDArray[Any]:
-        """Return the weighted mean of a method over the models."""
+        """Return the weighted mean of a method's results over the models."""
         check_is_fitted(self, "models_")
         pairs = zip(self.model_weights_, self.models_, strict=True)
         mean: NDArray[Any] = sum(weight * getattr(model, method)(X) for weight, model in pairs)
@@ -184,13 +184,13 @@ class _HyperEnsemble(PlainState, MetaEstimatorMixin, BaseEstimator):  # type: ig
 
     @property
     def ensembles_(self) -> list[Ensemble]:
-        """The networks that predict: one ensemble for each shape, or activation, that was picked."""
+        """Networks used for predictions: one ensemble for each picked shape or activation."""
         check_is_fitted(self, "models_")
         return [model.ensemble_ for model in self.models_]
 
     @property
     def n_features_in_(self) -> int:
-        """Number of features, as the estimator has it."""
+        """Number of features seen by the estimator."""
         check_is_fitted(self, "models_")
         return int(self.models_[0].n_features_in_)
 
@@ -213,31 +213,31 @@ class _HyperEnsemble(PlainState, MetaEstimatorMixin, BaseEstimator):  # type: ig
 class HyperEnsembleClassifier(ClassifierMixin, _HyperEnsemble):  # type: ignore[misc]
     """Ensemble of networks that differ in learning rate, weight decay, dropout, activation, ...
 
-    Candidates are drawn from distributions and trained on the same rows, all that can be in one stacked
-    run. From them an ensemble is put together greedily: time after time the candidate is added, maybe
-    not for the first time, with which the mean prediction has the lowest loss on common
-    validation rows. Predictions are the mean over the picks.
+    Candidates are drawn from distributions and trained on the same rows, stacked in as few runs as possible.
+    The ensemble is then built greedily: each step adds the candidate that gives the mean prediction the lowest
+    loss on common validation rows; a candidate may be added several times. Predictions are the mean over the
+    picked candidates.
 
     Parameters
     ----------
     estimator : DenseNetClassifier, CaloCNNClassifier or WaveformClassifier
         Cloned for each candidate. Transformers go before the ensemble, in a Pipeline.
     param_distributions : dict or list of dict, default=None
-        Distribution (of scipy.stats, or anything with `rvs`) or list of values for each parameter, as
-        in `RandomizedSearchCV`. Beside the estimator's own, ``"lr_factor"`` multiplies all learning
-        rates of its schedule. None is
+        Distribution (of scipy.stats, or any object with `rvs`) or list of values for each parameter, as
+        in `RandomizedSearchCV`. Besides the parameters of the estimator there is ``"lr_factor"``, which
+        multiplies all learning rates of its schedule. None:
         ``{"lr_factor": loguniform(0.2, 2), "weight_decay": loguniform(1e-7, 1e-4)}``.
     n_candidates : int, default=30
-        Number of candidates. Where lists of values hold fewer combinations, they are taken again with
-        other random numbers.
+        Number of candidates. If lists of values have fewer combinations, combinations are used again with
+        other seeds.
     n_selected : int, default=10
         Number of picks; a candidate can be picked several times.
     validation_fraction : float or None, default=0.2
-        Share of the rows that no candidate is trained on. None: every row is predicted by the member
-        that is validated on it, which needs an estimator of two or more members; a candidate then
-        brings all its members.
+        Fraction of the rows that no candidate is trained on. None: every row is predicted by the member
+        that is validated on it, which needs an estimator with two or more members; a picked candidate then
+        contributes all its members.
     random_state : int, RandomState instance or None, default=None
-        Determines candidates, their random numbers, and the validation rows.
+        Determines the candidates, their seeds, and the validation rows.
 
     Attributes
     ----------
@@ -248,28 +248,29 @@ class HyperEnsembleClassifier(ClassifierMixin, _HyperEnsemble):  # type: ignore[
     weights_ : ndarray of shape (n_candidates,)
         Weights of the candidates; they sum to one.
     models_, model_weights_ : list of estimators, list of float
-        What predicts: networks of one shape are joined in one estimator. They have no history.
+        Estimators used for predictions, and their weights. Networks of one shape are joined in one
+        estimator, which has no history.
     ensembles_ : list of Ensemble
-        Their networks.
+        Networks of these estimators.
     history_ : DataFrame
-        Those of all candidates, with a column `candidate`.
+        Histories of all candidates, with a column `candidate`.
     classes_ : ndarray of shape (n_classes,)
         Class labels.
     n_features_in_, feature_names_in_ : int, ndarray of str
-        As the estimator has them.
+        Number and names of the features seen by the estimator.
 
     See Also
     --------
-    fit_together : What may differ within one run.
+    fit_together : Trains several estimators in one run.
 
     Notes
     -----
-    - Candidates train in one run if they agree in all but learning rates in proportion to each other
-      (as `lr_factor` makes them), `weight_decay` and `dropout`, for which zero and not zero are
-      different runs. Other values of other parameters, such as `activation`, make further runs.
-    - The validation loss is that of training, with event and class weights; of a penalty, such as that
-      of `decorrelate`, it knows nothing.
-    - It is the loss of a selection by this very loss: expect more on new data.
+    - Candidates are trained in one run if they differ only in proportional learning rates (as with
+      `lr_factor`), in `weight_decay` and in `dropout`. Zero and non-zero values of the last two need
+      different runs, as do different values of any other parameter, such as `activation`.
+    - The validation loss is the loss of training with event and class weights, without penalties such as
+      the penalty of `decorrelate`.
+    - Candidates are selected by this loss, so that it is too low: expect a higher loss on new data.
 
     References
     ----------
@@ -278,7 +279,7 @@ class HyperEnsembleClassifier(ClassifierMixin, _HyperEnsemble):  # type: ignore[
     Examples
     --------
     >>> from skhep_nn import DenseNetClassifier, make_higgs_events
-    >>> from skhep_nn.hyper_ensemble import HyperEnsembleClassifier
+    >>> from skhep_nn import HyperEnsembleClassifier
     >>> events = make_higgs_events(400, random_state=0)
     >>> X = events.data[["DER_mass_vis", "PRI_tau_pt", "PRI_met"]]
     >>> network = DenseNetClassifier(depth=2, max_epochs=3, class_weight="balanced")
@@ -307,7 +308,7 @@ class HyperEnsembleClassifier(ClassifierMixin, _HyperEnsemble):  # type: ignore[
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
-            In the order of `classes_`; the weighted mean over the candidates that were picked.
+            Probabilities in the order of `classes_`: the weighted mean over the picked candidates.
         """
         return self._mean("predict_proba", X)
 
@@ -331,7 +332,9 @@ class HyperEnsembleClassifier(ClassifierMixin, _HyperEnsemble):  # type: ignore[
 
 @public("skhep_nn")
 class HyperEnsembleRegressor(RegressorMixin, _HyperEnsemble):  # type: ignore[misc]
-    """The same as `HyperEnsembleClassifier` for continuous targets.
+    """Ensemble of networks that differ in learning rate, weight decay, ... for continuous targets.
+
+    Candidates are selected as in `HyperEnsembleClassifier`.
 
     Parameters
     ----------
@@ -343,9 +346,9 @@ class HyperEnsembleRegressor(RegressorMixin, _HyperEnsemble):  # type: ignore[mi
     Attributes
     ----------
     candidates_, selection_, weights_, models_, model_weights_, ensembles_, history_
-        As in `HyperEnsembleClassifier`. Losses are the estimator's, of scaled targets.
+        As in `HyperEnsembleClassifier`. Losses are in units of the scaled targets.
     n_features_in_, feature_names_in_ : int, ndarray of str
-        As the estimator has them.
+        Number and names of the features seen by the estimator.
 
     References
     ----------
@@ -355,7 +358,7 @@ class HyperEnsembleRegressor(RegressorMixin, _HyperEnsemble):  # type: ignore[mi
     --------
     >>> import numpy as np
     >>> from skhep_nn import DenseNetRegressor
-    >>> from skhep_nn.hyper_ensemble import HyperEnsembleRegressor
+    >>> from skhep_nn import HyperEnsembleRegressor
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(300, 3))
     >>> network = DenseNetRegressor(depth=2, max_epochs=20)
@@ -375,6 +378,6 @@ class HyperEnsembleRegressor(RegressorMixin, _HyperEnsemble):  # type: ignore[mi
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_targets)
-            In the units of `y`.
+            Predictions in the units of `y`.
         """
         return self._mean("predict", X)

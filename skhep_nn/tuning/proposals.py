@@ -1,4 +1,4 @@
-"""What a search tries next: random draws, or what a model of the scores so far promises most of."""
+"""Choice of the next candidates of a search: random draws, or by a model of the scores so far."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ Params = dict[str, Any]
 
 METHODS = ("random", "gaussian_process", "optuna")
 _N_POOL = 1000
-# Draws for one more candidate of a shape: they may be exhausted.
+# Draws for one more candidate of a shape, before the shape is given up: lists of values may be used up.
 _N_VARIATIONS = 50
 
 
 class Proposals(ABC):
-    """Where candidates come from.
+    """Source of candidates.
 
     Parameters
     ----------
     n_initial : int or infinity, default=infinity
-        Number of candidates before scores count.
+        Number of candidates that are chosen without scores.
     round_size : int, default=1
-        Number of candidates that are chosen by the same scores after these.
+        Number of further candidates that are chosen at a time, by the same scores.
     """
 
     def __init__(self, n_initial: float = math.inf, round_size: int = 1) -> None:
@@ -48,9 +48,9 @@ class Proposals(ABC):
     def proposals(
         self, tried: Sequence[Params], scores: Sequence[float], pending: Sequence[Params]
     ) -> Iterator[Params]:
-        """Yield proposals without end, the most promising first; to ask for another is to refuse one.
+        """Yield proposals without end, the most promising first; asking for the next refuses the last.
 
-        `pending` are those that are chosen and not yet tried.
+        `pending` are the candidates that are chosen but not yet fitted.
         """
 
 
@@ -68,7 +68,7 @@ class _Random(Proposals):
     def proposals(
         self, tried: Sequence[Params], scores: Sequence[float], pending: Sequence[Params]
     ) -> Iterator[Params]:
-        """Yield draws; first of the latest shape, while there are too few of it."""
+        """Yield draws, as variations of the latest shape while it has too few candidates."""
         del tried, scores
         if pending:
             shape = _shape(pending[-1])
@@ -81,13 +81,13 @@ class _Random(Proposals):
             yield self._draw()
 
     def _draw(self) -> Params:
-        """Return one draw: how many will be refused is not known."""
+        """Return one draw."""
         (params,) = ParameterSampler(self.distributions, 1, random_state=self.rng)
         return dict(params)
 
 
 class _GaussianProcess(Proposals):
-    """Random draws at first, then those with the largest expected improvement among many."""
+    """Random draws at first, then the draws with the largest expected improvement among many."""
 
     def __init__(
         self, distributions: Any, rng: np.random.RandomState, n_initial: int, round_size: int
@@ -100,7 +100,7 @@ class _GaussianProcess(Proposals):
     def proposals(
         self, tried: Sequence[Params], scores: Sequence[float], pending: Sequence[Params]
     ) -> Iterator[Params]:
-        """Yield draws, ranked by the model as soon as there is one."""
+        """Yield draws, ranked by the model as soon as there are enough scores."""
         random = self.random.proposals([], [], [])
         usable = np.isfinite(scores)
         if len(tried) >= self.n_initial and usable.sum() >= FEWEST_CANDIDATES:
@@ -114,7 +114,7 @@ class _GaussianProcess(Proposals):
         yield from random
 
     def _model_of(self, tried: Sequence[Params], scores: Sequence[float]) -> SearchModel:
-        """Return the model of all scores so far, which serves a whole round."""
+        """Return the model of all scores so far, fitted once per round."""
         n_tried, model = self._latest
         if model is None or n_tried != len(tried):
             names = list(tried[0])
@@ -129,7 +129,7 @@ class _GaussianProcess(Proposals):
 
 
 class _Optuna(Proposals):
-    """The tree-structured Parzen estimator of optuna, asked and told."""
+    """Proposals of optuna's tree-structured Parzen estimator, through its ask-and-tell interface."""
 
     def __init__(
         self, distributions: Any, rng: np.random.RandomState, n_initial: int, round_size: int
@@ -156,10 +156,10 @@ class _Optuna(Proposals):
         self.n_told = 0
 
     def _space(self, name: str, given: Any) -> Any:
-        """Return a distribution of scipy, or a list, as one of optuna's."""
+        """Return the distribution of optuna that equals a distribution of scipy or a list."""
         kinds = self.optuna.distributions
         if name in self.lists:
-            # Places in the list: optuna knows only plain values.
+            # Positions in the list, since optuna takes only plain values.
             return kinds.CategoricalDistribution(range(len(self.lists[name])))
         kind = getattr(getattr(given, "dist", None), "name", type(given).__name__)
         low, high = given.support()
@@ -176,9 +176,9 @@ class _Optuna(Proposals):
     def proposals(
         self, tried: Sequence[Params], scores: Sequence[float], pending: Sequence[Params]
     ) -> Iterator[Params]:
-        """Yield what optuna asks to try."""
-        del tried, pending  # optuna itself remembers what it has asked for
-        # Those count as worse than all others: of failed ones optuna would learn nothing.
+        """Yield the trials of optuna."""
+        del tried, pending  # optuna keeps its trials itself
+        # optuna counts pruned trials as worse than all others, but ignores failed ones.
         refused = self.optuna.trial.TrialState.PRUNED
         for trial, score in zip(self.asked[self.n_told :], scores[self.n_told :], strict=False):
             if np.isfinite(score):
@@ -206,7 +206,7 @@ def proposals_of(
     round_size: int,
     n_per_shape: int,
 ) -> Proposals:
-    """Return the source of candidates that a method means."""
+    """Return the source of candidates for a method."""
     if method == "random":
         return _Random(distributions, rng, n_per_shape)
     if not isinstance(distributions, Mapping):
@@ -217,5 +217,5 @@ def proposals_of(
 
 
 def _shape(params: Params) -> Params:
-    """Return the parameters that candidates agree in which are trained stacked."""
+    """Return the parameters that must be the same for candidates trained in one run."""
     return {name: value for name, value in params.items() if not may_differ(name)}

@@ -1,4 +1,4 @@
-"""A Gaussian process fitted to the scores of a search: which parameters matter, where to look next."""
+"""Gaussian process fitted to the scores of a search: which parameters matter, where to search next."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ __all__ = ["Optimum", "SearchModel", "fit_search_model", "with_expected_scores"]
 
 Array = NDArray[np.float64]
 
-# Candidates that a partial dependence is averaged over, and combinations that an optimum is sought among.
+# Largest number of candidates in the average of a partial dependence; random combinations for an optimum.
 _N_BACKGROUND = 100
 _N_COMBINATIONS = 5000
 
 
 class Optimum(NamedTuple):
-    """Where a search model expects the best score.
+    """Parameters with the best score that a search model expects.
 
     Attributes
     ----------
     params : dict
         Value of each parameter.
     mean, std : float
-        Expected score there and its standard deviation.
+        Expected score at these parameters and its standard deviation.
     """
 
     params: dict[str, Any]
@@ -47,20 +47,19 @@ class Optimum(NamedTuple):
 class SearchModel:
     """Gaussian process of the score of a search as a function of the parameters.
 
-    Made by :func:`fit_search_model`. It has learnt from noisy scores: what it returns are
-    expectations of the score, with the uncertainty of these, not scores that a fit would show. The score
-    of one more candidate scatters about them by `noise_std`.
+    Returned by :func:`fit_search_model`. It is fitted to noisy scores and predicts expected scores with their
+    uncertainty. The score of a single fit scatters about the expected score by `noise_std`.
 
     Attributes
     ----------
     parameters : list of str
         Names of the parameters.
     table : DataFrame
-        The candidates that it was fitted to: a column for each parameter, and `score`.
+        Candidates that the model was fitted to: a column for each parameter, and `score`.
     noise_std : float
-        Standard deviation of the score of a candidate about the process.
+        Standard deviation of the score of a candidate about its expected score.
     axes : list of SearchAxis
-        Scale of each parameter.
+        Parameters with their scales.
 
     See Also
     --------
@@ -69,7 +68,7 @@ class SearchModel:
     Examples
     --------
     >>> import numpy as np
-    >>> from skhep_nn.architecture_search import fit_search_model
+    >>> from skhep_nn.tuning import fit_search_model
     >>> rng = np.random.default_rng(0)
     >>> depth, dropout = rng.integers(2, 9, 40), rng.uniform(0, 0.5, 40)
     >>> score = -((depth - 5) ** 2) / 10 - dropout + rng.normal(scale=0.01, size=40)
@@ -102,7 +101,7 @@ class SearchModel:
 
     @property
     def noise_std(self) -> float:
-        """Standard deviation of scores about the process."""
+        """Standard deviation of scores about the expected score."""
         return float(self._scale * np.sqrt(self._process.kernel_.k2.noise_level))
 
     def predict(self, candidates: Any) -> pd.DataFrame:
@@ -111,12 +110,12 @@ class SearchModel:
         Parameters
         ----------
         candidates : DataFrame or sequence of dict
-            Values of all `parameters`.
+            Values of all `parameters`, for each candidate.
 
         Returns
         -------
         DataFrame
-            Columns `mean` and `std`, the uncertainty of the mean; a row for each candidate.
+            A row for each candidate: `mean`, the expected score, and `std`, its uncertainty.
 
         Raises
         ------
@@ -130,7 +129,7 @@ class SearchModel:
 
     def _posterior(self, cross: Array, prior: Array) -> tuple[Array, Array]:
         """Return mean and standard deviation of the process, without the noise of single scores."""
-        # Not by `predict` of the process, whose deviations hold the white noise.
+        # `predict` of the process would include the white noise in the standard deviation.
         half = solve_triangular(self._process.L_, cross.T, lower=True)
         variance = np.maximum(prior - np.square(half).sum(axis=0), 0.0)
         mean = self._mean + self._scale * (cross @ self._process.alpha_)
@@ -141,8 +140,8 @@ class SearchModel:
     ) -> pd.DataFrame:
         """Return the expected score against one or two parameters, averaged over the others.
 
-        The average is over the values that the candidates have for the other parameters (over 100 of the
-        candidates, if there are more).
+        The average is over the candidates' values of the other parameters (over 100 candidates, if there are
+        more).
 
         Parameters
         ----------
@@ -151,19 +150,19 @@ class SearchModel:
         y : str, default=None
             Second parameter. None: the dependence on one.
         n_points : int, default=None
-            Points along each axis, evenly spaced on its scale; parameters with fewer values are taken at
-            these. None: 40 for one parameter, 15 for two.
+            Number of points along each axis, evenly spaced on its scale; a parameter with fewer values is
+            evaluated at these values. None: 40 for one parameter, 15 for two.
 
         Returns
         -------
         DataFrame
-            A row for each point: the parameters by their names, `mean`, and `std`, the uncertainty of the
-            mean (not the spread over the others).
+            A row for each point: a column for each parameter, `mean`, and `std`, the uncertainty of the mean
+            (not the spread over the other parameters).
 
         Raises
         ------
         ValueError
-            If there is no such parameter, or both are the same.
+            If the model does not have such a parameter, or both are the same.
         """
         names = [x] if y is None else [x, y]
         places = [self._place(name) for name in names]
@@ -184,7 +183,7 @@ class SearchModel:
                 here[place] = np.broadcast_to(self.axes[place].columns([value]), parts[place].shape)
             rows = np.hstack(here)
             cross[i] = signal(rows, trained).mean(axis=0)
-            # Of the average over all rows, whose values go together.
+            # The variance of an average holds the covariances between its rows.
             prior[i] = signal(rows).mean()
         mean, std = self._posterior(cross, prior)
         columns = {
@@ -199,9 +198,9 @@ class SearchModel:
         Returns
         -------
         DataFrame
-            A row for each parameter, the most important first: `parameter`, `best`, the value of the
-            highest expected score averaged over the other parameters, and `effect`, by how much that is
-            above the lowest. Compare with `noise_std`, by which equal candidates differ.
+            A row for each parameter, the most important first: `parameter`; `best`, the value with the highest
+            expected score averaged over the other parameters; and `effect`, the difference between this score
+            and the lowest one. Compare it with `noise_std`, the scatter between equal candidates.
         """
         rows = []
         for name in self.parameters:
@@ -217,9 +216,9 @@ class SearchModel:
         Parameters
         ----------
         candidates : DataFrame or sequence of dict, default=None
-            What to choose among. None: the candidates of the search and 5,000 random
-            combinations of values that were tried. These may lie outside of the search's window of
-            sizes: pass ``model.table`` to choose among what was tried.
+            Candidates to choose from. None: the candidates of the search and 5,000 random combinations of
+            their values. These combinations may have networks outside the size limits of the search: give
+            ``model.table`` to choose only from candidates of the search.
 
         Returns
         -------
@@ -239,14 +238,14 @@ class SearchModel:
         Parameters
         ----------
         candidates : DataFrame or sequence of dict
-            Values of all `parameters`.
+            Values of all `parameters`, for each candidate.
 
         Returns
         -------
         ndarray of shape (n_candidates,)
-            Expected improvement, none negative (D. R. Jones et al., J. Glob. Optim. 13 (1998) 455).
-            It is over the best *expected* score among the candidates of the search: the best score
-            that was seen is the best of many noisy ones.
+            Expected improvement, at least 0 (D. R. Jones et al., J. Glob. Optim. 13 (1998) 455). The
+            reference is the best *expected* score among the candidates of the search, since the best
+            observed score is the best of many noisy ones.
         """
         best = self.predict(self.table)["mean"].max()
         predicted = self.predict(candidates)
@@ -268,7 +267,7 @@ class SearchModel:
         return pd.concat([own, pd.DataFrame(drawn)], ignore_index=True)
 
     def _place(self, name: str) -> int:
-        """Place of a parameter among the axes."""
+        """Return the index of a parameter among the axes."""
         if name not in self.parameters:
             raise ValueError(
                 f"{name!r} is no parameter of the model; choose one of {self.parameters}"
@@ -287,37 +286,37 @@ def fit_search_model(
 ) -> SearchModel:
     """Fit a Gaussian process to the scores of a search.
 
-    The covariance is a Matérn function (smoothness 5/2) with a length scale for each parameter, plus
-    white noise for what scores of equal candidates would differ by; both are found by maximum
-    likelihood. Any search of scikit-learn will do, with random candidates rather than a grid.
+    The covariance is a Matérn function (smoothness 5/2) with a length scale for each parameter, plus white
+    noise for the scatter of scores between equal candidates. All its parameters are found by maximum
+    likelihood. Any search of scikit-learn can be modelled; random candidates are better than a grid.
 
     Parameters
     ----------
     cv_results : dict or DataFrame
-        `cv_results_` of a search, or a table of it. Candidates whose score is not finite are left out.
+        `cv_results_` of a search, or a table of it. Candidates without a finite score are left out.
     parameters : sequence of str, default=None
-        Parameters of the model, by their names in the search. None: all that vary.
+        Parameters of the model, by their names in the search. None: all parameters that vary.
     score : str, default="mean_test_score"
-        Which of the results to model; the higher the better.
+        Name of the result to model; higher is better.
     scales : dict of str to {"linear", "log", "category"}, default=None
-        Scales of parameters. Without one, numbers that spread over decades are on a logarithmic scale
-        (zero one decade below the smallest of the others), other numbers on a linear one, and all
-        else are categories.
+        Scales of parameters. By default, numbers that extend over decades have a logarithmic scale (with zero
+        one decade below the smallest other value), other numbers a linear scale, and all other values are
+        categories.
     n_restarts : int, default=3
-        How often the maximum of the likelihood is sought again from a random start.
+        Number of further maximisations of the likelihood, from random starts.
     random_state : int, RandomState instance or None, default=None
-        Determines these starts and what is drawn for averages.
+        Determines the starts and the random draws of the model's methods.
 
     Returns
     -------
     SearchModel
-        Predictions, partial dependence and the optimum.
+        Model with predictions, partial dependence and the optimum.
 
     Raises
     ------
     ValueError
-        If there is no such parameter or score, no parameter varies, a candidate has no value of
-        a parameter, or fewer than five candidates have a finite score.
+        If a parameter or the score is not in the results, no parameter varies, a candidate lacks a value of a
+        parameter, or fewer than five candidates have a finite score.
 
     References
     ----------
@@ -330,7 +329,7 @@ def fit_search_model(
     >>> from sklearn.datasets import make_regression
     >>> from sklearn.linear_model import Ridge
     >>> from sklearn.model_selection import RandomizedSearchCV
-    >>> from skhep_nn.architecture_search import fit_search_model
+    >>> from skhep_nn.tuning import fit_search_model
     >>> X, y = make_regression(100, 20, noise=20.0, random_state=0)
     >>> search = RandomizedSearchCV(Ridge(), {"alpha": loguniform(1e-3, 1e3)}, random_state=0)
     >>> model = fit_search_model(search.fit(X, y).cv_results_, random_state=0)
@@ -376,7 +375,7 @@ def _fit_process(
     n_restarts: int | None,
     seed: int,
 ) -> GaussianProcessRegressor:
-    """Fit a process to scores in units of their spread; without restarts by the kernel as it is."""
+    """Fit a process to scores in units of their spread; `n_restarts=None` keeps the kernel fixed."""
     process = GaussianProcessRegressor(
         kernel,
         optimizer=None if n_restarts is None else "fmin_l_bfgs_b",
@@ -385,16 +384,16 @@ def _fit_process(
     )
     mean, scale = unit
     with warnings.catch_warnings():
-        # Lengths at their bound are no failure: they belong to parameters without influence.
+        # A length scale at its bound is no failure: the parameter has no influence on the score.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return process.fit(_encoded(table, axes), (table["score"].to_numpy() - mean) / scale)
 
 
 def _encoded(table: pd.DataFrame, axes: list[SearchAxis]) -> Array:
-    """Return what the process sees of candidates."""
+    """Return candidates as rows of numbers for the process."""
     return np.hstack([axis.columns(table[axis.name].tolist()) for axis in axes])
 
 
 def _plain(value: Any) -> Any:
-    """Return a number of numpy as one of Python."""
+    """Return a scalar of numpy as one of Python, any other value unchanged."""
     return value.item() if isinstance(value, np.generic) else value

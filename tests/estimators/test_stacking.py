@@ -230,7 +230,7 @@ def test_routing(data):
         ({"cv": ShuffleSplit(3, random_state=0)}, "every row once"),
         ({"input_features": "product"}, "input_features='product'"),
         ({"input_features": 3}, "input_features=3"),
-        ({"input_features": lambda X: X[:-1, 0]}, "input_features must give"),
+        ({"input_features": lambda X: X[:-1, 0]}, "input_features must return"),
         ({"aux_features": True}, "LinearRegression has no predict_aux_proba"),
     ],
 )

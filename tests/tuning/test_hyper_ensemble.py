@@ -268,7 +268,7 @@ def test_on_cuda(events):
         ({"estimator": LogisticRegression()}, TypeError, "DenseNetClassifier"),
         ({"estimator": DenseNetRegressor()}, TypeError, "DenseNetClassifier"),
         ({"space": {"learning_rate": [1]}}, ValueError, r"names \['learning_rate'\]"),
-        ({"space": {"n_members": [1, 2]}}, ValueError, "set that in estimator"),
+        ({"space": {"n_members": [1, 2]}}, ValueError, "set these in estimator"),
         ({"n_candidates": 0}, ValueError, "n_candidates=0"),
         ({"n_selected": 1.5}, ValueError, r"n_selected=1\.5"),
         ({"validation_fraction": 1.0}, ValueError, r"validation_fraction=1\.0"),

@@ -148,9 +148,13 @@ def test_same_seed_same_model(planted):
         (
             {"mean_test_score": np.full(150, np.nan)},
             {},
-            "needs 5 candidates of finite score at least, got 0",
+            "expected at least 5 candidates with a finite score, got 0",
         ),
-        ({"mean_test_score": np.r_[np.full(146, np.nan), np.ones(4)]}, {}, "needs 5 candidates"),
+        (
+            {"mean_test_score": np.r_[np.full(146, np.nan), np.ones(4)]},
+            {},
+            "expected at least 5 candidates",
+        ),
         ({"param_depth": np.ma.array(np.arange(150), mask=np.arange(150) < 3)}, {}, "3 candidates"),
     ],
 )
