@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from skhep_nn.utils.checks import is_flag
+
 __all__ = [
     "FEWEST_CANDIDATES",
     "PARAM_PREFIX",
@@ -237,7 +239,7 @@ def _scale_of(values: Sequence[Any]) -> Scale:
 
 def is_number(value: Any) -> bool:
     """Return whether a value is a number; True and False count as categories."""
-    return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+    return isinstance(value, Real) and not is_flag(value)
 
 
 def text_of(value: Any) -> str:
