@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skhep_nn.estimators.tables import TableEstimator
+from skhep_nn.inputs.tables import TableReader
 from skhep_nn.networks.losses import decorrelated
 from skhep_nn.preprocessing.moments import weighted_moments
 from skhep_nn.training.job import Job
@@ -33,44 +33,45 @@ def check_decorrelation(strength: Any, window: Any) -> None:
         raise ValueError(msg)
 
 
-def with_mass(estimator: TableEstimator, job: Job) -> Job:
+def with_mass(estimator: Any, reader: TableReader, job: Job) -> Job:
     """Put the mass beside the classes and the penalty beside their loss, if the estimator has one.
 
     Parameters
     ----------
-    estimator : TableEstimator
+    estimator : DenseNetClassifier
         A classifier with the parameters `decorrelate`, `decorrelation_strength`, `decorrelation_range`
         and `background_label`, and with `classes_`.
+    reader : TableReader
+        The estimator's reader, which finds the column of the mass.
     job : Job
-        What it is to be trained on.
+        Training data of the estimator.
     """
-    params: Any = estimator
-    if params.decorrelate is None:
+    if estimator.decorrelate is None:
         return job
-    column = estimator._position(params.decorrelate, "decorrelate")
-    if column in estimator._categorical:
-        label = estimator._label(column)
-        msg = f"decorrelate={params.decorrelate!r}: {label} is categorical, which has no distances."
+    column = reader.position(estimator.decorrelate, "decorrelate")
+    if column in reader.categorical:
+        label = reader.label(column)
+        msg = f"decorrelate={estimator.decorrelate!r}: {label} is categorical, which has no distances."
         raise ValueError(msg)
-    background = _background(params.classes_.tolist(), params.background_label)
+    background = _background(estimator.classes_.tolist(), estimator.background_label)
     mass = job.rows[:, column].astype(np.float64)
     counts = np.asarray(job.target.strata) == background
-    if params.decorrelation_range is not None:
-        low, high = params.decorrelation_range
+    if estimator.decorrelation_range is not None:
+        low, high = estimator.decorrelation_range
         counts &= (mass >= low) & (mass <= high)
     weight = job.weight * counts
     if not weight.any():
         msg = (
-            f"no event of the background class {params.classes_.tolist()[background]!r} that has a weight has "
-            f"{estimator._label(column)} in decorrelation_range={params.decorrelation_range}; widen it."
+            f"no event of the background class {estimator.classes_.tolist()[background]!r} that has a weight has "
+            f"{reader.label(column)} in decorrelation_range={estimator.decorrelation_range}; widen it."
         )
         raise ValueError(msg)
-    if params.decorrelation_strength == 0:
+    if estimator.decorrelation_strength == 0:
         return job
     values = np.column_stack([job.target.values, _scaled(mass, weight), counts])
     target = job.target._replace(
         values=values.astype(np.float32),
-        loss=decorrelated(job.target.loss, float(params.decorrelation_strength), background),
+        loss=decorrelated(job.target.loss, float(estimator.decorrelation_strength), background),
     )
     return job._replace(target=target)
 

@@ -42,12 +42,12 @@ class _DenseNetEstimator(TableEstimator, ABC):
             raise ValueError(msg)
         given: dict[int, Any] = {}
         if isinstance(sizes, Mapping):
-            positions = self._positions(list(sizes), "embedding_sizes")
-            strangers = self._names([j for j in positions if j not in self._categorical])
-            if strangers:
-                msg = f"embedding_sizes names {strangers}, which categorical_features does not."
+            positions = self._reader.positions(list(sizes), "embedding_sizes")
+            unknown = self._reader.names([j for j in positions if j not in self._categorical])
+            if unknown:
+                msg = f"embedding_sizes names {unknown}, which categorical_features does not."
                 raise ValueError(msg)
-            given = {self._position(c, "embedding_sizes"): size for c, size in sizes.items()}
+            given = {self._reader.position(c, "embedding_sizes"): size for c, size in sizes.items()}
         elif not is_auto:
             given = dict.fromkeys(self._categorical, sizes)
         columns = []
@@ -87,12 +87,12 @@ class _DenseNetEstimator(TableEstimator, ABC):
             block = given if isinstance(given, FeatureBlock) else FeatureBlock(given)
             own: Any = everything
             if block.columns is not None:
-                own = self._positions(block.columns, f"block {name!r}")
+                own = self._reader.positions(block.columns, f"block {name!r}")
             blocks[str(name)] = block._replace(columns=list(own))
         left = set(everything).difference(*(block.columns or () for block in blocks.values()))
         if left:
             msg = (
-                f"columns {self._names(sorted(left))} of X are in no block; add them to one of blocks= "
+                f"columns {self._reader.names(sorted(left))} of X are in no block; add them to one of blocks= "
                 "or leave them out of X."
             )
             raise ValueError(msg)
@@ -335,7 +335,7 @@ class DenseNetClassifier(_DenseNetEstimator, BaseNetworkClassifier):
         check_decorrelation(self.decorrelation_strength, self.decorrelation_range)
 
     def _job(self, X: Any, data: EncodedData) -> Job:
-        return with_mass(self, super()._job(X, data))
+        return with_mass(self, self._reader, super()._job(X, data))
 
 
 @public("skhep_nn")
