@@ -22,7 +22,7 @@ from skhep_nn import (
     make_calo_showers,
     make_higgs_events,
 )
-from skhep_nn.estimators import base as _base
+from skhep_nn.training import run
 from skhep_nn.training import cuda_graphs as _cuda
 from skhep_nn.training.cuda_graphs import FlatAdam, GraphPass
 from skhep_nn.training.optimizers import adam_rates
@@ -166,7 +166,7 @@ def test_rows_that_stay_on_the_host_give_the_same(events, monkeypatch, augmentat
     X, y, w = events
     settings = {"device": "cuda", "augmentation": augmentation}
     resident = model(**settings).fit(X, y, sample_weight=w)
-    monkeypatch.setattr(_base, "_DEVICE_SHARE", 0.0)
+    monkeypatch.setattr(run, "_DEVICE_SHARE", 0.0)
     streamed = model(**settings).fit(X, y, sample_weight=w)
     assert streamed.net_.pass_.rows._stager is not None
     assert resident.net_.pass_.rows._stager is None
