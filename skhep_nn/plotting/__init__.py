@@ -1,9 +1,9 @@
-"""Displays: what a fit or a set of scores looks like, in scikit-learn's manner.
+"""Displays: plots of fits, scores and data, with the interface of scikit-learn's displays.
 
-A display is made by `from_estimator` or `from_predictions`, keeps the computed values as
-attributes, and draws them with `plot`, as often as wanted; those of raw images are made by
-`from_images`, those of raw features by `from_data`. The ROC curve is scikit-learn's own:
-:class:`sklearn.metrics.RocCurveDisplay` takes our estimators and event weights as they are.
+A display is created by `from_estimator` or `from_predictions` (for images by `from_images`, for features
+by `from_data`). It keeps the computed values as attributes, and each call of `plot` draws them again. There is
+no display of the ROC curve: use :class:`sklearn.metrics.RocCurveDisplay`, which takes estimators of this package
+and event weights.
 
 Drawing needs matplotlib: ``pip install 'skhep_nn[plot]'``.
 """

@@ -1,4 +1,4 @@
-"""The display of the significance against the cut."""
+"""Display of the significance against the cut."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class AMSCurveDisplay:
     r"""Approximate median significance (AMS) against the cut on the classifier output.
 
-    Make one with :meth:`from_estimator` or :meth:`from_predictions`.
+    Create it with :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
     ----------
@@ -41,8 +41,8 @@ class AMSCurveDisplay:
 
     See Also
     --------
-    skhep_nn.ams_curve : The values alone.
-    skhep_nn.best_cut : The choice of the cut.
+    skhep_nn.ams_curve : Computes the values.
+    skhep_nn.best_cut : Chooses the cut.
 
     References
     ----------
@@ -107,7 +107,7 @@ class AMSCurveDisplay:
         Returns
         -------
         display : AMSCurveDisplay
-            The values, drawn.
+            Display of the curve.
         """
         score, pos_label = positive_score(estimator, X, pos_label)
         name = type(estimator).__name__ if name is None else name
@@ -127,7 +127,7 @@ class AMSCurveDisplay:
         ax: Axes | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Draw the curve of scores that are already there.
+        """Draw the curve of given scores.
 
         Parameters
         ----------
@@ -136,11 +136,11 @@ class AMSCurveDisplay:
         y_score : array-like of shape (n_samples,)
             Classifier output, larger for the signal.
         sample_weight : array-like of shape (n_samples,), default=None
-            Event weights, scaled such that they sum to the expected yields. None: 1 each.
+            Event weights, scaled so that they sum to the expected yields. None: 1 each.
         b_reg : float, default=10.0
             Regularisation term of the AMS, in events.
         cut : float, default=None
-            A cut that was chosen on other events. None: :func:`skhep_nn.best_cut` of these.
+            Cut that was chosen on other events. None: :func:`skhep_nn.best_cut` of these events.
         pos_label : label, default=None
             Label of the signal. None: as in :func:`skhep_nn.ams_score`.
         name : str, default=None
@@ -153,7 +153,7 @@ class AMSCurveDisplay:
         Returns
         -------
         display : AMSCurveDisplay
-            The values, drawn.
+            Display of the curve.
         """
         options = {"b_reg": b_reg, "pos_label": pos_label}
         curve = ams_curve(y_true, y_score, sample_weight, **options)

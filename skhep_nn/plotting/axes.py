@@ -42,18 +42,18 @@ def figure_and_axes(ax: Axes | None) -> tuple[Figure, Axes]:
     import matplotlib.pyplot as plt
 
     if ax is None:
-        # Constrained layout keeps legends and second axes inside the saved page.
+        # Constrained layout keeps legends and second axes inside a saved figure.
         return plt.subplots(layout="constrained")
     figure = ax.get_figure(root=True)
     if figure is None:
         raise ValueError(
-            "ax belongs to no figure: pass axes of a live figure, or None for new ones"
+            "ax belongs to no figure: give axes of an existing figure, or None for new axes"
         )
     return figure, ax
 
 
 def legend_above(ax: Axes, handles: list[Any], columns: int) -> None:
-    """Put the legend above the frame, where it never hides a curve."""
+    """Draw the legend above the frame, where it hides no curve."""
     ax.legend(
         handles=handles,
         loc="lower center",

@@ -1,4 +1,4 @@
-"""The display of scores in bins of a quantity."""
+"""Display of scores in bins of a quantity."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _TITLES = {"auc": "Area under the ROC curve", "accuracy": "Accuracy"}
 class BinnedScoresDisplay:
     """Accuracy or area under the ROC curve against a quantity, such as the deposited energy.
 
-    Make one with :meth:`from_estimator` or :meth:`from_predictions`.
+    Create it with :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
     ----------
     scores : DataFrame
-        What :func:`~skhep_nn.metrics.binned_scores` returns.
+        Result of :func:`~skhep_nn.metrics.binned_scores`.
     name : str, default=None
         Name for the legend. None: no legend.
 
@@ -74,7 +74,7 @@ class BinnedScoresDisplay:
         y : array-like of shape (n_samples,)
             Labels.
         values : array-like of shape (n_samples,)
-            The quantity.
+            Quantity that is binned.
         ax : matplotlib Axes, default=None
             Axes to draw into. None: new ones.
         **kwargs : dict
@@ -83,7 +83,7 @@ class BinnedScoresDisplay:
         Returns
         -------
         display : BinnedScoresDisplay
-            The scores, drawn.
+            Display of the scores.
         """
         check_is_fitted(estimator)
         options = {"name": type(estimator).__name__, "classes": estimator.classes_, **kwargs}
@@ -104,12 +104,12 @@ class BinnedScoresDisplay:
         ax: Axes | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Draw the scores of predictions that are already there.
+        """Draw the scores of given predictions.
 
         Parameters
         ----------
         values : array-like of shape (n_samples,)
-            The quantity.
+            Quantity that is binned.
         y_true : array-like of shape (n_samples,)
             Labels.
         proba : array-like of shape (n_samples, n_classes) or (n_samples,)
@@ -126,7 +126,7 @@ class BinnedScoresDisplay:
         Returns
         -------
         display : BinnedScoresDisplay
-            The scores, drawn.
+            Display of the scores.
         """
         scores = binned_scores(
             values,
@@ -152,11 +152,11 @@ class BinnedScoresDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Axes to draw into, such as those of another classifier. None: new ones.
+            Axes to draw into; they may hold the scores of another classifier. None: new ones.
         score : {"auc", "accuracy"}, default="auc"
-            What is drawn.
+            Score to draw.
         xlabel : str, default=None
-            Name of the quantity, with its unit. None: none, or what is there already.
+            Name of the quantity, with its unit. None: the label of the axes is not changed.
         **kwargs : dict
             Passed to `matplotlib.axes.Axes.errorbar`.
 
@@ -168,7 +168,7 @@ class BinnedScoresDisplay:
         Raises
         ------
         ValueError
-            If `score` is none of these.
+            If `score` is neither of the two.
         """
         if score not in _TITLES:
             raise ValueError(f"score={score!r} must be one of {sorted(_TITLES)}")

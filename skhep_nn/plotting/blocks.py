@@ -1,4 +1,4 @@
-"""Displays of networks of split columns: what they rely on, and what their bottlenecks pass on."""
+"""Displays of networks with blocks of columns: their reliance on inputs, and outputs of bottlenecks."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ _TAIL = 0.005
 class RelianceDisplay:
     """How much a network relies on each block of columns, or a bottleneck on each feature.
 
-    The distribution over events as a box: the middle half of them with the median, a diamond at the
-    mean, and whiskers from the 5 % to the 95 % quantile. Make one with :meth:`from_estimator` or
-    :meth:`from_table`.
+    The distribution over events is drawn as a box: the middle half of the events with the median, a
+    diamond at the mean, and whiskers from the 5 % to the 95 % quantile. Create it with
+    :meth:`from_estimator` or :meth:`from_table`.
 
     Parameters
     ----------
     summary : DataFrame
         A row for each block or feature; columns `mean`, `q05`, `q25`, `median`, `q75` and `q95`.
     quantity : str
-        What the reliance is measured by, for the label of the axis.
+        Measure of the reliance, for the label of the axis.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ class RelianceDisplay:
 
     See Also
     --------
-    skhep_nn.inspection.block_reliance, skhep_nn.inspection.bottleneck_reliance : The numbers.
+    skhep_nn.inspection.block_reliance, skhep_nn.inspection.bottleneck_reliance : Compute the reliance.
 
     References
     ----------
@@ -96,7 +96,7 @@ class RelianceDisplay:
         ax: Axes | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Compute what a fitted network relies on and draw it.
+        """Compute the reliance of a fitted network and draw it.
 
         Parameters
         ----------
@@ -106,16 +106,16 @@ class RelianceDisplay:
         X : array-like or DataFrame of shape (n_samples, n_features)
             Events.
         bottleneck : str, default=None
-            Block whose bottleneck is shown: its reliance on the features of that block. None: the
-            reliance of the output on all blocks.
+            Block whose bottleneck is shown: its reliance on the features of the block. None: the
+            reliance of the network's output on all blocks.
         neuron : int, default=0
             Neuron of the bottleneck.
         output : int, default=0
-            Output of the network, where there are several and no bottleneck is named.
+            Output of the network, if there are several and `bottleneck` is None.
         member : int, default=None
             Member of the ensemble. None: events of all members, weighted as in predictions.
         sample_weight : array-like of shape (n_samples,), default=None
-            Event weights, none negative. None: 1 each.
+            Event weights of at least 0. None: 1 each.
         ax : matplotlib Axes, default=None
             Axes to draw into. None: new ones.
         **kwargs : dict
@@ -124,14 +124,14 @@ class RelianceDisplay:
         Returns
         -------
         display : RelianceDisplay
-            The distributions, drawn.
+            Display of the distributions.
 
         Raises
         ------
         TypeError
             If the estimator has no networks with blocks.
         ValueError
-            If there is no such block, bottleneck, neuron, output or member, or a weight is negative.
+            If the block, bottleneck, neuron, output or member does not exist, or a weight is negative.
         """
         if bottleneck is None:
             table = block_reliance(estimator, X, member=member)
@@ -156,16 +156,16 @@ class RelianceDisplay:
         ax: Axes | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Draw what is already computed.
+        """Draw a table of reliance.
 
         Parameters
         ----------
         table : DataFrame
-            From :func:`~skhep_nn.inspection.block_reliance`, or rows of one neuron from
-            :func:`~skhep_nn.inspection.bottleneck_reliance`: the column `reliance` is shown for each
+            Result of :func:`~skhep_nn.inspection.block_reliance`, or the rows of one neuron in the result of
+            :func:`~skhep_nn.inspection.bottleneck_reliance`. The column `reliance` is shown for each
             `feature` if there is such a column, else for each `block`.
         weight : array-like of shape (n_rows,), default=None
-            Weights of the rows, none negative. None: 1 each.
+            Weights of the rows, of at least 0. None: 1 each.
         quantity : str, default="Reliance"
             Label of the axis.
         ax : matplotlib Axes, default=None
@@ -176,12 +176,12 @@ class RelianceDisplay:
         Returns
         -------
         display : RelianceDisplay
-            The distributions, drawn.
+            Display of the distributions.
 
         Raises
         ------
         ValueError
-            If a weight is negative or not finite: quantiles would mean nothing.
+            If a weight is negative or not finite, since such weights have no quantiles.
         """
         weights = np.ones(len(table)) if weight is None else column_or_1d(weight)
         if not (np.isfinite(weights).all() and (weights >= 0).all()):
@@ -245,16 +245,16 @@ class RelianceDisplay:
 
 
 class BottleneckOutputDisplay:
-    """What a bottleneck passes on, by class: the distribution of its output after the activation.
+    """Output of a bottleneck after the activation: its distribution for each class.
 
-    Make one with :meth:`from_estimator`.
+    Create it with :meth:`from_estimator`.
 
     Parameters
     ----------
     distributions : ScoreDistributionDisplay
-        Histograms of the output, one a class.
+        Histograms of the output, one for each class.
     quantity : str
-        What is shown, for the label of the axis.
+        Name of the output, for the label of the axis.
 
     Attributes
     ----------
@@ -265,7 +265,7 @@ class BottleneckOutputDisplay:
 
     See Also
     --------
-    skhep_nn.inspection.bottleneck_outputs : The numbers.
+    skhep_nn.inspection.bottleneck_outputs : Computes the outputs.
 
     References
     ----------
@@ -306,7 +306,7 @@ class BottleneckOutputDisplay:
         ax: Axes | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Compute what a bottleneck of a fitted network passes on and draw it.
+        """Compute the output of a bottleneck of a fitted network and draw it.
 
         Parameters
         ----------
@@ -321,12 +321,12 @@ class BottleneckOutputDisplay:
         neuron : int, default=0
             Neuron of the bottleneck.
         member : int, default=0
-            Member of the ensemble: each learns bottlenecks of its own.
+            Member of the ensemble. Each member learns different bottlenecks.
         sample_weight : array-like of shape (n_samples,), default=None
             Event weights. None: 1 each.
         bins : int or array-like of shape (n_bins + 1,), default=40
             Number of bins of equal width between the 0.5 % and 99.5 % quantiles of the events, or the
-            edges. Events outside of them are left out.
+            edges of the bins. Events outside the bins are left out.
         density : bool, default=True
             Whether to normalise each class to unit area; else the sum of weights is shown.
         class_names : list of str, default=None
@@ -339,14 +339,14 @@ class BottleneckOutputDisplay:
         Returns
         -------
         display : BottleneckOutputDisplay
-            The distributions, drawn.
+            Display of the distributions.
 
         Raises
         ------
         TypeError
             If the estimator has no networks with blocks.
         ValueError
-            If there is no such bottleneck, neuron or member, or lengths differ.
+            If the bottleneck, neuron or member does not exist, or lengths differ.
         """
         table = bottleneck_outputs(estimator, X, y, member=member)
         table = _only(table, block=bottleneck, neuron=neuron)
@@ -384,7 +384,7 @@ class BottleneckOutputDisplay:
         return self._labelled()
 
     def _labelled(self) -> Self:
-        """Name what the histograms show, which are those of no score."""
+        """Replace the label of the axis, since the histograms show no score."""
         self.figure_, self.ax_ = self.distributions.figure_, self.distributions.ax_
         self.ax_.set_xlabel(self.quantity)
         return self

@@ -1,4 +1,4 @@
-"""The display of a learnt embedding."""
+"""Display of a learnt embedding."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 
 class EmbeddingDisplay:
-    """The vectors that a network has learnt for the categories of a feature, as a heat map.
+    """Heat map of the vectors that a network has learnt for the categories of a feature.
 
-    Figure 4 of arXiv:2002.01427. Make one with :meth:`from_estimator`.
+    Figure 4 of arXiv:2002.01427. Create it with :meth:`from_estimator`.
 
     Parameters
     ----------
     vectors : ndarray of shape (n_categories, size)
-        A vector for each category.
+        Vector of each category.
     categories : sequence of length n_categories
-        The categories.
+        Categories.
     feature : str, default=None
         Name of the feature. None: no name.
 
@@ -42,9 +42,9 @@ class EmbeddingDisplay:
 
     Notes
     -----
-    Where two rows are alike, the network does not tell these categories apart. A single element
-    means nothing: the layer behind may as well work with any other coordinates, which is also why
-    members of an ensemble learn different matrices, and why their mean shows nothing.
+    If two rows are alike, the network treats these categories alike. A single element has no meaning, since
+    the next layer works with any coordinates of the vectors. For the same reason members of an ensemble learn
+    different matrices, and their mean has no meaning.
 
     Examples
     --------
@@ -84,10 +84,10 @@ class EmbeddingDisplay:
         estimator : estimator
             Fitted `DenseNetClassifier` or `DenseNetRegressor`, or a Pipeline that ends in one.
         feature : str or int, default=None
-            A column of `categorical_features`, by name or number, as the last step of a Pipeline
-            sees it. None: the only one.
+            Column of `categorical_features`, by its name or number in the input of the network (the last
+            step of a Pipeline). None: the only categorical column.
         member : int, default=0
-            Member of the ensemble; negative ones count from the last.
+            Member of the ensemble; negative numbers count from the last.
         ax : matplotlib Axes, default=None
             Axes to draw into. None: new ones.
         **kwargs : dict
@@ -96,15 +96,15 @@ class EmbeddingDisplay:
         Returns
         -------
         display : EmbeddingDisplay
-            The embedding, drawn. Its rows are the categories seen at fit, in order; one that was not
-            seen is embedded as zeros.
+            Display of the embedding. Its rows are the categories seen at fit, in order; a category that was
+            not seen has a vector of zeros.
 
         Raises
         ------
         TypeError
             If the estimator has no embeddings.
         ValueError
-            If the feature or the member does not exist, or several features could be meant.
+            If the feature or the member does not exist, or `feature` is None and there are several.
         """
         check_is_fitted(estimator)
         if isinstance(estimator, Pipeline):
@@ -135,9 +135,9 @@ class EmbeddingDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Axes to draw into. None: new ones, as large as the embedding asks for.
+            Axes to draw into. None: new ones, with a size that fits the embedding.
         values_format : str or None, default="z.2f"
-            Format of the number in each cell, here with no sign before 0.00. None: no numbers.
+            Format of the number in each cell; the default writes -0.00 as 0.00. None: no numbers.
         **kwargs : dict
             Passed to `matplotlib.axes.Axes.imshow`.
 
@@ -162,12 +162,12 @@ class EmbeddingDisplay:
 
 
 def _column_of(estimator: Any, feature: str | int | None) -> int:
-    """Position of the feature that is meant, which must be a categorical one."""
+    """Return the position of a categorical feature."""
     columns = sorted(estimator.categories_)
     names = [_name_of(estimator, column) for column in columns]
     if feature is None:
         if len(columns) != 1:
-            raise ValueError(f"the estimator embeds {names}: say with feature= which one to draw")
+            raise ValueError(f"the estimator embeds {names}: name one of them with feature=")
         return int(columns[0])
     if feature in columns:
         return int(feature)
@@ -177,6 +177,6 @@ def _column_of(estimator: Any, feature: str | int | None) -> int:
 
 
 def _name_of(estimator: Any, column: int) -> str:
-    """Name of a column, or what to call it where columns have no names."""
+    """Return the name of a column, or its number as text if columns have no names."""
     names = getattr(estimator, "feature_names_in_", None)
     return f"column {column}" if names is None else str(names[column])

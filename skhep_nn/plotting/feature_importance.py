@@ -1,4 +1,4 @@
-"""The displays of a study of features."""
+"""Displays of the importance, correlations and mutual dependence of features."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class FeatureImportanceDisplay:
-    """Permutation importance of features, a bar each: figure 2 of arXiv:2002.01427.
+    """Permutation importance of features as bars: figure 2 of arXiv:2002.01427.
 
-    Make one with :meth:`from_data`, or from a table that is already there.
+    Create it with :meth:`from_data`, or from an existing table.
 
     Parameters
     ----------
     importance : DataFrame
-        What :func:`~skhep_nn.inspection.forest_importance` returns.
+        Result of :func:`~skhep_nn.inspection.forest_importance`.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class FeatureImportanceDisplay:
         Returns
         -------
         display : FeatureImportanceDisplay
-            The importance, drawn.
+            Display of the importance.
         """
         return cls(importance=forest_importance(X, y, **kwargs)).plot(ax=ax)
 
@@ -84,9 +84,9 @@ class FeatureImportanceDisplay:
         ax : matplotlib Axes, default=None
             Axes to draw into. None: new ones.
         max_features : int, default=None
-            Number of features, from the most important on. None: all.
+            Number of features to draw, starting with the most important. None: all.
         threshold : float, default=None
-            Where to draw a line, such as 0.005, from which on the study calls features important.
+            Position of a line, such as 0.005, above which the study counts a feature as important.
             None: no line.
         **kwargs : dict
             Passed to `matplotlib.axes.Axes.barh`.
@@ -115,12 +115,12 @@ class FeatureImportanceDisplay:
 class RankCorrelationDisplay:
     """Rank correlations of all pairs of features as a heat map.
 
-    Make one with :meth:`from_data`, or from a table that is already there.
+    Create it with :meth:`from_data`, or from an existing table.
 
     Parameters
     ----------
     correlations : DataFrame of shape (n_features, n_features)
-        What :func:`~skhep_nn.inspection.rank_correlations` returns, drawn in its order.
+        Result of :func:`~skhep_nn.inspection.rank_correlations`, drawn in its order.
 
     Attributes
     ----------
@@ -160,7 +160,7 @@ class RankCorrelationDisplay:
         Returns
         -------
         display : RankCorrelationDisplay
-            The correlations, drawn.
+            Display of the correlations.
         """
         return cls(correlations=rank_correlations(X, **kwargs)).plot(ax=ax)
 
@@ -172,9 +172,9 @@ class RankCorrelationDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Axes to draw into. None: new ones, as large as the number of features asks for.
+            Axes to draw into. None: new ones, with a size that fits the number of features.
         values_format : str or None, default="z.2f"
-            Format of the number in each cell, here with no sign before 0.00. None: no numbers.
+            Format of the number in each cell; the default writes -0.00 as 0.00. None: no numbers.
         **kwargs : dict
             Passed to `matplotlib.axes.Axes.imshow`.
 
@@ -198,14 +198,14 @@ class RankCorrelationDisplay:
 
 
 class MutualDependenceDisplay:
-    """How well each feature follows from the others, and from which: figure 3 of arXiv:2002.01427.
+    """Dependence of each feature on the other features: figure 3 of arXiv:2002.01427.
 
-    Make one with :meth:`from_data`, or from a table that is already there.
+    Create it with :meth:`from_data`, or from an existing table.
 
     Parameters
     ----------
     dependence : DataFrame
-        What :func:`~skhep_nn.inspection.mutual_dependence` returns.
+        Result of :func:`~skhep_nn.inspection.mutual_dependence`.
 
     Attributes
     ----------
@@ -246,21 +246,21 @@ class MutualDependenceDisplay:
         Returns
         -------
         display : MutualDependenceDisplay
-            The dependence, drawn.
+            Display of the dependence.
         """
         return cls(dependence=mutual_dependence(X, **kwargs)).plot(ax=ax)
 
     def plot(
         self, ax: Axes | None = None, *, values_format: str | None = "z.2f", **kwargs: Any
     ) -> Self:
-        """Draw a row for each feature: its R2, then how much each of the others contributes.
+        """Draw a row for each feature: its R2, then the contribution of each other feature.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Axes to draw into. None: new ones, as large as the number of features asks for.
+            Axes to draw into. None: new ones, with a size that fits the number of features.
         values_format : str or None, default="z.2f"
-            Format of the number in each cell, here with no sign before 0.00. None: no numbers.
+            Format of the number in each cell; the default writes -0.00 as 0.00. None: no numbers.
         **kwargs : dict
             Passed to `matplotlib.axes.Axes.imshow`.
 
@@ -284,6 +284,6 @@ class MutualDependenceDisplay:
             options={"cmap": "Blues", "vmin": 0.0, "vmax": 1.0, **kwargs},
         )
         self.figure_, self.ax_, self.text_ = drawn.figure, drawn.ax, drawn.text
-        # Two quantities, two blocks.
+        # A line separates R2 from the contributions, which are another quantity.
         self.ax_.axvline(0.5, color="black", linewidth=1.5)
         return self

@@ -20,7 +20,7 @@ __all__ = ["Heatmap", "draw_heatmap"]
 
 
 class Heatmap(NamedTuple):
-    """What was drawn; `text` holds the number of each cell, None for cells without one."""
+    """Drawn heat map; `text` holds the number of each cell, None for a cell without a number."""
 
     figure: Figure
     ax: Axes
@@ -39,20 +39,20 @@ def draw_heatmap(
     options: dict[str, Any],
     cell: tuple[float, float] = (0.5, 0.36),
 ) -> Heatmap:
-    """Draw values in cells of one size, in inches on new axes, NaN as an empty one.
+    """Draw values as coloured cells; a cell with NaN stays empty.
 
-    `values_format=None` writes no numbers.
+    `cell` is the size of a cell in new axes, in inches. `values_format=None` writes no numbers.
     """
     is_new = ax is None
     figure, ax = figure_and_axes(ax)
     n_rows, n_columns = values.shape
     if is_new:
-        # Room for a number in every cell; the names and the colour bar take the rest.
+        # The additional space is for the names and the colour bar.
         width, height = cell
         figure.set_size_inches(width * n_columns + 2.7, height * n_rows + 2.0)
     image = ax.imshow(values, **{"aspect": "auto", **options})
     names = [str(name) for name in columns]
-    # Long names side by side would run into each other.
+    # Long names side by side would overlap.
     rotation = 90 if max(map(len, names)) > 4 else 0
     ax.set_xticks(range(n_columns), names, rotation=rotation)
     ax.set_yticks(range(n_rows), [str(name) for name in rows])

@@ -1,4 +1,4 @@
-"""The display of a training history."""
+"""Display of a training history."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-# Shares of the height that a panel below the losses takes, and that is left empty above it.
+# Height of a panel below the losses and of the gap above it, as fractions of the whole height.
 _PANEL, _GAP = 0.19, 0.035
 _LABELS = {"train_loss": "training", "valid_loss": "validation"}
 
@@ -22,16 +22,16 @@ _LABELS = {"train_loss": "training", "valid_loss": "validation"}
 class HistoryDisplay:
     """Losses of all members, the learning rate and the momentum against the epoch.
 
-    Figures 6 and 8 of arXiv:2002.01427. Make one with :meth:`from_estimator`, or from a history
-    table of your own.
+    Figures 6 and 8 of arXiv:2002.01427. Create it with :meth:`from_estimator`, or from any history
+    table.
 
     Parameters
     ----------
     history : DataFrame
         Tidy table as in `history_` of a fitted estimator: columns `member`, `epoch`,
         `train_loss`, `valid_loss` (NaN without validation) and `lr`, for panels also `momentum`.
-        Further columns whose names end in ``_loss``, such as that of an average of weights, are
-        drawn like these two.
+        Further columns with names that end in ``_loss``, such as the loss of averaged weights, are
+        drawn in the same way.
     name : str, default=None
         Title. None: no title.
 
@@ -48,8 +48,8 @@ class HistoryDisplay:
 
     See Also
     --------
-    ScheduleDisplay : Learning rate and momentum of every step; the history has those of the last
-        step of each pass.
+    ScheduleDisplay : Learning rate and momentum of every step; the history has the values of the
+        last step of each epoch.
 
     Examples
     --------
@@ -91,21 +91,21 @@ class HistoryDisplay:
         Returns
         -------
         display : HistoryDisplay
-            The history, drawn.
+            Display of the history.
         """
         if isinstance(estimator, Pipeline):
             estimator = estimator[-1]
         if not hasattr(estimator, "history_"):
             check_is_fitted(estimator)
             msg = (
-                f"{type(estimator).__name__} has no history_: give the network that it has fitted, such as "
+                f"{type(estimator).__name__} has no history_: give the fitted network inside it, such as "
                 "best_estimator_ or estimator_."
             )
             raise TypeError(msg)
         return cls(history=estimator.history_, name=name).plot(ax=ax, **kwargs)
 
     def mean(self, column: str) -> pd.Series[Any]:
-        """Mean over members of one column, for the epochs that every member has.
+        """Return the mean of a column over members, for the epochs that all members have.
 
         Parameters
         ----------
@@ -117,7 +117,7 @@ class HistoryDisplay:
         mean : Series
             Indexed by epoch. Empty where the column holds no number.
         """
-        # Members that stop early would make the mean of the rest jump.
+        # The mean would jump at an epoch where a member stops early.
         table = self.history.pivot_table(index="epoch", columns="member", values=column)
         return table.dropna().mean(axis=1)
 
@@ -130,16 +130,16 @@ class HistoryDisplay:
         log_y: bool = False,
         **kwargs: Any,
     ) -> Self:
-        """Draw each member thin, the mean of all members thick.
+        """Draw a thin curve for each member, and a thick curve for their mean.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
             Axes to draw into. None: new ones.
         show_lr : bool, default=True
-            Whether to draw the learning rate, without `panels` on a second axis.
+            Whether to draw the learning rate: in a panel with `panels`, else on a second axis.
         panels : bool, default=False
-            Whether to draw learning rate and momentum in panels of their own, below the losses.
+            Whether to draw learning rate and momentum in separate panels below the losses.
         log_y : bool, default=False
             Whether the loss axis is logarithmic.
         **kwargs : dict
@@ -206,11 +206,11 @@ class HistoryDisplay:
         return panel
 
     def _rate(self, column: str) -> pd.Series[Any]:
-        """Learning rate or momentum of each pass, of which members that stopped have no more."""
+        """Return the learning rate or momentum of each epoch, averaged over members that still train."""
         return self.history.groupby("epoch")[column].mean().dropna()
 
     def _plot_loss(self, column: str, options: dict[str, Any]) -> list[Any]:
-        """Draw one kind of loss; return the handle of its mean, if there was anything to draw."""
+        """Draw one kind of loss; return the handle of its mean in a list, which is empty without values."""
         if self.history[column].isna().all():
             return []
         draw_members(self.ax_, self.history, "epoch", column, options["color"])
@@ -225,7 +225,7 @@ class HistoryDisplay:
         lr_ax = self.lr_ax_ = self.ax_.twinx()
         lr_ax.set(ylabel="Learning rate", ylim=(0.0, 1.1 * float(rate.max())))
         lr_ax.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3))
-        # The losses are what is looked at: they stay in front.
+        # The losses matter most and stay in front of the learning rate.
         self.ax_.set_zorder(lr_ax.get_zorder() + 1)
         self.ax_.patch.set_visible(False)
         options: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""What the displays of images share: a grid of axes, colours, and choosing and checking images."""
+"""Helpers of the displays of images: a grid of axes, colours, and checks of images and classes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 SCALES = ("auto", "log", "linear", "symmetric")
-# Where values differ by more than this factor, equal steps of colour hide most of them.
+# Ratio of the largest to the smallest positive value above which a linear scale hides most values.
 _WIDE = 100
 
 
 class Grid(NamedTuple):
-    """Axes for images, and where they are."""
+    """Axes for images; `ax` are the given axes that hold them, None in a new figure."""
 
     figure: Figure
     ax: Axes | None
@@ -31,7 +31,7 @@ class Grid(NamedTuple):
 
 
 class Colours(NamedTuple):
-    """Which colour a value gets."""
+    """Map of values to colours."""
 
     cmap: Colormap
     norm: Normalize
@@ -40,10 +40,10 @@ class Colours(NamedTuple):
 def grid_of_axes(
     ax: Axes | None, n_rows: int, n_columns: int, *, height: float = 1.9, gap: float = 0.08
 ) -> Grid:
-    """Axes in rows and columns, in a new figure or in the place of given ones.
+    """Return axes in rows and columns, in a new figure or in the place of given axes.
 
-    `height` is that of a row in inches, in a new figure; `gap` the share of a column that is left
-    empty, in given axes.
+    `height` is the height of a row in a new figure, in inches; `gap` is the fraction of a column that
+    stays empty in given axes.
     """
     if ax is None:
         import_matplotlib()
@@ -66,7 +66,7 @@ def grid_of_axes(
 
 
 def colours_for(values: NDArray[Any], scale: str) -> Colours:
-    """Colours that show the values: zeros of energies are left white."""
+    """Return colours for a scale; on a logarithmic scale values without a logarithm are white."""
     import_matplotlib()
     from matplotlib import colormaps
     from matplotlib.colors import LogNorm, Normalize
@@ -84,7 +84,7 @@ def colours_for(values: NDArray[Any], scale: str) -> Colours:
     cmap = colormaps["viridis"]
     if scale == "linear" or not positive.size:
         return Colours(cmap, Normalize(low, high))
-    blank = cmap.with_extremes(bad="white")  # for what has no logarithm
+    blank = cmap.with_extremes(bad="white")
     return Colours(blank, LogNorm(float(positive.min()), high))
 
 
@@ -96,7 +96,7 @@ def draw_image(ax: Axes, image: NDArray[Any], colours: Colours, **kwargs: Any) -
 
 
 def add_colour_bar(grid: Grid, drawn: Any, label: str, axes: Any = None) -> None:
-    """Colour bar beside all images, or beside some of one row."""
+    """Draw a colour bar beside all images, or beside the given images of one row."""
     if grid.ax is None:
         bar = grid.figure.colorbar(drawn, ax=grid.axes if axes is None else axes, shrink=0.9)
     elif axes is None:
@@ -108,7 +108,7 @@ def add_colour_bar(grid: Grid, drawn: Any, label: str, axes: Any = None) -> None
 
 
 def check_images(images: Any, channel: int) -> None:
-    """Refuse what are no images, or have no such channel."""
+    """Check that images have the right shape and the channel exists."""
     if getattr(images, "ndim", 0) not in (3, 4):
         raise ValueError(
             f"images must have the shape (n_samples, H, W) or (n_samples, H, W, C), got "
@@ -120,14 +120,14 @@ def check_images(images: Any, channel: int) -> None:
 
 
 def channel_of(images: NDArray[Any], channel: int) -> NDArray[Any]:
-    """One channel of images."""
+    """Return one channel of images."""
     return images if images.ndim == 3 else images[..., channel]
 
 
 def classes_of(
     y: ArrayLike, images: Any, class_names: Sequence[str] | None
 ) -> tuple[NDArray[Any], NDArray[Any], list[str]]:
-    """Labels, their classes, and names of these."""
+    """Return labels, their classes, and the names of the classes."""
     labels = column_or_1d(y)
     if len(labels) != len(images):
         raise ValueError(f"y has {len(labels)} labels for {len(images)} images")

@@ -1,4 +1,4 @@
-"""Displays of images: samples and means of classes."""
+"""Displays of images: samples and means of each class."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-_CHUNK = 4096  # images at a time, so that those of a file need not fit into memory
+_CHUNK = 4096  # images that are read at a time, since the images of a file may not fit into memory
 
 
 class ImageSamplesDisplay:
-    """Some images of each class, a row a class.
+    """Some images of each class, in one row per class.
 
-    Make one with :meth:`from_images`.
+    Create it with :meth:`from_images`.
 
     Parameters
     ----------
     images : ndarray of shape (n_classes, n_samples, H, W)
-        The images, one channel of them.
+        One channel of the images.
     class_names : list of str
         Names of the classes.
 
@@ -81,13 +81,13 @@ class ImageSamplesDisplay:
         Parameters
         ----------
         images : array of shape (n_samples, H, W) or (n_samples, H, W, C)
-            Images, also those of a file.
+            Images, in memory or in a file.
         y : array-like of shape (n_samples,)
             Labels.
         n : int, default=5
-            Images of a class; fewer where it has not as many.
+            Number of images of each class; fewer if a class has fewer.
         channel : int, default=0
-            Channel that is shown.
+            Channel to draw.
         class_names : list of str, default=None
             Names in the order of the sorted labels. None: the labels.
         random_state : int, numpy Generator or None, default=None
@@ -100,7 +100,7 @@ class ImageSamplesDisplay:
         Returns
         -------
         display : ImageSamplesDisplay
-            The images, drawn.
+            Display of the images.
         """
         check_images(images, channel)
         labels, classes, names = classes_of(y, images, class_names)
@@ -117,17 +117,17 @@ class ImageSamplesDisplay:
     def plot(
         self, ax: Axes | None = None, *, scale: str = "auto", label: str = "", **kwargs: Any
     ) -> Self:
-        """Draw the images with the same colours for all.
+        """Draw the images with a common scale of colours.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
             Axes in whose place to draw. None: a new figure.
         scale : {"auto", "log", "linear", "symmetric"}, default="auto"
-            Scale of the colours. Zeros are white on a logarithmic one; a symmetric one is for
+            Scale of the colours. On a logarithmic scale zeros are white; a symmetric scale is for
             values of both signs, such as times.
         label : str, default=""
-            What the colours show, with its unit.
+            Label of the colour bar: the quantity with its unit.
         **kwargs : dict
             Passed to `matplotlib.axes.Axes.imshow`.
 
@@ -148,14 +148,14 @@ class ImageSamplesDisplay:
 
 
 class MeanImagesDisplay:
-    """Mean image of each class, and of two classes how they differ.
+    """Mean image of each class, and the difference between two classes.
 
-    Make one with :meth:`from_images`.
+    Create it with :meth:`from_images`.
 
     Parameters
     ----------
     means : ndarray of shape (n_classes, H, W)
-        Mean images, one channel of them.
+        One channel of the mean images.
     class_names : list of str
         Names of the classes.
 
@@ -197,13 +197,13 @@ class MeanImagesDisplay:
         Parameters
         ----------
         images : array of shape (n_samples, H, W) or (n_samples, H, W, C)
-            Images, also those of a file, of which a part is read at a time.
+            Images, in memory or in a file, which is read in parts.
         y : array-like of shape (n_samples,)
             Labels.
         sample_weight : array-like of shape (n_samples,), default=None
             Event weights. None: 1 each.
         channel : int, default=0
-            Channel that is shown.
+            Channel to draw.
         class_names : list of str, default=None
             Names in the order of the sorted labels. None: the labels.
         ax : matplotlib Axes, default=None
@@ -214,12 +214,12 @@ class MeanImagesDisplay:
         Returns
         -------
         display : MeanImagesDisplay
-            The means, drawn.
+            Display of the means.
 
         Raises
         ------
         ValueError
-            If shapes do not fit, or the weights of a class sum to zero.
+            If shapes do not match, or the weights of a class sum to zero.
         """
         check_images(images, channel)
         labels, classes, names = classes_of(y, images, class_names)
@@ -245,18 +245,18 @@ class MeanImagesDisplay:
         label: str = "",
         **kwargs: Any,
     ) -> Self:
-        """Draw the means with the same colours for all.
+        """Draw the means with a common scale of colours.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
             Axes in whose place to draw. None: a new figure.
         difference : bool, default=True
-            Whether to draw, of two classes, the second less the first over their sum as well.
+            Whether to draw also the difference of two classes, second minus first, over their sum.
         scale : {"auto", "log", "linear", "symmetric"}, default="auto"
             Scale of the colours.
         label : str, default=""
-            What the colours show, with its unit.
+            Label of the colour bar: the quantity with its unit.
         **kwargs : dict
             Passed to `matplotlib.axes.Axes.imshow`.
 
@@ -279,7 +279,7 @@ class MeanImagesDisplay:
         return self
 
     def _plot_difference(self, grid: Any, **kwargs: Any) -> None:
-        """Draw how the second class differs from the first."""
+        """Draw the difference of the two classes over their sum."""
         first, second = self.means
         summed = np.abs(first) + np.abs(second)
         shares = np.where(summed > 0, (second - first) / np.where(summed > 0, summed, 1), 0)

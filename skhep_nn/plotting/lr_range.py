@@ -1,4 +1,4 @@
-"""The display of the learning-rate range test."""
+"""Display of the learning-rate range test."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 class LRRangeDisplay:
     """Loss against a growing learning rate: the range test of arXiv:1506.01186.
 
-    Make one with :meth:`from_estimator` or :meth:`from_result`.
+    Create it with :meth:`from_estimator` or :meth:`from_result`.
 
     Parameters
     ----------
     result : LRRange
-        What :func:`~skhep_nn.lr_range_test` returns.
+        Result of :func:`~skhep_nn.lr_range_test`.
 
     Attributes
     ----------
@@ -32,8 +32,8 @@ class LRRangeDisplay:
 
     See Also
     --------
-    ScheduleDisplay : The rates of a schedule.
-    HistoryDisplay : The losses of a fit.
+    ScheduleDisplay : Learning rates of a schedule.
+    HistoryDisplay : Losses of a fit.
 
     Examples
     --------
@@ -61,12 +61,12 @@ class LRRangeDisplay:
         ax: Axes | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Run the test for a network that need not be fitted, and draw it.
+        """Run the test for a network and draw it.
 
         Parameters
         ----------
         estimator : network estimator, or Pipeline that ends in one
-            Such as `DenseNetClassifier`. It is cloned and stays as it is.
+            Estimator such as `DenseNetClassifier`, fitted or not. It is cloned and not changed.
         X : array-like or DataFrame of shape (n_samples, ...)
             Inputs.
         y : array-like of shape (n_samples,) or (n_samples, n_targets)
@@ -81,18 +81,18 @@ class LRRangeDisplay:
         Returns
         -------
         display : LRRangeDisplay
-            The test, drawn.
+            Display of the test.
         """
         return cls.from_result(lr_range_test(estimator, X, y, sample_weight, **kwargs), ax=ax)
 
     @classmethod
     def from_result(cls, result: LRRange, *, ax: Axes | None = None, **kwargs: Any) -> Self:
-        """Draw a test that has been run.
+        """Draw the result of a test.
 
         Parameters
         ----------
         result : LRRange
-            What :func:`~skhep_nn.lr_range_test` returns.
+            Result of :func:`~skhep_nn.lr_range_test`.
         ax : matplotlib Axes, default=None
             Axes to draw into. None: new ones.
         **kwargs : dict
@@ -101,12 +101,12 @@ class LRRangeDisplay:
         Returns
         -------
         display : LRRangeDisplay
-            The test, drawn.
+            Display of the test.
         """
         return cls(result=result).plot(ax=ax, **kwargs)
 
     def plot(self, ax: Axes | None = None, *, log_y: bool = False, **kwargs: Any) -> Self:
-        """Draw the smoothed loss, each member thin and the mean thick, and the rates read off it.
+        """Draw the smoothed loss, thin for members and thick for their mean, and the rates found from it.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""The display of mass spectra before and after cuts on a score."""
+"""Display of mass spectra before and after cuts on a score."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 class MassSculptingDisplay:
-    """Mass spectra of the background, of all of it and of what passes cuts on a score.
+    """Mass spectra of the background, before and after cuts on a score.
 
-    Where a cut does not sculpt the mass, its spectrum is that of all background. Make one with
+    If a cut does not sculpt the mass, its spectrum equals the spectrum before the cut. Create it with
     :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
@@ -33,11 +33,11 @@ class MassSculptingDisplay:
     bin_edges : ndarray of shape (n_bins + 1,)
         Edges of the bins.
     contents : ndarray of shape (1 + n_cuts, n_bins)
-        Spectra of unit area: of all background first, then after each cut.
+        Spectra of unit area: of all background in the first row, after each cut in the others.
     uncertainties : ndarray of shape (1 + n_cuts, n_bins)
         Statistical uncertainty of `contents`: root of the sum of squared weights.
     sculpting : DataFrame
-        A row for each cut with the fields of `~skhep_nn.metrics.MassSculpting`.
+        A row for each cut, with the fields of `~skhep_nn.metrics.MassSculpting`.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class MassSculptingDisplay:
 
     See Also
     --------
-    skhep_nn.metrics.mass_sculpting : The figures alone.
+    skhep_nn.metrics.mass_sculpting : Computes the figures of merit.
 
     Examples
     --------
@@ -101,7 +101,7 @@ class MassSculptingDisplay:
         mass : array-like of shape (n_samples,)
             Mass of each event.
         pos_label : label, default=None
-            The signal. None: the second of two classes.
+            Label of the signal. None: the second of two classes.
         ax : matplotlib Axes, default=None
             Axes to draw into. None: new ones.
         **kwargs : dict
@@ -110,7 +110,7 @@ class MassSculptingDisplay:
         Returns
         -------
         display : MassSculptingDisplay
-            The spectra, drawn.
+            Display of the spectra.
         """
         score, pos_label = positive_score(estimator, X, pos_label)
         return cls.from_predictions(y, score, mass, pos_label=pos_label, ax=ax, **kwargs)
@@ -129,14 +129,14 @@ class MassSculptingDisplay:
         ax: Axes | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Draw the spectra for scores that are already there.
+        """Draw the spectra for given scores.
 
         Parameters
         ----------
         y_true, y_score, mass, sample_weight, bins, pos_label
             As in :func:`skhep_nn.metrics.mass_sculpting`.
         signal_efficiencies : sequence of float, default=(0.8, 0.5, 0.2)
-            Shares of the signal that the cuts let pass.
+            Fractions of the signal above each cut.
         ax : matplotlib Axes, default=None
             Axes to draw into. None: new ones.
         **kwargs : dict
@@ -145,12 +145,12 @@ class MassSculptingDisplay:
         Returns
         -------
         display : MassSculptingDisplay
-            The spectra, drawn.
+            Display of the spectra.
 
         Raises
         ------
         ValueError
-            As :func:`skhep_nn.metrics.mass_sculpting`.
+            Under the conditions of :func:`skhep_nn.metrics.mass_sculpting`.
         """
         spectra = background_spectra(
             y_true, y_score, mass, sample_weight, tuple(signal_efficiencies), bins, pos_label
@@ -171,7 +171,7 @@ class MassSculptingDisplay:
         ax : matplotlib Axes, default=None
             Axes to draw into. None: new ones.
         xlabel : str, default="Mass"
-            What the bins are of.
+            Label of the horizontal axis.
         **kwargs : dict
             Passed to each histogram, a `matplotlib.patches.StepPatch`.
 

@@ -1,4 +1,4 @@
-"""Displays of what a network makes of images: predictions and feature maps."""
+"""Displays of a network's predictions for images, and of its feature maps."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ _CHOICES = ("random", "sure", "unsure", "wrong")
 
 
 class PredictionSamplesDisplay:
-    """Images with their classes and what a classifier thinks of them.
+    """Images with their true and predicted classes.
 
-    Make one with :meth:`from_estimator` or :meth:`from_predictions`.
+    Create it with :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
     ----------
     images : ndarray of shape (n, H, W)
-        The images, one channel of them.
+        One channel of the images.
     true, predicted : ndarray of int of shape (n,)
-        Classes by their places in `class_names`.
+        Classes as indices of `class_names`.
     proba : ndarray of shape (n, n_classes)
         Probabilities.
     class_names : list of str
@@ -99,13 +99,13 @@ class PredictionSamplesDisplay:
         Returns
         -------
         display : PredictionSamplesDisplay
-            The images, drawn.
+            Display of the images.
         """
         check_is_fitted(estimator)
         if not hasattr(estimator, "predict_proba"):
             msg = (
-                f"{type(estimator).__name__} is no classifier: this shows labels and probabilities. "
-                "scikit-learn's PredictionErrorDisplay compares values."
+                f"{type(estimator).__name__} is no classifier: this display shows labels and probabilities. "
+                "scikit-learn's PredictionErrorDisplay shows the predictions of regressors."
             )
             raise TypeError(msg)
         options = {"classes": estimator.classes_, **kwargs}
@@ -127,23 +127,23 @@ class PredictionSamplesDisplay:
         ax: Axes | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Choose some images of which predictions are already there and draw them.
+        """Choose some images with given predictions and draw them.
 
         Parameters
         ----------
         images : array of shape (n_samples, H, W) or (n_samples, H, W, C)
-            Images, also those of a file.
+            Images, in memory or in a file.
         y_true : array-like of shape (n_samples,)
             Labels.
         proba : array-like of shape (n_samples, n_classes) or (n_samples,)
-            Probabilities, or those of the second of two classes.
+            Probabilities of all classes, or of the second of two classes.
         n : int, default=8
-            Number of images; fewer where there are not as many.
+            Number of images; fewer if there are fewer.
         which : {"random", "sure", "unsure", "wrong"}, default="random"
-            Any images, those whose class is right and surest, those that are nearest to any other
-            class, or those whose class is wrong and surest.
+            Choice of images: random ones; correct predictions, the most certain first; the least certain
+            predictions first; or wrong predictions, the most certain first.
         channel : int, default=0
-            Channel that is shown.
+            Channel to draw.
         classes : sequence of labels, default=None
             Classes in the order of the columns of `proba`. None: the sorted labels.
         class_names : list of str, default=None
@@ -158,12 +158,12 @@ class PredictionSamplesDisplay:
         Returns
         -------
         display : PredictionSamplesDisplay
-            The images, drawn.
+            Display of the images.
 
         Raises
         ------
         ValueError
-            If shapes do not fit, `which` is none of these, or there is no such image.
+            If shapes do not match, `which` is unknown, or no image fulfils `which`.
         """
         check_images(images, channel)
         answers = check_answers(y_true, None, proba, None, classes)
@@ -190,18 +190,18 @@ class PredictionSamplesDisplay:
         label: str = "",
         **kwargs: Any,
     ) -> Self:
-        """Draw the images, each under its prediction: green where it is right, else red.
+        """Draw each image under its prediction, which is green if it is correct, else red.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
             Axes in whose place to draw. None: a new figure.
         n_columns : int, default=4
-            Images in a row.
+            Number of images in a row.
         scale : {"auto", "log", "linear", "symmetric"}, default="auto"
             Scale of the colours.
         label : str, default=""
-            What the colours show, with its unit.
+            Label of the colour bar: the quantity with its unit.
         **kwargs : dict
             Passed to `matplotlib.axes.Axes.imshow`.
 
@@ -231,7 +231,7 @@ class PredictionSamplesDisplay:
 
 
 def _choose(answers: Any, n: int, which: str, rng: np.random.Generator) -> NDArray[np.intp]:
-    """Choose events by how sure and how right their predictions are."""
+    """Return the rows of images chosen by certainty and correctness of their predictions."""
     if which not in _CHOICES:
         raise ValueError(f"which={which!r} must be one of {_CHOICES}")
     if n < 1:
@@ -251,16 +251,16 @@ def _choose(answers: Any, n: int, which: str, rng: np.random.Generator) -> NDArr
 
 
 class FeatureMapsDisplay:
-    """What the layers of a fitted network make of an image, a row a layer.
+    """Feature maps of a fitted network for one image, in one row per layer.
 
-    Make one with :meth:`from_estimator`.
+    Create it with :meth:`from_estimator`.
 
     Parameters
     ----------
     image : ndarray of shape (H, W)
-        The image, one channel of it.
+        One channel of the image.
     maps : dict of str to ndarray of shape (channels, H, W)
-        What :func:`~skhep_nn.inspection.feature_maps` returns.
+        Result of :func:`~skhep_nn.inspection.feature_maps`.
 
     Attributes
     ----------
@@ -305,7 +305,7 @@ class FeatureMapsDisplay:
         estimator, image, layers, member
             As in :func:`~skhep_nn.inspection.feature_maps`.
         channel : int, default=0
-            Channel of the image that is shown beside them.
+            Channel of the image that is drawn beside the maps.
         ax : matplotlib Axes, default=None
             Axes in whose place to draw. None: a new figure.
         **kwargs : dict
@@ -314,7 +314,7 @@ class FeatureMapsDisplay:
         Returns
         -------
         display : FeatureMapsDisplay
-            The maps, drawn.
+            Display of the maps.
         """
         maps = feature_maps(estimator, image, layers=layers, member=member)
         _, seen = network_and_image(estimator, image)
@@ -324,15 +324,15 @@ class FeatureMapsDisplay:
     def plot(
         self, ax: Axes | None = None, *, n_maps: int = 8, scale: str = "auto", **kwargs: Any
     ) -> Self:
-        """Draw the image, then for each layer the channels that vary most over this image.
+        """Draw the image, then for each layer the channels that vary most over the image.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
             Axes in whose place to draw. None: a new figure.
         n_maps : int, default=8
-            Channels of a layer. Each has colours of its own, from its smallest to its largest
-            value.
+            Number of channels of each layer. The colours of each channel extend from its smallest to its
+            largest value.
         scale : {"auto", "log", "linear", "symmetric"}, default="auto"
             Scale of the colours of the image.
         **kwargs : dict

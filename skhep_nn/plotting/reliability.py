@@ -1,9 +1,8 @@
-"""The display of how far predicted probabilities can be taken at their word."""
+"""Display of the reliability of predicted probabilities."""
 
 from __future__ import annotations
 
 from itertools import product
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -13,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skhep_nn.metrics.classification import check_answers
 from skhep_nn.plotting.axes import figure_and_axes, legend_above
+from skhep_nn.utils.checks import is_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ _CURVE, _HISTOGRAM = 0.7, 0.24
 class ReliabilityDisplay:
     """Fraction of events of a class against its predicted probability, with event weights.
 
-    Where probabilities are calibrated, the points lie on the diagonal. Make one with
+    The points of calibrated probabilities lie on the diagonal. Create it with
     :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
@@ -44,7 +44,7 @@ class ReliabilityDisplay:
     expected_calibration_error : Series
         Distance from the diagonal, averaged over the events, by curve.
     ylabel : str, default="Fraction of the class"
-        What the fraction is of.
+        Label of the vertical axis.
 
     Attributes
     ----------
@@ -58,15 +58,15 @@ class ReliabilityDisplay:
         n, weight
             Number of events and their summed weights.
         mean_prediction
-            Weighted mean of the predicted probabilities; NaN in an empty bin, as all below.
+            Weighted mean of the predicted probabilities; NaN in an empty bin, as are the next columns.
         fraction
-            Share of the weights that belongs to events of the class.
+            Fraction of the weights that belong to events of the class.
         fraction_low, fraction_high
-            Its 68.3 % confidence interval, see :meth:`from_predictions`.
+            68.3 % confidence interval of `fraction`, see :meth:`from_predictions`.
     expected_calibration_error : Series
-        Sum over bins of the difference between `fraction` and `mean_prediction`, without its sign and
-        times the share of the weights in the bin [1]_. Fluctuations make it larger than 0 even for
-        perfect probabilities: compare it with the intervals.
+        Absolute difference between `fraction` and `mean_prediction`, averaged over bins with the weights in
+        them [1]_. Fluctuations make it larger than 0 even for perfect probabilities: compare it with the
+        intervals.
     ax_ : matplotlib Axes
         Axes of the curves in the last plot.
     histogram_ax_ : matplotlib Axes or None
@@ -138,7 +138,7 @@ class ReliabilityDisplay:
         Raises
         ------
         TypeError
-            If the estimator has no probabilities.
+            If the estimator has no `predict_proba`.
         """
         check_is_fitted(estimator)
         if not hasattr(estimator, "predict_proba"):
@@ -164,31 +164,31 @@ class ReliabilityDisplay:
         ax: Axes | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Draw how reliable probabilities are that are already there.
+        """Draw how reliable given probabilities are.
 
         Parameters
         ----------
         y_true : array-like of shape (n_samples,)
             Labels.
         y_prob : array-like of shape (n_samples, n_classes) or (n_samples,)
-            What `predict_proba` gives, or its second column where there are two classes.
+            Result of `predict_proba`, or its second column if there are two classes.
         sample_weight : array-like of shape (n_samples,), default=None
-            Event weights, which may be negative, with the balance between the classes that the
-            classifier was trained with: after training with ``class_weight="balanced"`` those of
+            Event weights, which may be negative. They must have the same balance between the classes as in
+            training: after training with ``class_weight="balanced"``, give the weights of
             :func:`~skhep_nn.metrics.class_balanced_weights`. None: 1 each.
         n_bins : int, default=10
             Number of bins.
         strategy : {"uniform", "quantile"}, default="uniform"
-            Bins of equal width, or with the same number of events as far as predictions are distinct.
+            Bins of equal width, or bins with the same number of events, as far as predictions are distinct.
         pos_label : label, default=None
-            Class whose probability is shown. None: the second of two classes; of more classes a curve
-            each, against the rest.
+            Class whose probability is shown. None: the second of two classes; for more than two classes, a
+            curve for each class against the rest.
         classes : sequence of labels, default=None
             The classes, in the order of the columns of `y_prob`. None: the sorted labels in `y_true`.
         groups : array-like of shape (n_samples,), default=None
-            Fold, sample or number of jets of each event: there is a curve for each.
+            Group of each event, such as its fold, sample or number of jets; each group has a curve.
         name : str, default=None
-            Name for the legend, before those of classes and groups. None: none.
+            Name for the legend, before the names of classes and groups. None: no name.
         ax : matplotlib Axes, default=None
             Axes to draw into. None: new ones.
         **kwargs : dict
@@ -202,15 +202,15 @@ class ReliabilityDisplay:
         Raises
         ------
         ValueError
-            If shapes do not fit, labels are not among the classes, probabilities not between 0 and 1,
-            the weights of a curve do not have a positive total, or a parameter is not what it should be.
+            If shapes do not match, labels are not among the classes, probabilities are not between 0 and 1,
+            the weights of a curve do not have a positive total, or a parameter is invalid.
 
         Notes
         -----
-        The interval is Wilson's, for that number of equally weighted events with which the binomial
-        variance of the fraction is the one found from the squared weights; so it has a width also where
-        all events of a bin are of one class. Where negative weights push the fraction out of 0 to 1 it is
-        the fraction plus and minus its standard error.
+        The interval is Wilson's interval for an effective number of events: the number of equally weighted
+        events with the same binomial variance as the weighted fraction. It has a width even if all events of a
+        bin belong to one class. If negative weights put the fraction outside 0 to 1, the interval is the
+        fraction plus and minus its standard error.
         """
         _check(n_bins, strategy)
         answers = check_answers(y_true, None, y_prob, sample_weight, classes)
@@ -251,9 +251,10 @@ class ReliabilityDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Axes to draw into, without `histogram` also those of another classifier. None: new ones.
+            Axes to draw into. With ``histogram=False`` they may hold the curves of another classifier. None:
+            new ones.
         histogram : bool, default=True
-            Whether to draw the distribution.
+            Whether to draw the distribution of predictions.
         log_y : bool, default=False
             Whether the vertical axis of the distribution is logarithmic.
         **kwargs : dict
@@ -275,7 +276,9 @@ class ReliabilityDisplay:
             lowest = frame.inset_axes((0.0, 0.0, 1.0, _HISTOGRAM), sharex=self.ax_)
             lowest.set(ylabel="Share", yscale="log" if log_y else "linear")
             self.histogram_ax_ = lowest
-        if lowest is not None:  # else another classifier's curve has brought both
+        if (
+            lowest is not None
+        ):  # else the curve of another classifier has drawn the diagonal and the label
             self.ax_.plot([0, 1], [0, 1], color="0.5", linestyle=":", linewidth=1.2, zorder=1)
             lowest.set_xlabel("Predicted probability")
         for name, rows in self.curves.groupby("curve", sort=False):
@@ -300,15 +303,15 @@ class ReliabilityDisplay:
 
 
 def _check(n_bins: Any, strategy: str) -> None:
-    """Check what says how to bin."""
-    if not (isinstance(n_bins, Integral) and int(n_bins) >= 1):
+    """Check the parameters of the bins."""
+    if not is_count(n_bins):
         raise ValueError(f"n_bins={n_bins!r} must be an integer of at least 1")
     if strategy not in _STRATEGIES:
         raise ValueError(f"strategy={strategy!r} must be one of {_STRATEGIES}")
 
 
 def _shown(classes: list[Any], pos_label: Any) -> list[int]:
-    """Places of the classes that have a curve."""
+    """Return the indices of the classes that have a curve."""
     if pos_label is None:
         return [1] if len(classes) == 2 else list(range(len(classes)))
     if pos_label not in classes:
@@ -317,7 +320,7 @@ def _shown(classes: list[Any], pos_label: Any) -> list[int]:
 
 
 def _groups(groups: ArrayLike | None, n: int) -> Iterator[tuple[str | None, Any]]:
-    """Name and rows of each group."""
+    """Yield name and rows of each group."""
     if groups is None:
         yield None, slice(None)
         return
@@ -329,7 +332,7 @@ def _groups(groups: ArrayLike | None, n: int) -> Iterator[tuple[str | None, Any]
 
 
 def _edges(predicted: Array, n_bins: int, strategy: str) -> Array:
-    """Edges of the bins."""
+    """Return the edges of the bins."""
     edges = np.linspace(0, 1, n_bins + 1)
     if strategy == "quantile":
         inner = np.unique(np.quantile(predicted, edges[1:-1]))
@@ -338,7 +341,7 @@ def _edges(predicted: Array, n_bins: int, strategy: str) -> Array:
 
 
 def _total(weight: Array, name: str) -> float:
-    """Sum the weights of a curve."""
+    """Return the sum of the weights of a curve, which must be positive."""
     total = float(weight.sum())
     if not total > 0:
         raise ValueError(f"the weights of {name!r} must have a positive total, got {total:g}")
@@ -346,7 +349,7 @@ def _total(weight: Array, name: str) -> float:
 
 
 def _shares(predicted: Array, weight: Array, total: float) -> Array:
-    """Distribution of the predictions."""
+    """Return the distribution of the predictions."""
     contents, _ = np.histogram(predicted, _HISTOGRAM_BINS, range=(0.0, 1.0), weights=weight)
     shares: Array = contents / total
     return shares
@@ -355,7 +358,7 @@ def _shares(predicted: Array, weight: Array, total: float) -> Array:
 def _bins(
     is_class: NDArray[np.bool_], predicted: Array, weight: Array, edges: Array
 ) -> pd.DataFrame:
-    """Fraction, its interval and the mean prediction in each bin, and the weight in excess."""
+    """Return the columns of a curve for each bin, and the excess of weight over the prediction."""
     n_bins = len(edges) - 1
     at = np.searchsorted(edges[1:-1], predicted, side="right")
 
@@ -385,14 +388,14 @@ def _bins(
 
 
 def _interval(fraction: Array, variance: Array, n_effective: Array) -> tuple[Array, Array]:
-    """68.3 % interval of a fraction, of Wilson with a number of events that gives its variance."""
+    """Return the 68.3 % interval of a fraction: Wilson's for the effective number of events."""
     binomial = fraction * (1 - fraction)
     n = np.where(variance > 0, binomial / variance, n_effective)
     centre = (fraction + 0.5 / n) / (1 + 1 / n)
     half = np.sqrt(np.maximum(binomial, 0) / n + 0.25 / n**2) / (1 + 1 / n)
     inside = (fraction >= 0) & (fraction <= 1) & (n > 0)
     root = np.sqrt(variance)
-    # Rounding must not push an end of the interval past the fraction itself.
+    # Rounding must not move an end of the interval past the fraction.
     low = np.minimum(np.where(inside, centre - half, fraction - root), fraction)
     high = np.maximum(np.where(inside, centre + half, fraction + root), fraction)
     return low, high

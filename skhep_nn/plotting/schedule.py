@@ -1,4 +1,4 @@
-"""The display of a schedule."""
+"""Display of a schedule."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 class ScheduleDisplay:
     """Learning rate and momentum of every step: figures 6 and 9 of arXiv:2002.01427.
 
-    Make one with :meth:`from_schedule`.
+    Create it with :meth:`from_schedule`.
 
     Parameters
     ----------
     lr : ndarray of shape (n_iterations,)
         Learning rate of every step.
     momentum : ndarray of shape (n_iterations,) or None
-        Momentum (beta1 of Adam) of every step; None where the schedule leaves it alone.
+        Momentum (beta1 of Adam) of every step; None if the schedule does not change it.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class ScheduleDisplay:
 
     See Also
     --------
-    HistoryDisplay : Losses beside what was really applied, a value for each pass.
+    HistoryDisplay : Losses, learning rate and momentum of each epoch of a fit.
 
     Examples
     --------
@@ -64,18 +64,18 @@ class ScheduleDisplay:
         ax: Axes | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Draw what a schedule will do.
+        """Draw the learning rate and momentum of a schedule.
 
         Parameters
         ----------
         schedule : schedule
             `OneCycle`, `CosineRestarts` or another object for `schedule=` of the estimators.
         n_epochs : int
-            Number of passes.
+            Number of epochs.
         n_steps : int
-            Steps, that is minibatches, in a pass.
+            Number of optimizer steps (minibatches) in an epoch.
         valid_losses : sequence of float, default=()
-            Validation losses of the passes, for schedules that look at them.
+            Validation losses of the epochs, for schedules that depend on them.
         ax : matplotlib Axes, default=None
             Axes to draw into. None: new ones.
         **kwargs : dict
@@ -84,7 +84,7 @@ class ScheduleDisplay:
         Returns
         -------
         display : ScheduleDisplay
-            The schedule, drawn.
+            Display of the schedule.
         """
         rates = [
             schedule.rates(

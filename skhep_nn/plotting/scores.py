@@ -1,4 +1,4 @@
-"""The display of the classifier output."""
+"""Display of the classifier output."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 class ScoreDistributionDisplay:
     """Weighted distribution of the classifier output for each true class.
 
-    Make one with :meth:`from_estimator` or :meth:`from_predictions`.
+    Create it with :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
     ----------
     bin_edges : ndarray of shape (n_bins + 1,)
         Edges of the bins.
     contents : ndarray of shape (n_classes, n_bins)
-        Sum of weights in each bin, divided by total and bin width where `density`.
+        Sum of weights in each bin, with `density` divided by the total and the width of the bin.
     uncertainties : ndarray of shape (n_classes, n_bins)
         Statistical uncertainty of `contents`: root of the sum of squared weights.
     class_names : list of str
-        Names for the legend, one a class.
+        Names of the classes for the legend.
     density : bool
         Whether each class is normalised to unit area.
 
@@ -103,7 +103,7 @@ class ScoreDistributionDisplay:
         Returns
         -------
         display : ScoreDistributionDisplay
-            The distributions, drawn.
+            Display of the distributions.
         """
         score, _ = positive_score(estimator, X, pos_label)
         return cls.from_predictions(y, score, ax=ax, **kwargs)
@@ -121,7 +121,7 @@ class ScoreDistributionDisplay:
         ax: Axes | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Draw the distributions of scores that are already there.
+        """Draw the distributions of given scores.
 
         Parameters
         ----------
@@ -132,7 +132,7 @@ class ScoreDistributionDisplay:
         sample_weight : array-like of shape (n_samples,), default=None
             Event weights. None: 1 each.
         bins : int or array-like of shape (n_bins + 1,), default=40
-            Number of bins of equal width (from 0 to 1 where all scores lie there), or the edges.
+            Number of bins of equal width (from 0 to 1 if all scores lie there), or the edges of the bins.
         density : bool, default=True
             Whether to normalise each class to unit area; else the sum of weights is shown.
         class_names : list of str, default=None
@@ -145,13 +145,13 @@ class ScoreDistributionDisplay:
         Returns
         -------
         display : ScoreDistributionDisplay
-            The distributions, drawn.
+            Display of the distributions.
 
         Raises
         ------
         ValueError
-            If lengths differ, a score is not finite, or the weights of a class that is to be
-            normalised sum to zero.
+            If lengths differ, a score is not finite, or the weights of a class sum to zero and
+            `density` is True.
         """
         labels = column_or_1d(y_true)
         score = column_or_1d(y_score)
@@ -176,8 +176,8 @@ class ScoreDistributionDisplay:
             scale = contents.sum(axis=1, keepdims=True) * np.diff(edges)
             if (scale == 0.0).any():
                 raise ValueError(
-                    "the weights of a class sum to zero inside the bins, so that it has no unit "
-                    "area: pass density=False, or other bins"
+                    "the weights of a class sum to zero inside the bins and cannot be normalised to unit "
+                    "area: use density=False, or other bins"
                 )
         display = cls(
             bin_edges=edges,

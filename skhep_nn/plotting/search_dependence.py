@@ -1,4 +1,4 @@
-"""Displays of a search over several parameters: what was sampled, and what the score depends on."""
+"""Displays of a search over several parameters: its candidates, and the dependence of the score."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _N_BINS = 12
 
 
 class SearchSamplesDisplay:
-    """Parameters that a search has tried: histograms of each, and points for each pair.
+    """Candidates of a search: a histogram of each parameter, and points for each pair of parameters.
 
-    Points are coloured by the score; red marks the best candidate. Make one with :meth:`from_estimator` or
+    Points are coloured by the score; red marks the best candidate. Create it with :meth:`from_estimator` or
     :meth:`from_results`.
 
     Parameters
@@ -35,7 +35,7 @@ class SearchSamplesDisplay:
     axes : list of SearchAxis
         Parameters and their scales.
     table : DataFrame
-        The candidates: a column for each parameter, and `score`.
+        Candidates: a column for each parameter, and `score`.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class SearchSamplesDisplay:
 
     See Also
     --------
-    SearchDependenceDisplay : What the score depends on.
+    SearchDependenceDisplay : Dependence of the score on the parameters.
 
     References
     ----------
@@ -69,7 +69,7 @@ class SearchSamplesDisplay:
 
     @classmethod
     def from_estimator(cls, search: Any, **kwargs: Any) -> Self:
-        """Draw what a fitted search has tried.
+        """Draw the candidates of a fitted search.
 
         Parameters
         ----------
@@ -81,7 +81,7 @@ class SearchSamplesDisplay:
         Returns
         -------
         display : SearchSamplesDisplay
-            The candidates, drawn.
+            Display of the candidates.
         """
         return cls.from_results(search_results(search), **kwargs)
 
@@ -101,11 +101,11 @@ class SearchSamplesDisplay:
         Parameters
         ----------
         cv_results : dict or DataFrame
-            `cv_results_` of a search, or a table of it. Candidates whose fit has failed are left out.
+            `cv_results_` of a search, or a table of it. Candidates whose fit failed are left out.
         parameters : sequence of str, default=None
-            Parameters to show. None: all that vary.
+            Parameters to draw. None: all parameters that vary.
         score : str, default="mean_test_score"
-            Which of the results the colours show.
+            Name of the result for the colours.
         scales : dict of str to {"linear", "log", "category"}, default=None
             Scales of parameters, as in `fit_search_model`.
         figure : matplotlib Figure, default=None
@@ -116,18 +116,18 @@ class SearchSamplesDisplay:
         Returns
         -------
         display : SearchSamplesDisplay
-            The candidates, drawn.
+            Display of the candidates.
 
         Raises
         ------
         ValueError
-            If there is no such parameter or score, or there are fewer than five candidates.
+            If a parameter or the score is not in the results, or no candidate has a finite score.
         """
         axes, table = read_results(cv_results, parameters=parameters, score=score, scales=scales)
         return cls(axes=axes, table=table).plot(figure, **kwargs)
 
     def plot(self, figure: Figure | None = None, **kwargs: Any) -> Self:
-        """Draw histograms along the diagonal and points below it.
+        """Draw histograms on the diagonal and points below it.
 
         Parameters
         ----------
@@ -161,12 +161,12 @@ class SearchSamplesDisplay:
 
 
 class SearchDependenceDisplay:
-    """What the score of a search depends on: partial dependence on each parameter and on each pair.
+    """Partial dependence of the score of a search on each parameter and on each pair of parameters.
 
-    Along the diagonal the expected score against one parameter, averaged over the others, with a band of
-    one standard deviation (of the average, not of single candidates); below it the same against two
-    parameters, with points at the candidates. Red marks the best candidate. Make one with
-    :meth:`from_model` or :meth:`from_estimator`.
+    The diagonal shows the expected score against one parameter, averaged over the others, with a band of one
+    standard deviation (of the average, not of single candidates). Below it are maps against two parameters, with
+    points at the candidates. Red marks the best candidate. Create it with :meth:`from_model` or
+    :meth:`from_estimator`.
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ class SearchDependenceDisplay:
 
     See Also
     --------
-    skhep_nn.tuning.fit_search_model : The model.
+    skhep_nn.tuning.fit_search_model : Fits the model.
 
     References
     ----------
@@ -195,8 +195,8 @@ class SearchDependenceDisplay:
     Examples
     --------
     >>> import numpy as np
-    >>> from skhep_nn.architecture_search import fit_search_model
     >>> from skhep_nn.plotting import SearchDependenceDisplay
+    >>> from skhep_nn.tuning import fit_search_model
     >>> rng = np.random.default_rng(0)
     >>> depth, width = rng.integers(2, 9, 40), rng.integers(33, 101, 40)
     >>> score = -((depth - 5) ** 2) + rng.normal(scale=0.1, size=40)
@@ -235,7 +235,7 @@ class SearchDependenceDisplay:
         search : ArchitectureSearch, RandomizedSearchCV or another fitted search
             With `cv_results_`.
         parameters : sequence of str, default=None
-            Parameters of the model. None: all that vary.
+            Parameters of the model. None: all parameters that vary.
         random_state : int, RandomState instance or None, default=0
             Passed to `fit_search_model`.
         figure : matplotlib Figure, default=None
@@ -246,7 +246,7 @@ class SearchDependenceDisplay:
         Returns
         -------
         display : SearchDependenceDisplay
-            The dependence, drawn.
+            Display of the dependence.
         """
         model = fit_search_model(
             search_results(search), parameters=parameters, random_state=random_state
@@ -268,11 +268,11 @@ class SearchDependenceDisplay:
         Parameters
         ----------
         model : SearchModel
-            From :func:`~skhep_nn.tuning.fit_search_model`.
+            Result of :func:`~skhep_nn.tuning.fit_search_model`.
         parameters : sequence of str, default=None
-            Parameters to show. None: all of the model.
+            Parameters to draw. None: all parameters of the model.
         n_points : int, default=None
-            Points along each axis. None: 40 along the diagonal, 15 below it.
+            Number of points along each axis. None: 40 on the diagonal, 15 below it.
         figure : matplotlib Figure, default=None
             Figure to draw into. None: a new one.
         **kwargs : dict
@@ -281,12 +281,12 @@ class SearchDependenceDisplay:
         Returns
         -------
         display : SearchDependenceDisplay
-            The dependence, drawn.
+            Display of the dependence.
 
         Raises
         ------
         ValueError
-            If there is no such parameter.
+            If the model does not have such a parameter.
         """
         names = model.parameters if parameters is None else list(parameters)
         single = {name: model.partial_dependence(name, n_points=n_points) for name in names}
@@ -297,14 +297,14 @@ class SearchDependenceDisplay:
         return cls(model=model, single=single, pairs=pairs).plot(figure, **kwargs)
 
     def plot(self, figure: Figure | None = None, *, candidates: bool = True, **kwargs: Any) -> Self:
-        """Draw curves along the diagonal and maps below it.
+        """Draw curves on the diagonal and maps below it.
 
         Parameters
         ----------
         figure : matplotlib Figure, default=None
             Figure to draw into. None: a new one.
         candidates : bool, default=True
-            Whether to show the candidates in the maps.
+            Whether to draw the candidates in the maps.
         **kwargs : dict
             Passed to `matplotlib.axes.Axes.contourf`, or `pcolormesh` for categories.
 
@@ -323,7 +323,7 @@ class SearchDependenceDisplay:
         places = [axis.positions(table[axis.name].tolist()) for axis in axes]
         means = [pair["mean"] for pair in self.pairs.values()] or [table["score"]]
         low, high = min(map(min, means)), max(map(max, means))
-        # One scale for all maps, so that they can be compared.
+        # A common scale makes the maps comparable.
         options = {"levels": MaxNLocator(12).tick_values(low, high), "cmap": "viridis", **kwargs}
         drawn = None
         for column, row in combinations(range(len(axes)), 2):
@@ -375,7 +375,7 @@ def _draw_map(
 def _corner_axes(
     figure: Figure | None, axes: Sequence[SearchAxis]
 ) -> tuple[Figure, NDArray[np.object_]]:
-    """Return axes for each parameter and, below the diagonal, for each pair; None above it."""
+    """Return axes for each parameter on the diagonal, for each pair below it, and None above it."""
     import_matplotlib()
     import matplotlib.pyplot as plt
 
@@ -404,7 +404,7 @@ def _corner_axes(
 
 
 def _set_ticks(drawn: Any, axis: SearchAxis) -> None:
-    """Name the places along an axis that are not the values themselves."""
+    """Set ticks of an axis, with labels if positions are not the values themselves."""
     from matplotlib.ticker import MaxNLocator
 
     ticks = axis.ticks()
@@ -416,7 +416,7 @@ def _set_ticks(drawn: Any, axis: SearchAxis) -> None:
 
 
 def _share_heights(grid: NDArray[np.object_], label: str) -> None:
-    """Give all axes of the diagonal the same heights, which the first of them shows."""
+    """Give all axes on the diagonal the same vertical limits, and label the first of them."""
     diagonal = grid.diagonal()
     ranges = [ax.get_ylim() for ax in diagonal]
     for ax in diagonal:
@@ -425,7 +425,7 @@ def _share_heights(grid: NDArray[np.object_], label: str) -> None:
 
 
 def _histogram_edges(places: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return edges of bins: one for each value if there are few, else a dozen."""
+    """Return edges of bins: a bin for each value if there are few values, else 12 bins."""
     values = np.unique(places)
     if len(values) > _N_BINS:
         return np.linspace(values[0], values[-1], _N_BINS + 1)
@@ -434,7 +434,7 @@ def _histogram_edges(places: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _color_bar(figure: Figure, grid: NDArray[np.object_], drawn: Any, label: str) -> None:
-    """Draw the colour bar into the empty corner."""
+    """Draw the colour bar in the empty corner."""
     n = len(grid)
     cells = grid[0, 0].get_gridspec()
     host = figure.add_subplot(cells[0, (n + 1) // 2 :])

@@ -1,4 +1,4 @@
-"""The display of a search over parameters."""
+"""Heat map of the scores of a search against two parameters."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 class SearchHeatmapDisplay:
     """Mean test score of a search against two of its parameters, a cell for each pair of values.
 
-    Make one with :meth:`from_estimator` or :meth:`from_results`.
+    Create it with :meth:`from_estimator` or :meth:`from_results`.
 
     Parameters
     ----------
     results : DataFrame
-        The search as a tidy table, see :attr:`results`.
+        Results of the search as a tidy table, see :attr:`results`.
     cells : DataFrame
-        Mean test scores; the index holds the values of one parameter, the columns those of the other,
-        as text. NaN where the search has tried no such pair, or every fit of it has failed.
+        Mean test scores. The index holds the values of parameter `y`, the columns the values of parameter `x`,
+        as text. NaN if the search has no candidate with this pair of values, or if all their fits failed.
     x, y : str
         Names of the parameters along the columns and the index.
     score : str, default="score"
@@ -44,16 +44,16 @@ class SearchHeatmapDisplay:
     Attributes
     ----------
     results : DataFrame
-        A row for each candidate of the search, best first: its parameters, by the shortest names
-        that are distinct (`batch_size` for `waveformregressor__batch_size`), and behind them
-        `mean_score` and `std_score`, mean and standard deviation over the folds, and
-        `fit_seconds`, the mean time of a fit (NaN where results do not tell it).
+        A row for each candidate of the search, best first. Columns are its parameters, by their shortest
+        distinct names (`batch_size` for `waveformregressor__batch_size`), then `mean_score` and `std_score`,
+        mean and standard deviation over the folds, and `fit_seconds`, the mean time of a fit (NaN if the
+        results do not contain it).
     ax_ : matplotlib Axes
         Axes of the last plot.
     figure_ : matplotlib Figure
         Figure of the last plot.
     text_ : ndarray of shape (n_rows, n_columns) or None
-        Annotations of the last plot; None for cells without one.
+        Numbers in the cells of the last plot; None for cells without a number.
 
     Examples
     --------
@@ -92,16 +92,16 @@ class SearchHeatmapDisplay:
         ax: Axes | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Draw a search that has been fitted.
+        """Draw a fitted search.
 
         Parameters
         ----------
-        search : GridSearchCV, RandomizedSearchCV or like them
+        search : GridSearchCV, RandomizedSearchCV or another search
             Fitted search, with `cv_results_`.
         x, y : str
             As in :meth:`from_results`.
         score : str, default=None
-            Name of the scorer. None: the one that `refit` names, or the only one.
+            Name of the scorer. None: the scorer named by `refit`, or the only scorer.
         others : {"best", "mean"}, default="best"
             As in :meth:`from_results`.
         ax : matplotlib Axes, default=None
@@ -112,14 +112,14 @@ class SearchHeatmapDisplay:
         Returns
         -------
         display : SearchHeatmapDisplay
-            The scores, drawn.
+            Display of the scores.
 
         Raises
         ------
         TypeError
-            If `search` is no search.
+            If `search` has no `cv_results_`.
         ValueError
-            As from :meth:`from_results`.
+            Under the conditions of :meth:`from_results`.
         """
         results = search_results(search)
         if score is None:
@@ -152,14 +152,14 @@ class SearchHeatmapDisplay:
         cv_results : dict or DataFrame
             `cv_results_` of the search, or a table of it.
         x, y : str
-            Parameters along the horizontal and the vertical axis, by their names in the search or by
-            the ends of these where only one ends so: `batch_size` is enough for
-            `waveformregressor__batch_size`. Candidates without one of them are left out.
+            Parameters along the horizontal and the vertical axis, by their names in the search, or by an end
+            of the name that no other parameter has: `batch_size` is enough for
+            `waveformregressor__batch_size`. Candidates without one of the two are left out.
         score : str, default="score"
-            Name of the scorer; `"score"` where the search has only one.
+            Name of the scorer; `"score"` if the search has only one.
         others : {"best", "mean"}, default="best"
-            What a cell shows of candidates that differ in further parameters: their best mean test
-            score, or the mean of these.
+            Value of a cell with several candidates, which differ in further parameters: their best mean
+            test score, or the mean of their mean test scores.
         name : str, default=None
             Name of the score for the colour bar. None: `score`.
         ax : matplotlib Axes, default=None
@@ -170,12 +170,12 @@ class SearchHeatmapDisplay:
         Returns
         -------
         display : SearchHeatmapDisplay
-            The scores, drawn.
+            Display of the scores.
 
         Raises
         ------
         ValueError
-            If there are no such parameters, no such score, or `others` is neither of the two.
+            If a parameter or the score is not in the results, or `others` is neither of the two.
         """
         if others not in ("best", "mean"):
             raise ValueError(f"others={others!r} must be 'best' or 'mean'")
@@ -206,12 +206,12 @@ class SearchHeatmapDisplay:
     def plot(
         self, ax: Axes | None = None, *, values_format: str | None = ".3g", **kwargs: Any
     ) -> Self:
-        """Draw the cells; the best has a frame.
+        """Draw the cells, with a frame around the best one.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Axes to draw into. None: new ones, as large as the number of values asks for.
+            Axes to draw into. None: new ones, with a size that fits the number of values.
         values_format : str or None, default=".3g"
             Format of the score in each cell. None: no numbers.
         **kwargs : dict
@@ -231,7 +231,7 @@ class SearchHeatmapDisplay:
             values_format=values_format,
             label=f"Mean test {self.score}",
             options={"cmap": "viridis", **kwargs},
-            # Scores have a sign and three digits, and searches few values of a parameter.
+            # Wide cells: scores have a sign and three digits.
             cell=(0.8, 0.6),
         )
         self.figure_, self.ax_, self.text_ = drawn.figure, drawn.ax, drawn.text
@@ -246,14 +246,14 @@ class SearchHeatmapDisplay:
 
         row, column = np.unravel_index(np.nanargmax(values), values.shape)
         corner = (float(column) - 0.5, float(row) - 0.5)
-        # Not cut off at the border of the axes, and above it.
+        # The frame must not be clipped at the border of the axes.
         frame = Rectangle(corner, 1, 1, fill=False, clip_on=False, zorder=3)
         frame.set(edgecolor="tab:red", linewidth=2)
         self.ax_.add_patch(frame)
 
 
 def _short_names(names: list[str]) -> dict[str, str]:
-    """Shortest ends of the names, at double underscores, that only one of them has."""
+    """Return for each name its shortest end, at double underscores, that no other name has."""
     short = {}
     for name in names:
         parts = name.split("__")
@@ -264,17 +264,17 @@ def _short_names(names: list[str]) -> dict[str, str]:
 
 
 def _ends_with(name: str, end: str) -> bool:
-    """Whether `end` is the name, or its last parts."""
+    """Return whether `end` is the whole name or the last parts of it."""
     return name == end or name.endswith(f"__{end}")
 
 
 def _find(given: str, short: Mapping[str, str]) -> str:
-    """Full name of the parameter that is meant."""
+    """Return the full name of a parameter from its name or a distinct end of it."""
     if given in short:
         return given
     found = [name for name in short if _ends_with(name, given)]
     if len(found) != 1:
-        what = f"ends several: {found}" if found else "is none of the parameters of the search"
+        what = f"is the end of several: {found}" if found else "is not a parameter of the search"
         raise ValueError(f"{given!r} {what}; choose one of {sorted(short)}")
     return found[0]
 

@@ -1,4 +1,4 @@
-"""Displays of a search as a whole: the best score so far, and the score against the networks' size."""
+"""Displays of a whole search: the best score so far, and the score against the size of the networks."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 class SearchProgressDisplay:
     """Best score so far against the number of candidates.
 
-    Make one with :meth:`from_estimator` or :meth:`from_results`; several searches go into the same axes.
+    Create it with :meth:`from_estimator` or :meth:`from_results`. Several searches may share axes.
 
     Parameters
     ----------
     table : DataFrame
-        A row for each candidate: `candidate`, counted from 1, `score` (NaN where the fit has failed) and
-        `best`, the best score up to it.
+        A row for each candidate: `candidate`, counted from 1, `score` (NaN if the fit failed) and `best`, the
+        best score so far.
     name : str, default=None
         Name of the search for the legend.
 
@@ -63,7 +63,7 @@ class SearchProgressDisplay:
         Returns
         -------
         display : SearchProgressDisplay
-            The progress, drawn.
+            Display of the progress.
         """
         return cls.from_results(search_results(search), **kwargs)
 
@@ -82,9 +82,9 @@ class SearchProgressDisplay:
         Parameters
         ----------
         cv_results : dict or DataFrame
-            `cv_results_` of a search, in the order in which candidates were tried.
+            `cv_results_` of a search, in the order in which candidates were fitted.
         score : str, default="mean_test_score"
-            Which of the results to show.
+            Name of the result to draw.
         name : str, default=None
             Name of the search for the legend. None: no legend.
         ax : matplotlib Axes, default=None
@@ -95,12 +95,12 @@ class SearchProgressDisplay:
         Returns
         -------
         display : SearchProgressDisplay
-            The progress, drawn.
+            Display of the progress.
 
         Raises
         ------
         ValueError
-            If there is no such score.
+            If the score is not in the results.
         """
         scores = _column(cv_results, score)
         scores = np.where(np.isfinite(scores), scores, np.nan)
@@ -116,7 +116,7 @@ class SearchProgressDisplay:
         ax : matplotlib Axes, default=None
             Axes to draw into. None: new ones.
         candidates : bool, default=True
-            Whether to show the score of every candidate.
+            Whether to draw the score of every candidate, too.
         **kwargs : dict
             Passed to `matplotlib.axes.Axes.step`.
 
@@ -143,7 +143,7 @@ class SearchProgressDisplay:
 class SearchSizeDisplay:
     """Score of candidates against the number of free parameters of their networks.
 
-    A line is fitted to tell whether larger networks do better. Make one with :meth:`from_estimator` or
+    A fitted line shows whether larger networks have better scores. Create it with :meth:`from_estimator` or
     :meth:`from_results`.
 
     Parameters
@@ -151,10 +151,10 @@ class SearchSizeDisplay:
     table : DataFrame
         A row for each candidate: `n_parameters`, `score` and `std`, the standard deviation over folds.
     slope, slope_error : float
-        Gain of the score for ten thousand parameters, and its standard error from the scatter about
-        the line.
+        Increase of the score for 10 000 further parameters, and its standard error from the scatter about the
+        line.
     intercept : float
-        Score of the line at no parameters.
+        Score of the line at 0 parameters.
 
     Attributes
     ----------
@@ -190,14 +190,14 @@ class SearchSizeDisplay:
         Parameters
         ----------
         search : ArchitectureSearch
-            Fitted.
+            Fitted search.
         **kwargs : dict
             Passed to :meth:`from_results`.
 
         Returns
         -------
         display : SearchSizeDisplay
-            The candidates, drawn.
+            Display of the candidates.
         """
         return cls.from_results(search_results(search), **kwargs)
 
@@ -215,10 +215,10 @@ class SearchSizeDisplay:
         Parameters
         ----------
         cv_results : dict or DataFrame
-            `cv_results_` of an `ArchitectureSearch`, with `n_parameters`. Candidates whose score is not
-            finite are left out.
+            `cv_results_` of an `ArchitectureSearch`, with `n_parameters`. Candidates without a finite score are
+            left out.
         score : str, default="mean_test_score"
-            Which of the results to show.
+            Name of the result to draw.
         ax : matplotlib Axes, default=None
             Axes to draw into. None: new ones.
         **kwargs : dict
@@ -227,13 +227,13 @@ class SearchSizeDisplay:
         Returns
         -------
         display : SearchSizeDisplay
-            The candidates, drawn.
+            Display of the candidates.
 
         Raises
         ------
         ValueError
-            If the results lack the score or the sizes, or fewer than three candidates, or none of
-            different sizes, have a score.
+            If the results lack the score or the sizes, if fewer than three candidates have a score, or if all
+            their sizes are equal.
         """
         scores, sizes = _column(cv_results, score), _column(cv_results, "n_parameters")
         std = score.replace("mean_", "std_", 1)
@@ -262,10 +262,10 @@ class SearchSizeDisplay:
         ax : matplotlib Axes, default=None
             Axes to draw into. None: new ones.
         error_bars : bool, default=False
-            Whether to draw the standard deviation over folds. It is mostly common to all candidates,
-            whose folds are the same.
+            Whether to draw the standard deviation over folds. Most of it is common to all candidates, since
+            they have the same folds.
         log_x : bool, default=False
-            Whether the axis of the sizes is logarithmic.
+            Whether the horizontal axis is logarithmic.
         **kwargs : dict
             Passed to `matplotlib.axes.Axes.errorbar`.
 
@@ -298,7 +298,7 @@ class SearchSizeDisplay:
 
 
 def _column(results: Results, name: str) -> Any:
-    """Return one of the results as numbers."""
+    """Return a column of the results as numbers."""
     if name not in results:
         raise ValueError(f"{name!r} is not in the results, which hold {[str(k) for k in results]}")
     return np.asarray(results[name], dtype=float)

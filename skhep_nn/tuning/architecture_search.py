@@ -30,7 +30,7 @@ from skhep_nn.tuning.candidates import (
     window_of,
 )
 from skhep_nn.tuning.proposals import METHODS, Proposals, proposals_of
-from skhep_nn.utils.checks import is_integer
+from skhep_nn.utils.checks import is_count
 from skhep_nn.utils.public import public
 from skhep_nn.utils.random import seed_of
 
@@ -243,7 +243,7 @@ class ArchitectureSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[mis
             raise ValueError(f"method={self.method!r} must be one of {METHODS}.")
         for name in ("n_iter", "n_per_shape", "n_initial", "round_size"):
             value = getattr(self, name)
-            if not is_integer(value) or value < 1:
+            if not is_count(value):
                 raise ValueError(f"{name}={value!r} must be an integer of at least 1.")
         if not any((isinstance(self.error_score, Real), self.error_score == "raise")):
             raise ValueError(f"error_score={self.error_score!r} must be 'raise' or a number.")

@@ -97,7 +97,7 @@ def test_embedding_of_one_vector():
 @pytest.mark.parametrize(
     ("feature", "options", "match"),
     [
-        (None, {}, r"embeds \['channel', 'n_jets'\]: say with feature="),
+        (None, {}, r"embeds \['channel', 'n_jets'\]: name one of them with feature="),
         ("x", {}, r"'x' is not embedded: choose one of \['channel', 'n_jets'\]"),
         (1, {}, "feature=1 is not embedded"),
         ("n_jets", {"member": 2}, "member=2 does not exist: the ensemble has 2"),

@@ -94,7 +94,7 @@ def test_panels_of_a_network(schedule):
 def test_what_has_no_history():
     X = np.arange(20.0)[:, None]
     search = GridSearchCV(LogisticRegression(), {"C": [1.0]}, cv=2).fit(X, X[:, 0] > 9)
-    with pytest.raises(TypeError, match="GridSearchCV has no history_: give the network"):
+    with pytest.raises(TypeError, match="GridSearchCV has no history_: give the fitted network"):
         HistoryDisplay.from_estimator(search)
 
 

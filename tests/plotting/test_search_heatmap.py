@@ -206,8 +206,8 @@ def test_failed_fits_leave_their_cell_empty(sample):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"x": "leaf_size"}, "'leaf_size' is none of the parameters"),
-        ({"x": "depth"}, "'depth' ends several: \\['tree__depth', 'post__depth'\\]"),
+        ({"x": "leaf_size"}, "'leaf_size' is not a parameter"),
+        ({"x": "depth"}, "'depth' is the end of several: \\['tree__depth', 'post__depth'\\]"),
         ({"x": "n"}, "are the same parameter"),
         ({"x": "lr"}, "no candidate of the search has both 'lr' and 'tree__n'"),
         ({"x": "tree__depth", "others": "worst"}, "others='worst'"),
