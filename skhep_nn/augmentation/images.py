@@ -258,7 +258,7 @@ class ImageAugmenter(PlainState, ImageTransformer):
         Tensor of the same shape
             One copy of every image.
         """
-        height, width, n_channels = self._size
+        height, width, n_channels = self.sample_shape
         pixels = self._images(X).reshape(-1, height * width, n_channels)
         uniform = torch.rand((4, len(pixels)), generator=generator, device=X.device)
         sources = self._sources(uniform)
@@ -302,7 +302,7 @@ class ImageAugmenter(PlainState, ImageTransformer):
 
     def _images(self, X: torch.Tensor) -> torch.Tensor:
         """See a batch as images of shape (..., H, W, C)."""
-        size = self._size
+        size = self.sample_shape
         if X.shape[-3:] == size:
             return X
         if X.shape[-len(self.image_shape_) :] == self.image_shape_:
@@ -320,7 +320,7 @@ class ImageAugmenter(PlainState, ImageTransformer):
         Flips, turns and rolls move rows and columns as wholes, so that a pixel's source is the sum
         of one term for its row and one for its column: a permutation costs one addition a pixel.
         """
-        height, width, _ = self._size
+        height, width, _ = self.sample_shape
         heads = uniform[:3] >= 0.5
         transposed = heads[0] & self._turns
         up = heads[1] & (self._turns or self._mirrors_rows)

@@ -146,7 +146,7 @@ class WaveformAugmenter(PlainState, WaveformTransformer):
 
     def _prepare(self, values: NDArray[Any]) -> None:
         """Check the parameters, find the range and fix the views."""
-        n_points = self._size[0]
+        n_points = self.sample_shape[0]
         self._check_parameters(n_points)
         whole = isinstance(self.shift, Integral)
         self.shift_ = int(self.shift) if whole else int(self.shift * n_points)
@@ -185,7 +185,7 @@ class WaveformAugmenter(PlainState, WaveformTransformer):
     @property
     def _mirrors(self) -> bool:
         """Whether traces are reversed; one of a single point is its own mirror image."""
-        return bool(self.mirror) and self._size[0] > 1
+        return bool(self.mirror) and self.sample_shape[0] > 1
 
     @property
     def _computes(self) -> bool:
@@ -259,7 +259,7 @@ class WaveformAugmenter(PlainState, WaveformTransformer):
         Tensor of the same shape
             One copy of every trace; of whole numbers, in single precision unless they only move.
         """
-        traces = self._traces(X).reshape(-1, *self._size)
+        traces = self._traces(X).reshape(-1, *self.sample_shape)
         shapes, device = [(n, len(traces)) for n in (2, self._n_normal)], X.device
         uniform = torch.rand(shapes[0], generator=generator, device=device)
         normal = torch.randn(shapes[1], generator=generator, device=device)
@@ -298,9 +298,9 @@ class WaveformAugmenter(PlainState, WaveformTransformer):
 
     def _traces(self, X: torch.Tensor) -> torch.Tensor:
         """See a batch as traces of shape (..., T, C)."""
-        if X.shape[-2:] == self._size:
+        if X.shape[-2:] == self.sample_shape:
             return X
-        if X.shape[-1:] == self.trace_shape_ or (*X.shape[-1:], 1) == self._size:
+        if X.shape[-1:] == self.trace_shape_ or (*X.shape[-1:], 1) == self.sample_shape:
             return X.unsqueeze(-1)
         raise ValueError(
             f"X has the shape {tuple(X.shape)}, but {type(self).__name__} is expecting traces of "
@@ -309,7 +309,7 @@ class WaveformAugmenter(PlainState, WaveformTransformer):
 
     def _sources(self, xp: Any, view: _View, **where: Any) -> Any:
         """Point that each point of a view comes from, numpy's or torch's numbers."""
-        n_points = self._size[0]
+        n_points = self.sample_shape[0]
         sources = xp.arange(n_points, **where) - view.shift
         sources = sources % n_points if self.padding == "wrap" else sources.clip(0, n_points - 1)
         return n_points - 1 - sources if view.mirrored else sources
@@ -317,7 +317,7 @@ class WaveformAugmenter(PlainState, WaveformTransformer):
     @property
     def _n_normal(self) -> int:
         """Normally distributed numbers that a trace needs beside its noise."""
-        return 1 + (self._size[1] * _N_MODES if self.baseline_wander else 0)
+        return 1 + (self.sample_shape[1] * _N_MODES if self.baseline_wander else 0)
 
     def _altered(
         self,
@@ -363,7 +363,7 @@ class WaveformAugmenter(PlainState, WaveformTransformer):
 
         Whole traces are copied, which took half the time of looking up every point.
         """
-        n_points, n_channels = self._size
+        n_points, n_channels = self.sample_shape
         if self.padding == "wrap":
             ends = X[:, -self.shift_ :], X[:, : self.shift_]
         else:

@@ -35,7 +35,7 @@ class _CaloEstimator(ImageReader, GridEstimator, ABC):
     _called: ClassVar[str] = "images"
 
     def _network(self, n_outputs: int) -> tuple[type[nn.Module], dict[str, Any]]:
-        params = {"image_shape": self._size, "n_outputs": n_outputs, "preset": self.preset}
+        params = {"image_shape": self.sample_shape, "n_outputs": n_outputs, "preset": self.preset}
         return CaloCNN, params | self._further(CaloCNN, self.network_params)
 
 

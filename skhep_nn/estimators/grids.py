@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -14,12 +14,13 @@ from torch import nn
 
 from skhep_nn.estimators.base import BaseNetworkEstimator
 from skhep_nn.inputs.images import check_finite_rows, chunks
+from skhep_nn.inputs.transformers import GridReader
 from skhep_nn.training.job import Target
 
 __all__ = ["GridEstimator"]
 
 
-class GridEstimator(BaseNetworkEstimator, ABC):
+class GridEstimator(GridReader, BaseNetworkEstimator, ABC):
     """Estimator whose network standardises each channel; a subclass has `read` and `_network`."""
 
     #: Types that are not turned into float32 as a whole, which would take more memory: the network
@@ -37,10 +38,6 @@ class GridEstimator(BaseNetworkEstimator, ABC):
             msg = f"network_params names {unknown}, but {network.__name__} has {known}."
             raise ValueError(msg)
         return further
-
-    @abstractmethod
-    def read(self, X: Any, *, reset: bool = False) -> Any:
-        """Validate inputs; the answer has `values`, channels last."""
 
     def _encode_X(self, X: Any, *, reset: bool) -> NDArray[Any]:
         values = self.read(X, reset=reset).values

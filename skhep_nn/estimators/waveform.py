@@ -29,7 +29,7 @@ class _WaveformEstimator(WaveformReader, GridEstimator, ABC):
     _called: ClassVar[str] = "traces"
 
     def _network(self, n_outputs: int) -> tuple[type[nn.Module], dict[str, Any]]:
-        params = {"trace_shape": self._size, "n_outputs": n_outputs, "preset": self.preset}
+        params = {"trace_shape": self.sample_shape, "n_outputs": n_outputs, "preset": self.preset}
         given = {"channels": self.channels, "kernels": self.kernels}
         given = {name: value for name, value in given.items() if value is not None}
         further = self._further(WaveformCNN, self.network_params)

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
-from skhep_nn.inputs.transformers import GridTransformer, Names
+from skhep_nn.inputs.transformers import GridReader, GridTransformer, Names
 from skhep_nn.utils.checks import is_count
 
 __all__ = [
@@ -147,7 +147,7 @@ class LazyImages:
         return self.read(start, stop)
 
 
-class ImageReader(abc.ABC):
+class ImageReader(GridReader, abc.ABC):
     """What reads images: arrays of images, or rows of pixels with `image_shape`.
 
     For estimators of scikit-learn that have the parameter `image_shape`.
@@ -179,7 +179,7 @@ class ImageReader(abc.ABC):
                     )
         if reset:
             self._n_axes = values.ndim
-        height, width, n_channels = self._size
+        height, width, n_channels = self.sample_shape
         labels = X.index if isinstance(X, pd.DataFrame) else None
         images = values.reshape(len(values), height, width, n_channels)
         return Images(images, values.ndim, labels)
@@ -206,9 +206,7 @@ class ImageReader(abc.ABC):
             )
         if reset:
             self.image_shape_ = shape
-            self.n_features_in_ = math.prod(shape)
-            if hasattr(self, "feature_names_in_"):
-                del self.feature_names_in_
+            self._set_array(shape)
 
     def _given_shape(self) -> tuple[int, ...] | None:
         """Check the parameter `image_shape`."""
@@ -224,7 +222,7 @@ class ImageReader(abc.ABC):
         return shape
 
     @property
-    def _size(self) -> tuple[int, int, int]:
+    def sample_shape(self) -> tuple[int, int, int]:
         """Height, width and channels."""
         height, width, n_channels = (*self.image_shape_, 1)[:3]
         return height, width, n_channels

@@ -1,8 +1,9 @@
-"""What transformers of images and of traces share."""
+"""Common parts of readers and transformers of images and traces."""
 
 from __future__ import annotations
 
 import abc
+import math
 from typing import Any, Protocol, Self, TypeAlias
 
 import numpy as np
@@ -14,13 +15,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from skhep_nn.utils.sklearn_private import check_feature_names_in
 
-__all__ = ["GridTransformer", "Names"]
+__all__ = ["GridReader", "GridTransformer", "Names"]
 
 Names: TypeAlias = NDArray[np.object_]
 
 
 class _Container(Protocol):
-    """Validated data, and how they came."""
+    """Validated data, and the container in which they came."""
 
     @property
     def values(self) -> NDArray[Any]:
@@ -35,19 +36,46 @@ class _Container(Protocol):
 
 
 def _has_columns(transformer: Any) -> bool:
-    """Whether rows of numbers come out, which have names, rather than more axes, which have none."""
+    """Whether the data are rows of numbers, whose columns have names, rather than arrays of more axes."""
     return getattr(transformer, "_n_axes", 2) == 2
 
 
-class GridTransformer(TransformerMixin, BaseEstimator, abc.ABC):  # type: ignore[misc]
-    """Transformer of images or traces, as arrays of several axes or as rows of numbers.
+class GridReader(abc.ABC):
+    """Reader of images or traces, as arrays of several axes or as rows of numbers.
 
-    A subclass has `read`, which validates, and `_prepare`, which looks at what was found.
+    For estimators of scikit-learn. A subclass has `read` and `sample_shape`.
     """
+
+    _n_axes: int
+    n_features_in_: int
 
     @abc.abstractmethod
     def read(self, X: Any, *, reset: bool = False) -> Any:
-        """Validate data; the answer has `values`, `labels` and `restored`."""
+        """Validate data; the result has `values` (channels last), `labels` and `restored`."""
+
+    @property
+    @abc.abstractmethod
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one image or trace, channels last."""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one sample as `fit` got it."""
+        n_axes = self._n_axes - 1
+        return self.sample_shape[:n_axes] if n_axes > 1 else (self.n_features_in_,)
+
+    def _set_array(self, shape: tuple[int, ...]) -> None:
+        """Set the fitted attributes for samples of several axes, which have no columns with names."""
+        self.n_features_in_ = math.prod(shape)
+        if hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+
+
+class GridTransformer(GridReader, TransformerMixin, BaseEstimator, abc.ABC):  # type: ignore[misc]
+    """Transformer of images or traces.
+
+    A subclass has `read`, which validates, and `_prepare`, which checks the parameters and learns.
+    """
 
     @abc.abstractmethod
     def _prepare(self, values: NDArray[Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from skhep_nn.inputs.images import check_finite_rows
-from skhep_nn.inputs.transformers import GridTransformer, Names
+from skhep_nn.inputs.transformers import GridReader, GridTransformer, Names
 
 __all__ = [
     "WaveformReader",
@@ -59,7 +58,7 @@ def baseline_window(baseline: Any, n_points: int) -> slice | None:
     return slice(int(bounds[0]), int(bounds[1]))
 
 
-class WaveformReader:
+class WaveformReader(GridReader):
     """What reads traces: (n_samples, T) of one channel, or (n_samples, T, C).
 
     For estimators of scikit-learn. Sets `n_features_in_`, `trace_shape_`, which is (T,) or (T, C),
@@ -103,12 +102,10 @@ class WaveformReader:
         self.trace_shape_ = shape
         self._n_axes = 1 + len(shape)
         if len(shape) == 2:
-            self.n_features_in_ = math.prod(shape)
-            if hasattr(self, "feature_names_in_"):
-                del self.feature_names_in_
+            self._set_array(shape)
 
     @property
-    def _size(self) -> tuple[int, int]:
+    def sample_shape(self) -> tuple[int, int]:
         """Points and channels."""
         n_points, n_channels = (*self.trace_shape_, 1)[:2]
         return n_points, n_channels

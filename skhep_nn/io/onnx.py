@@ -161,10 +161,7 @@ def _taken_apart(estimator: Any) -> tuple[list[Any], BaseNetworkEstimator]:
 
 def _row_shape(first: Any) -> tuple[int, ...]:
     """Return the shape of one sample of the input, as in the `fit` of the first step."""
-    if isinstance(first, GridEstimator) and first._n_axes > 2:
-        shape: tuple[int, ...] = getattr(first, "image_shape_", None) or first.trace_shape_
-        return shape
-    return (first.n_features_in_,)
+    return first.input_shape if isinstance(first, GridEstimator) else (first.n_features_in_,)
 
 
 class _Momenta(nn.Module):
@@ -172,7 +169,7 @@ class _Momenta(nn.Module):
 
     def __init__(self, transformer: CartesianMomenta) -> None:
         super().__init__()
-        self.layout: CartesianLayout = transformer._layout
+        self.layout: CartesianLayout = transformer.layout
         self.missing = transformer.missing
 
     def forward(self, X: Tensor) -> Tensor:
@@ -188,9 +185,9 @@ class _Aligned(nn.Module):
 
     def __init__(self, transformer: EventAligner) -> None:
         super().__init__()
-        self.columns, self.objects = transformer._columns, transformer._objects
+        self.columns, self.objects, kept = transformer.alignment
         self.register_buffer("indices", torch.as_tensor(self.columns.indices()))
-        self.register_buffer("kept", torch.as_tensor(transformer._kept))
+        self.register_buffer("kept", torch.as_tensor(kept))
 
     def forward(self, X: Tensor) -> Tensor:
         """Return rows turned to a common orientation, without the columns that become constant."""
@@ -279,7 +276,7 @@ class _Prediction(nn.Module):
         self.before = nn.Sequential(*(_BEFORE[type(step)](step) for step in before))
         categories = getattr(network, "categories_", {})
         self.codes = _Codes(categories) if categories else nn.Identity()
-        self.cells = tuple(network._size) if isinstance(network, GridEstimator) else None
+        self.cells = network.sample_shape if isinstance(network, GridEstimator) else None
         self.views = network.augmenter_ if network.tta else None
         self.link = network._link
         # The weight of a diverged member is 0, but 0 times its NaN would be NaN.

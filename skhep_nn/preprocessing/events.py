@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from skhep_nn.inputs.events import EventTransformer, Names
 from skhep_nn.kinematics import momenta as _momenta
@@ -63,6 +63,11 @@ class CartesianMomenta(PlainState, EventTransformer):
         self._layout = _momenta.CartesianLayout.of(names, self.n_features_in_)
         return self._layout.momenta
 
+    @property
+    def layout(self) -> _momenta.CartesianLayout:
+        """Columns that `transform` returns, for exports to other formats."""
+        return self._layout
+
     def transform(self, X: Any) -> Any:
         """Turn the momenta to Cartesian components.
 
@@ -100,6 +105,24 @@ class CartesianMomenta(PlainState, EventTransformer):
 
     def _names_out(self, names_in: Names) -> Names:
         return self._layout.names(names_in)
+
+
+class Alignment(NamedTuple):
+    """Columns that `EventAligner` found in `fit`.
+
+    Parameters
+    ----------
+    columns : MomentumColumns
+        Columns that a turn changes.
+    objects : list of Momentum
+        The reference and the object that decides the reflection in y; empty without momenta.
+    kept : list of int
+        Positions of the columns that stay.
+    """
+
+    columns: _momenta.MomentumColumns
+    objects: list[_momenta.Momentum]
+    kept: list[int]
 
 
 @public("skhep_nn")
@@ -159,6 +182,11 @@ class EventAligner(PlainState, EventTransformer):
         constant = [momentum.y for momentum in self._objects[:1]]
         self._kept = [i for i in range(self.n_features_in_) if i not in constant]
         return momenta
+
+    @property
+    def alignment(self) -> Alignment:
+        """Columns found in `fit`, for exports to other formats."""
+        return Alignment(self._columns, self._objects, self._kept)
 
     def transform(self, X: Any) -> Any:
         """Turn every event to the common orientation.

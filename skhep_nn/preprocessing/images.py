@@ -127,7 +127,7 @@ class ImageCropper(ImageTransformer):
     def _inside(self, cells: NDArray[np.intp]) -> NDArray[np.intp]:
         """Upper left cells of windows around cells of shape (n, 2), moved inside the image."""
         window = np.array(self.window_shape_[:2])
-        corners: NDArray[np.intp] = np.clip(cells - window // 2, 0, self._size[:2] - window)
+        corners: NDArray[np.intp] = np.clip(cells - window // 2, 0, self.sample_shape[:2] - window)
         return corners
 
     def transform(self, X: Any) -> Any:
@@ -145,7 +145,9 @@ class ImageCropper(ImageTransformer):
         """
         images = self.read(X)
         height, width = self.window_shape_[:2]
-        cut = np.empty((len(images.values), height, width, self._size[2]), images.values.dtype)
+        cut = np.empty(
+            (len(images.values), height, width, self.sample_shape[2]), images.values.dtype
+        )
         for rows in chunks(images.values):
             part = images.values[rows]
             if self._corner is None:
@@ -184,7 +186,7 @@ class ImageCropper(ImageTransformer):
             n_pixels = int(np.prod(self.window_shape_))
             return np.array([f"pixel{i}" for i in range(n_pixels)], dtype=object)
         (top, left), (height, width) = self._corner, self.window_shape_[:2]
-        names = names_in.reshape(self._size)[top : top + height, left : left + width]
+        names = names_in.reshape(self.sample_shape)[top : top + height, left : left + width]
         kept: Names = names.ravel()
         return kept
 

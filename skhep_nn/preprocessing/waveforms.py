@@ -134,7 +134,7 @@ class WaveformScaler(WaveformTransformer):
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} is not known; choose one of {known}."
                 )
-        self._window = baseline_window(self.baseline, self._size[0])
+        self._window = baseline_window(self.baseline, self.sample_shape[0])
         for name in ("offset_", "scale_"):
             if hasattr(self, name):
                 delattr(self, name)
@@ -195,7 +195,7 @@ class WaveformScaler(WaveformTransformer):
             None: np.ones_like(low),
         }[self.method]
         if self.method == "area":
-            tiny = tiny * self._size[0]
+            tiny = tiny * self.sample_shape[0]
         return offset, np.where(scale > tiny, scale, 1.0)
 
     def transform(self, X: Any) -> Any:

@@ -275,7 +275,7 @@ def test_arrays_and_tensors_are_altered_alike(traces):
     uniform = torch.rand(2, 300, generator=generator)
     normal = torch.randn(augmenter._n_normal, 300, generator=generator)
     noise = torch.empty_like(X).normal_(generator=generator)
-    shape = (300, *augmenter._size)
+    shape = (300, *augmenter.sample_shape)
     again = augmenter._altered(X.reshape(shape), uniform, normal, noise.reshape(shape))
     assert torch.equal(got.reshape(shape), again)
 
@@ -357,7 +357,7 @@ def test_can_be_compiled_without_graph_breaks(traces):
     view = torch.compile(lambda x: augmenter.view_tensor(x, 1), backend="eager", fullgraph=True)
     assert torch.equal(view(X), augmenter.view_tensor(X, 1))
     generator = torch.Generator().manual_seed(0)
-    wide = X.reshape(300, *augmenter._size)
+    wide = X.reshape(300, *augmenter.sample_shape)
     draws = (
         wide,
         torch.rand(2, 300, generator=generator),
@@ -379,7 +379,7 @@ def test_cuda_agrees_with_cpu_and_is_captured_in_a_graph(traces, dtype, padding)
         view = augmenter.view_tensor(on_gpu, index).cpu()
         assert torch.equal(view, augmenter.view_tensor(X, index))
     generator = torch.Generator().manual_seed(0)
-    wide = X.float().reshape(300, *augmenter._size)
+    wide = X.float().reshape(300, *augmenter.sample_shape)
     draws = (
         wide,
         torch.rand(2, 300, generator=generator),
