@@ -50,6 +50,8 @@ CPU_WIDTH, _CPU_MEMBERS = 512, 4
 # rounding. Filled up to a power of two, the prediction for an event is the same bit for bit in any chunk,
 # in any place, stacked or not, on one thread and on two.
 CPU_LANES = 32
+# Threads that prediction gains from (see `skhep_nn.utils.parallel`).
+_MOST_THREADS = 4
 # Rows times views that are predicted in one batch on a CPU: of more, a view at a time fits its caches better.
 _JOINED_ROWS = 1024
 
@@ -218,7 +220,7 @@ def in_chunks(
     """
     kind, dtype = autocast
 
-    n = n_groups(n_workers, len(chunks), n_operations)
+    n = n_groups(n_workers, len(chunks), n_operations, _MOST_THREADS)
 
     def some(first: int, stop: threading.Event) -> NDArray[np.float32]:
         """Predict a run of chunks."""
@@ -231,7 +233,7 @@ def in_chunks(
 
     if n == 1:
         return some(0, threading.Event())
-    return np.concatenate(side_by_side([partial(some, i) for i in range(n)], n_operations))
+    return np.concatenate(side_by_side([partial(some, i) for i in range(n)]))
 
 
 def by_memory(

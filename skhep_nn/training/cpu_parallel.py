@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -25,16 +24,10 @@ from skhep_nn.utils.parallel import n_groups, side_by_side
 
 __all__ = ["CpuPass"]
 
+# Threads that training gains from: between them they hold the interpreter's lock most of the time.
+MOST_THREADS = 2
+
 _ELEMENTWISE = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop)
-
-
-class _Passed(NamedTuple):
-    """What a pass has made of a group: it may have run in another process."""
-
-    losses: NDArray[np.float32]
-    flat: NDArray[np.float32]
-    optimizer: dict[str, Any]
-    random: list[NDArray[np.uint8]]
 
 
 class _Group:
@@ -57,7 +50,7 @@ class _Group:
         own = trainee.own_steps
         self.own_steps = None if own is None else own.flat(self.dense.flat, members)
 
-    def train(self, index: Tensor, rates: list[StepRates], stop: threading.Event) -> _Passed:
+    def train(self, index: Tensor, rates: list[StepRates], stop: threading.Event) -> Tensor:
         """Take the steps of a pass."""
         losses = []
         group = self.optimizer.param_groups[0]
@@ -71,20 +64,8 @@ class _Group:
                 self.optimizer.step()
             else:
                 self.own_steps.take(self.optimizer.step, step_rates.lr)
-        return _Passed(
-            torch.stack(losses).numpy(),
-            self.dense.flat.detach().numpy(),
-            _with(self.optimizer.state_dict(), Tensor.numpy, Tensor),
-            [generator.get_state().numpy() for generator in self.generators],
-        )
-
-    def take_over(self, passed: _Passed) -> None:
-        """Go on from what a pass has made."""
-        self.dense.flat.data.copy_(torch.from_numpy(passed.flat))
-        self.optimizer.load_state_dict(_with(passed.optimizer, torch.from_numpy, np.ndarray))
-        for generator, state in zip(self.generators, passed.random, strict=True):
-            generator.set_state(torch.from_numpy(state))
         self.dense.store()
+        return torch.stack(losses)
 
     def validate(self, batches: ValidBatches, stop: threading.Event) -> NDArray[np.float64]:
         """Return the validation loss of every member."""
@@ -97,13 +78,6 @@ class _Group:
             total += self.dense.losses(*(_filled_up(part, missing) for part in batch))
         losses: NDArray[np.float64] = total.double().numpy()
         return losses
-
-
-def _with(state: Any, change: Callable[[Any], Any], kind: type) -> Any:
-    """Change all leaves of a kind in nested dictionaries."""
-    if isinstance(state, dict):
-        return {key: _with(value, change, kind) for key, value in state.items()}
-    return change(state) if isinstance(state, kind) else state
 
 
 def _filled_up(part: Tensor, missing: int) -> Tensor:
@@ -132,8 +106,8 @@ class CpuPass(Pass):
         self.batches = batches
         self._eager = EagerPass(trainee, batches)
         n_parameters = sum(p.numel() for p in trainee.module.parameters())
-        self.n_operations = 6.0 * n_parameters * batches.width * batches.n_steps
-        n = n_groups(trainee.n_workers, trainee.n_members, self.n_operations)
+        n_operations = 6.0 * n_parameters * batches.width * batches.n_steps
+        n = n_groups(trainee.n_workers, trainee.n_members, n_operations, MOST_THREADS)
         edges = [trainee.n_members * i // n for i in range(n + 1)]
         self.groups = [_Group(trainee, batches, slice(*pair)) for pair in pairwise(edges)]
 
@@ -165,19 +139,13 @@ class CpuPass(Pass):
         index = self.batches.draw()
         self.reload()  # a callback may have changed the parameters
         tasks = [partial(group.train, index, applied) for group in self.groups]
-        passed = side_by_side(tasks, self.n_operations)
-        for group, result in zip(self.groups, passed, strict=True):
-            group.take_over(result)
-        losses: NDArray[np.float64] = np.concatenate([p.losses for p in passed], axis=1).mean(
-            axis=0, dtype=np.float64
-        )
-        return losses
+        losses = torch.cat(side_by_side(tasks), dim=1).numpy()
+        means: NDArray[np.float64] = losses.mean(axis=0, dtype=np.float64)
+        return means
 
     def validate(self, batches: AnyValidBatches, *, call_back: bool = True) -> Scores:
         """Return the validation scores of the members."""
         if self.trainee.monitor != "loss" or not isinstance(batches, ValidBatches):
             return self._eager.validate(batches, call_back=call_back)
         tasks = [partial(group.validate, batches) for group in self.groups]
-        # Validation is a forward pass only, on the rows that one fold in `n_members` holds back.
-        n_others = max(1, self.trainee.n_members - 1)
-        return Scores(np.concatenate(side_by_side(tasks, self.n_operations / 3 / n_others)))
+        return Scores(np.concatenate(side_by_side(tasks)))

@@ -1,6 +1,7 @@
 """Training and prediction without automatic differentiation, against the simple version."""
 
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -21,6 +22,7 @@ from skhep_nn.kernels.cpu_step import DenseStep
 from skhep_nn.networks import CategoricalColumn, DenseNet
 from skhep_nn.networks.losses import LOSSES
 from skhep_nn.networks.member_layers import MemberDropout, fill_with_kept
+from skhep_nn.training import cpu_parallel
 from skhep_nn.training.cpu_parallel import CpuPass
 from skhep_nn.training.passes import EagerPass
 from skhep_nn.utils import parallel as _workers
@@ -151,13 +153,11 @@ def fitted(events, cls=DenseNetClassifier, **params):
     return cls(**defaults | {"device": "cpu"} | params).fit(X, y, sample_weight=w)
 
 
-@pytest.fixture(params=["threads", "processes"])
-def workers(request, monkeypatch):
-    """Split even the smallest job, in one way and the other."""
-    if request.param == "processes" and sys.platform != "linux":
-        pytest.skip("processes are forked on Linux only")
+@pytest.fixture
+def workers(monkeypatch):
+    """Split even the smallest job, over as many threads as there are."""
     monkeypatch.setattr(_workers, "WORTH_THREADS", 0)
-    monkeypatch.setattr(_workers, "WORTH_PROCESSES", 0 if request.param == "processes" else np.inf)
+    monkeypatch.setattr(cpu_parallel, "MOST_THREADS", 8)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "rmsprop"])
@@ -203,7 +203,7 @@ def test_small_fits_start_no_threads(events, monkeypatch):
 def test_side_by_side_keeps_order_and_lends_one_thread_each(workers):
     before = torch.get_num_threads()
     tasks = [lambda _, i=i: (i, torch.get_num_threads()) for i in range(3)]
-    assert side_by_side(tasks, 1) == [(0, 1), (1, 1), (2, 1)]
+    assert side_by_side(tasks) == [(0, 1), (1, 1), (2, 1)]
     assert torch.get_num_threads() == before
 
 
@@ -218,24 +218,36 @@ def test_an_error_in_one_task_ends_the_others(workers, first):
     tasks = [fails, waits] if first == 0 else [lambda _: None, fails, waits]
     start = time.perf_counter()
     with pytest.raises(KeyError, match="no"):
-        side_by_side(tasks, 1)
+        side_by_side(tasks)
     assert time.perf_counter() - start < 10
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
-def test_a_process_that_dies_is_an_error(monkeypatch):
-    monkeypatch.setattr(_workers, "WORTH_PROCESSES", 0)
-    with pytest.raises(RuntimeError, match="died before it answered"):
-        side_by_side([lambda _: 1, lambda _: os._exit(3)], 1)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
-def test_no_process_outlives_its_task(monkeypatch):
-    monkeypatch.setattr(_workers, "WORTH_PROCESSES", 0)
-    own, child = side_by_side([lambda _: os.getpid(), lambda _: os.getpid()], 1)
-    assert own == os.getpid() != child
-    with pytest.raises(ProcessLookupError):
-        os.kill(child, 0)
+def test_a_forked_child_ends_with_the_right_result(events):
+    """A fit or a prediction after a fork, as the default start method of Linux has it up to Python 3.13."""
+    program = """
+import os, sys
+import numpy as np
+from skhep_nn import DenseNetClassifier
+rng = np.random.default_rng(0)
+X = rng.normal(size=(4000, 6)).astype("f4")
+y = (X[:, 0] > 0).astype(int)
+def answer():
+    model = DenseNetClassifier(n_members=4, max_epochs=2, random_state=0, device="cpu").fit(X, y)
+    return model.predict_proba(X)
+first = answer()
+if (child := os.fork()) == 0:
+    os._exit(0 if np.array_equal(answer(), first) else 7)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        check=False,
+        timeout=60,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "2"},
+    )
+    assert run.returncode == 0, run.stderr
 
 
 # -- prediction ---------------------------------------------------------------------------------------

@@ -22,8 +22,8 @@ from skhep_nn import (
     make_calo_showers,
     make_higgs_events,
 )
-from skhep_nn.training import run
 from skhep_nn.training import cuda_graphs as _cuda
+from skhep_nn.training import run
 from skhep_nn.training.cuda_graphs import FlatAdam, GraphPass
 from skhep_nn.training.optimizers import adam_rates
 from skhep_nn.training.passes import EagerPass
