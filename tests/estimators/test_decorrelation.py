@@ -1,4 +1,4 @@
-"""Distance correlation, the penalty made of it, and classifiers that leave a mass alone."""
+"""Classifiers whose score is decorrelated from a mass: the penalty, its gradient, the training."""
 
 import warnings
 
@@ -15,85 +15,31 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from skorch.callbacks import EpochScoring
 
 from skhep_nn import Constant, DenseNetClassifier, fit_together
-from skhep_nn.metrics import distance_correlation, mass_sculpting
+from skhep_nn.metrics import mass_sculpting
 from skhep_nn.networks.distance_penalty import batch_distance_correlation
 from skhep_nn.networks.losses import LOSSES, decorrelated
 from skhep_nn.plotting import MassSculptingDisplay
 from skhep_nn.training.cpu_parallel import CpuPass
 from skhep_nn.training.passes import EagerPass
+from tests.metrics.reference import distance_correlation_by_definition as by_definition
+from tests.metrics.reference import quantities
 
 ROUNDING = "mini-batch training in float32 agrees to 1e-7, the check asks for 1e-9"
-
-
-def by_definition(x, y, weight=None):
-    """Distance correlation, pair by pair."""
-    w = np.ones(len(x)) if weight is None else np.asarray(weight, dtype=float)
-    w = w / w.sum()
-
-    def centred(values):
-        d = np.abs(values[:, None] - values)
-        rows = d @ w
-        return d - rows[:, None] - rows + w @ rows
-
-    a, b = centred(x), centred(y)
-    return np.sqrt((w @ (a * b) @ w) / np.sqrt((w @ a**2 @ w) * (w @ b**2 @ w)))
-
-
-def quantities(n, seed=0):
-    """Two that depend on each other, with ties, and weights of which some are zero."""
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=n).round(1)
-    return x, (x**2 + rng.normal(size=n)).round(1), rng.exponential(size=n) * (rng.random(n) > 0.1)
 
 
 def tensors(*columns, dtype=torch.float64):
     return [torch.as_tensor(np.stack(column), dtype=dtype) for column in columns]
 
 
-# -- the correlation ------------------------------------------------------------------------------
+# -- the correlation of batches -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n", [2, 3, 7, 64, 65, 500])
-def test_distance_correlation_by_its_definition(n):
+def test_batch_distance_correlation_by_its_definition(n):
     x, y, w = quantities(n, seed=n)
     w[:2] += 1
-    assert_allclose(distance_correlation(x, y), by_definition(x, y), rtol=1e-9)
-    assert_allclose(distance_correlation(x, y, w), by_definition(x, y, w), rtol=1e-9)
     batch = batch_distance_correlation(*tensors([x], [y], [w]))
     assert_allclose(batch.sqrt(), [by_definition(x, y, w)], rtol=1e-9)
-
-
-def test_its_properties():
-    x, y, w = quantities(400)
-    value = distance_correlation(x, y, w)
-    assert_allclose(distance_correlation(y, x, w), value)
-    assert_allclose(distance_correlation(3 - 1e-7 * x, 1e12 * (y + 100), 5 * w), value, rtol=1e-5)
-    assert_allclose(distance_correlation(x, 7 - 2 * x, w), 1)
-    assert distance_correlation(x, np.full(400, 0.1), w) == 0
-    times = np.arange(400) % 4
-    repeated = distance_correlation(np.repeat(x, times), np.repeat(y, times))
-    assert_allclose(distance_correlation(x, y, times), repeated)
-
-
-def test_independent_quantities_have_none_in_the_limit():
-    rng = np.random.default_rng(0)
-    values = [
-        np.mean([distance_correlation(*rng.random((2, n))) for _ in range(5)])
-        for n in (100, 10_000)
-    ]
-    assert values[1] < 0.03
-    assert 5 < values[0] / values[1] < 20  # ten, as it falls with the root of the number
-
-
-@pytest.mark.parametrize(
-    ("weight", "message"),
-    [([1, -1, 2], "must not be negative"), ([0, 0, 0], "positive total"), ([1, 2], "expected")],
-)
-def test_distance_correlation_refuses(weight, message):
-    with pytest.raises(ValueError, match=message):
-        distance_correlation([1, 2, 3], [1, 2, 4], weight)
-    with pytest.raises(ValueError, match=r"y\[1\] is nan"):
-        distance_correlation([1, 2, 3], [1, np.nan, 4])
 
 
 def test_gradient():
@@ -347,57 +293,6 @@ def test_parameters_are_checked(events, params, message):
     X = X.round(1) if "categorical_features" in params else X
     with pytest.raises(ValueError, match=message):
         classifier(**params).fit(X, y)
-
-
-# -- sculpting ------------------------------------------------------------------------------------
-
-
-def test_sculpting_of_a_cut_counted_by_hand():
-    y = ["s", "s", "b", "b", "b", "b"]
-    score = [0.9, 0.4, 0.8, 0.5, 0.3, 0.1]
-    mass = [1.5, 1.5, 1.5, 1.5, 0.5, 0.5]
-    found = mass_sculpting(
-        y, score, mass, [1, 1, 1, 2, 2, 1], bins=[0, 1, 2], signal_efficiency=0.9
-    )
-    assert found.cut == 0.4
-    assert found.signal_efficiency == 1
-    assert found.background_efficiency == 0.5
-    # All background has equal shares in the two bins; the passing has (0, 1).
-    half = 0.5 * np.log2(0.5 / 0.25) + 0.5 * np.log2(0.5 / 0.75)
-    assert_allclose(found.divergence, (half + np.log2(1 / 0.75)) / 2)
-    dependence = by_definition(np.array(score[2:]), np.array(mass[2:]), [1, 2, 2, 1])
-    assert_allclose(found.distance_correlation, dependence)
-    nowhere = mass_sculpting(y, score, [*mass[:5], np.nan], bins=[0, 1, 2], signal_efficiency=0.9)
-    assert_allclose(nowhere.background_efficiency, 0.5)
-
-
-def test_sculpting_of_the_sharpest_and_of_no_cut():
-    rng = np.random.default_rng(0)
-    y = np.repeat([0, 1], 5000)
-    mass = np.where(y, rng.normal(125, 5, 10_000), rng.uniform(0, 1000, 10_000))
-    assert mass_sculpting(y, -np.abs(mass - 125), mass).divergence > 0.9
-    assert mass_sculpting(y, rng.random(10_000), mass).divergence < 0.01
-    weight = np.where(rng.random(10_000) < 0.1, -1.0, 1.0)
-    assert mass_sculpting(y, rng.random(10_000), mass, weight).divergence < 0.02
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"y": ["s"] * 4}, "expected signal and background"),
-        ({"mass": [1, 2, 3]}, r"mass has shape \(3,\)"),
-        ({"bins": [2, 1]}, "at least two growing edges"),
-        ({"bins": [50, 60]}, "no mass of the background lies between 50 and 60"),
-        ({"signal_efficiency": 1}, "between 0 and 1"),
-        ({"score": [1, np.nan, 2, 3]}, r"score\[1\] is nan"),
-        ({"mass": [np.nan] * 4}, "none of 2 masses"),
-        ({"score": [0, 1, 9, 9]}, "with a score of at least 9"),
-    ],
-)
-def test_sculpting_refuses(changes, message):
-    given = {"y": ["b", "b", "s", "s"], "score": [1, 2, 3, 4], "mass": [1, 2, 3, 4]} | changes
-    with pytest.raises(ValueError, match=message):
-        mass_sculpting(**given)
 
 
 def test_display(events):
