@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,11 @@ __all__ = [
     "tensor_of",
     "threads_for",
 ]
+
+# The threads of OpenMP do not survive a fork: in a forked child the first operation of torch on several threads
+# would wait for them forever. torch's own data loader sets one thread in its workers for the same reason.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 # Operations of one step or chunk below which a second thread does not pay.
 _WORTH_THREADS = 1e8

@@ -227,10 +227,12 @@ def test_a_forked_child_ends_with_the_right_result(events):
     program = """
 import os, sys
 import numpy as np
+import torch
 from skhep_nn import DenseNetClassifier
 rng = np.random.default_rng(0)
-X = rng.normal(size=(4000, 6)).astype("f4")
+X = rng.normal(size=(3000, 36)).astype("f4")
 y = (X[:, 0] > 0).astype(int)
+torch.set_num_threads(2)
 def answer():
     model = DenseNetClassifier(n_members=4, max_epochs=2, random_state=0, device="cpu").fit(X, y)
     return model.predict_proba(X)
