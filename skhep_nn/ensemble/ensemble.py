@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Ensemble"]
 
-# Below some ten rows the calls themselves cost more than the arithmetic, and stacking wins on a CPU too.
+# For a few dozen rows, calls cost more than arithmetic, and one stacked call is faster on a CPU too.
 _STACK_BELOW = 33
 
 
 class _Runtime(NamedTuple):
-    """An ensemble ready to predict on a device."""
+    """Networks of an ensemble on one device."""
 
     members: list[nn.Module]
     stack: nn.Module
@@ -49,23 +49,23 @@ class _Runtime(NamedTuple):
 
 @public("skhep_nn")
 class Ensemble:
-    """Stacked states of one network and a weight for each: what every fitted estimator holds.
+    """Members of one network architecture as stacked parameters, with one weight for each.
 
     Parameters
     ----------
     network : type
         Class of the network of one member.
     network_params : dict
-        Its constructor's arguments.
+        Arguments of its constructor.
     states : mapping of str to ndarray of shape (members, ...)
-        The tensors of all members under the names of ``state_dict``.
+        Stacked tensors of all members, under the names of ``state_dict``.
     weights : array-like of shape (members,), optional
         Weights of the members in the mean, normalised here; equal if left out.
 
     Attributes
     ----------
     states : dict of str to ndarray
-        As given. Numpy arrays: what is pickled needs neither torch nor the device it came from.
+        As given. They are numpy arrays, so that pickles depend neither on torch nor on a device.
     weights : ndarray of shape (members,)
         They sum to one.
 
@@ -109,14 +109,14 @@ class Ensemble:
         state: Mapping[str, Tensor],
         weights: ArrayLike | None = None,
     ) -> Ensemble:
-        """Build an ensemble from the tensors of a trained stack.
+        """Build an ensemble from the parameters of a trained stack.
 
         Parameters
         ----------
         network, network_params, weights
             As in the constructor.
         state : mapping of str to Tensor of shape (members, ...)
-            What `stacked_state` returned; copied to the host.
+            Result of `stacked_state`; copied to the host.
 
         Returns
         -------
@@ -143,16 +143,16 @@ class Ensemble:
 
     @cached_property
     def n_operations(self) -> int:
-        """Multiplications and additions of all members for one row."""
+        """Number of multiplications and additions of all members for one row."""
         return len(self) * operations_of(self.member(0))
 
     def member(self, index: int) -> nn.Module:
-        """Return one member as an ordinary module in evaluation mode, on the CPU.
+        """Return one member as a torch module on the CPU, in evaluation mode.
 
         Parameters
         ----------
         index : int
-            Which member.
+            Number of the member.
 
         Returns
         -------
@@ -166,8 +166,8 @@ class Ensemble:
     def _products_are_alike(self) -> bool:
         """Whether stacked and single matrix products round alike on a CPU.
 
-        Batched products of fewer than 400 multiplications run in a plain loop of torch's own. (An
-        embedding is looked up, not multiplied.)
+        torch computes batched products of fewer than 400 multiplications in a plain loop, which rounds
+        differently. Embeddings are looked up, not multiplied.
         """
         sizes = [
             v.shape[1] * v.shape[2]
@@ -177,7 +177,7 @@ class Ensemble:
         return all(size * CPU_LANES >= 400 for size in sizes)
 
     def _ready(self, device: torch.device) -> _Runtime:
-        """Return the ensemble on the device; built once."""
+        """Return the networks on a device; built once for each device."""
         if device not in self._runtime:
             members = [self.member(k).to(device) for k in range(len(self))]
             stack: Any = stack_networks(members, share=True).to(device).requires_grad_(False).eval()
@@ -190,16 +190,16 @@ class Ensemble:
     def predict_members(
         self, X: Tensor, *, link: str = "identity", stacked: bool | None = None
     ) -> Tensor:
-        """Predict with every member.
+        """Return the predictions of every member.
 
         Parameters
         ----------
         X : Tensor of shape (samples, ...)
-            Inputs of one member, on the device that is to be used.
+            Inputs, on the device that computes.
         link : {"identity", "sigmoid", "softmax"}, default="identity"
             Link function.
         stacked : bool, optional
-            Run all members at once or one after the other; by default whichever is faster there.
+            Run all members at once or one after the other; by default the faster way on the device.
 
         Returns
         -------
@@ -210,7 +210,7 @@ class Ensemble:
         fill = max(CPU_LANES, 1 << (n_rows - 1).bit_length()) - n_rows
         if fill and X.device.type == "cpu":
             rows = X
-            # Not joined: under autocast, torch joins no 16-bit floats on a CPU.
+            # Not by torch.cat, which fails for 16-bit floats on a CPU under autocast.
             X = rows.new_empty(n_rows + fill, *rows.shape[1:])
             X[:n_rows], X[n_rows:] = rows, rows[-1]
         if stacked is None:
@@ -241,13 +241,13 @@ class Ensemble:
         link : {"identity", "sigmoid", "softmax"}, default="identity"
             Link function, applied before the means.
         views : object with `n_views_` and `view_tensor`, optional
-            Fitted augmenter whose test-time views are averaged, on the device.
+            Fitted augmenter; predictions are averaged over its views.
         device : str or torch.device, default="cpu"
-            Where to compute.
+            Device that computes.
         chunk_size : int, optional
-            Rows at a time; by default what suits the device.
+            Number of rows in one call; the default depends on the device.
         autocast : torch.dtype, optional
-            Lower precision for what torch's autocast thinks it good enough for.
+            Lower precision, for the operations that torch's autocast allows.
 
         Returns
         -------
@@ -265,7 +265,7 @@ class Ensemble:
             counted = getattr(runtime.members[0], "n_operations", None)
             size = chunk_size or chunk_rows(rows, device, counted)
         chunks = cut(rows, size)
-        # Where a row's prediction is the same bits in whatever batch it is.
+        # Views can join rows in one batch if the prediction of a row does not depend on its batch.
         join = on_cpu and plain and getattr(runtime.stack, "stackable", False)
 
         def predictor() -> Callable[[Tensor], Tensor]:

@@ -1,4 +1,4 @@
-"""Ways to average the predictions of members and views, chunk by chunk."""
+"""Mean predictions over members and views, computed in chunks of rows."""
 
 from __future__ import annotations
 
@@ -37,27 +37,26 @@ __all__ = [
     "weighted_mean",
 ]
 
-# Measured: chunks of 1,024 to 2,048 rows keep the activations of a table's network in the cache of a CPU
-# core; of images it can hold fewer. A GPU wants few, large calls.
+# Measured: with chunks of 1,024 to 2,048 rows the activations of a network for tables fit into the cache of a CPU
+# core; for images, fewer rows do. A GPU is fastest with few large calls.
 _CPU_CHUNK, _CPU_BYTES = 2048, 1 << 20
 _CUDA_CHUNK, _CUDA_BYTES = 65536, 1 << 25
-# Multiplications and additions that a call on a CPU is worth, however large its rows.
+# Operations of one call on a CPU, whatever the size of a row.
 _CPU_WORK = 200_000_000
-# Where a network can predict in memory of its own, that memory should fit a core's cache: so many rows and
-# members at once.
+# Rows and members of one call of the CPU kernel, whose preallocated memory should fit into the cache of a core.
 CPU_WIDTH, _CPU_MEMBERS = 512, 4
-# Vector units take so many events at a time and treat a remainder by other instructions, with another
-# rounding. Filled up to a power of two, the prediction for an event is the same bit for bit in any chunk,
-# in any place, stacked or not, on one thread and on two.
+# Vector units process this number of events at a time, and the remainder by other instructions with another
+# rounding. Chunks filled up to a power of two give the same bits for an event wherever it is in a chunk, stacked or
+# not, on any number of threads.
 CPU_LANES = 32
 # Threads that prediction gains from (see `skhep_nn.utils.parallel`).
 _MOST_THREADS = 4
-# Rows times views that are predicted in one batch on a CPU: of more, a view at a time fits its caches better.
+# Largest number of rows times views predicted in one batch on a CPU. For more, one view at a time fits the caches.
 _JOINED_ROWS = 1024
 
 
 class Views(Protocol):
-    """What test-time augmentation needs of an augmenter."""
+    """Methods of an augmenter that test-time augmentation uses."""
 
     n_views_: int
 
@@ -66,14 +65,14 @@ class Views(Protocol):
 
 
 def apply_link(output: Tensor, link: str) -> Tensor:
-    """Turn raw outputs into predictions.
+    """Apply a link function to raw outputs.
 
     Parameters
     ----------
     output : Tensor of shape (..., n_outputs)
         Raw outputs.
     link : {"identity", "sigmoid", "softmax"} or str such as "2+sigmoid"
-        Link function; a number and another one where so many outputs come before those that it is for.
+        Link function; ``"2+sigmoid"`` leaves the first two outputs unchanged.
 
     Returns
     -------
@@ -93,14 +92,14 @@ def apply_link(output: Tensor, link: str) -> Tensor:
 
 
 def seen(rows: Tensor, views: Views | None) -> Iterable[Tensor]:
-    """Go through the views of some rows; without views, the rows."""
+    """Iterate over the views of some rows; without views, over the rows themselves."""
     if views is None:
         return [rows]
     return (views.view_tensor(rows, v) for v in range(views.n_views_))
 
 
 def joined_views(rows: Tensor, views: Views) -> Tensor:
-    """Return all views of some rows in one batch, one view behind the other."""
+    """Return all views of some rows concatenated in one batch."""
     at_once: Callable[[Tensor], Tensor] | None = getattr(views, "views_tensor", None)
     return torch.cat(list(seen(rows, views))) if at_once is None else at_once(rows)
 
@@ -108,7 +107,7 @@ def joined_views(rows: Tensor, views: Views) -> Tensor:
 def outputs_of_views(
     outputs: Callable[[Tensor], Tensor], rows: Tensor, views: Views | None, *, join: bool
 ) -> Iterable[Tensor]:
-    """Go through the predictions for the views of some rows.
+    """Iterate over the predictions for the views of some rows.
 
     Parameters
     ----------
@@ -117,9 +116,9 @@ def outputs_of_views(
     rows : Tensor of shape (rows, ...)
         Rows.
     views : Views or None
-        None is the rows as they are.
+        None for the rows without augmentation.
     join : bool
-        Predict few rows in one batch with all their views: what a call costs is then paid once.
+        Whether a few rows are predicted with all their views in one batch, which saves calls.
 
     Returns
     -------
@@ -137,10 +136,9 @@ def weighted_mean(outputs: Iterable[Tensor], weights: NDArray[np.float64]) -> Te
     Parameters
     ----------
     outputs : iterable of Tensor of shape (members, rows, n_outputs)
-        Predictions, one tensor a view.
+        Predictions, one tensor for each view.
     weights : ndarray of shape (members,)
-        They sum to one. A member without weight has diverged, and nothing times its NaN would be NaN:
-        it is left out.
+        They sum to one. A diverged member has weight 0 and is left out, as 0 times NaN would be NaN.
 
     Returns
     -------
@@ -149,7 +147,7 @@ def weighted_mean(outputs: Iterable[Tensor], weights: NDArray[np.float64]) -> Te
     used = np.flatnonzero(weights).tolist()
     factors = torch.as_tensor(weights, dtype=torch.float32).view(-1, 1, 1)
     total, n_views = torch.zeros(()), 0
-    # Term by term in a fixed order: torch's own sums choose theirs by shape.
+    # Term by term, as the order of terms in sums of torch depends on the shape.
     for out in outputs:
         n_views += 1
         factors = factors.to(out.device)
@@ -160,7 +158,7 @@ def weighted_mean(outputs: Iterable[Tensor], weights: NDArray[np.float64]) -> Te
 
 
 class _LazyChunk(NamedTuple):
-    """Rows that are read when they are put on a device."""
+    """Rows that are read from their file when they are moved to a device."""
 
     source: Any
     start: int
@@ -172,12 +170,12 @@ class _LazyChunk(NamedTuple):
 
 
 def rows_of(X: Any) -> Any:
-    """Return rows as a tensor; a source of rows that are read when needed stays one."""
+    """Return rows as a tensor; rows that are read lazily stay as they are."""
     return X if isinstance(X, Tensor) or hasattr(X, "read") else tensor_of(X)
 
 
 def cut(rows: Any, size: int) -> Sequence[Any]:
-    """Cut rows into chunks, which have a method `to`."""
+    """Cut rows into chunks that have a method `to`, as tensors do."""
     if isinstance(rows, Tensor):
         return list(rows.split(size))
     n = len(rows)
@@ -185,10 +183,10 @@ def cut(rows: Any, size: int) -> Sequence[Any]:
 
 
 def chunk_rows(rows: Any, device: torch.device, n_operations: int | None) -> int:
-    """Return how many rows to predict at a time, which each take so many operations if known."""
+    """Return the number of rows of a chunk, given the number of operations for one row if it is known."""
     most, n_bytes = (_CPU_CHUNK, _CPU_BYTES) if device.type == "cpu" else (_CUDA_CHUNK, _CUDA_BYTES)
     row_bytes = math.prod(rows.shape[1:]) * rows.dtype.itemsize
-    # A power of two, which `Ensemble.predict_members` need not fill up.
+    # A power of two, so that `Ensemble.predict_members` need not fill it up.
     fitting = 1 << (n_bytes // max(1, row_bytes)).bit_length()
     if n_operations is not None and device.type == "cpu":
         fitting = max(fitting, 1 << (_CPU_WORK // n_operations).bit_length())
@@ -203,27 +201,27 @@ def in_chunks(
     n_operations: float,
     autocast: tuple[str, torch.dtype | None],
 ) -> NDArray[np.float32]:
-    """Predict chunks of rows, side by side where there are several workers.
+    """Predict chunks of rows, on several threads if that pays.
 
     Parameters
     ----------
     predictor : callable
-        Makes what maps rows to predictions, for one worker: it may have memory of its own.
+        Returns a function from rows to predictions for one thread, with its own memory.
     chunks : sequence of Tensor
         Rows.
     n_workers : int
-        The most workers to use.
+        Largest number of threads.
     n_operations : float
-        Size of the job.
+        Number of operations for all rows.
     autocast : tuple of str and torch.dtype or None
-        Type of device and precision.
+        Device type and lower precision.
     """
     kind, dtype = autocast
 
     n = n_groups(n_workers, len(chunks), n_operations, _MOST_THREADS)
 
     def some(first: int, stop: threading.Event) -> NDArray[np.float32]:
-        """Predict a run of chunks."""
+        """Predict a consecutive part of the chunks."""
         own = chunks[len(chunks) * first // n : len(chunks) * (first + 1) // n]
         with torch.inference_mode(), torch.autocast(kind, dtype=dtype, enabled=dtype is not None):
             predict = predictor()
@@ -239,7 +237,7 @@ def in_chunks(
 def by_memory(
     stack: Any, n_members: int, link: str, otherwise: Callable[[Tensor], Tensor]
 ) -> Callable[[Tensor], Tensor]:
-    """Return what predicts `CPU_WIDTH` rows with all members in memory of its own.
+    """Return a function that predicts `CPU_WIDTH` rows with all members in preallocated memory.
 
     Parameters
     ----------
@@ -272,7 +270,7 @@ def by_memory(
 def by_kernels(
     fused: DenseKernels, weights: NDArray[np.float64], link: str, views: Views | None
 ) -> Callable[[Tensor], Tensor]:
-    """Return what predicts rows on a GPU in one launch, means over members and views included."""
+    """Return a function that predicts rows on a GPU in one kernel launch, means included."""
     on_device = torch.as_tensor(weights, dtype=torch.float32, device=fused.flat.device)
 
     def predict(rows: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""What every other wing uses; it knows nothing of physics or networks."""
+"""Helpers of all other wings, without physics and without networks."""

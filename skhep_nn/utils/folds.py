@@ -1,4 +1,4 @@
-"""How the rows are shared out to the members."""
+"""Training and validation rows of every member."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def make_folds(
     held_back: float | None,
     seed: int,
 ) -> list[Fold]:
-    """Return the rows that each member is trained and validated on.
+    """Return the training and validation rows of every member.
 
     Several members get the folds of a cross-validation. One gets all rows, less the share
     `held_back`. Folds share out the rows of each of the `strata` evenly.
@@ -36,7 +36,7 @@ def make_folds(
         n_held_back = int(np.ceil(held_back * n_rows))
         strata = _merge_rare(strata, classes, 2)
         if strata is not None and min(n_held_back, n_rows - n_held_back) < len(np.unique(strata)):
-            strata = None  # fewer rows on one side than strata
+            strata = None  # one side has fewer rows than there are strata
         train, valid = train_test_split(
             rows, test_size=held_back, stratify=strata, random_state=seed
         )
@@ -45,7 +45,7 @@ def make_folds(
     strata = _merge_rare(strata, classes, n_members)
     splits = splitter(n_members, shuffle=True, random_state=seed).split(rows, strata)
     with warnings.catch_warnings():
-        # A class with fewer rows than folds is missing in some of them, no more than that.
+        # A class with fewer rows than folds is missing in some folds, which is acceptable.
         warnings.filterwarnings("ignore", message="The least populated class")
         return [Fold(train, valid) for train, valid in splits]
 
@@ -53,7 +53,7 @@ def make_folds(
 def _merge_rare(
     strata: NDArray[Any] | None, classes: NDArray[Any] | None, n_least: int
 ) -> NDArray[Any] | None:
-    """Put strata of fewer than `n_least` rows into the largest of their class, else into the largest."""
+    """Merge strata of fewer than `n_least` rows into the largest stratum of their class, else of all."""
     if strata is None:
         return None
     _, merged = np.unique(strata, return_inverse=True)
@@ -71,7 +71,7 @@ IntArray = NDArray[np.int64]
 
 
 class Fold(NamedTuple):
-    """Row numbers that one member is trained and validated on."""
+    """Row numbers for training and for validation of one member."""
 
     train: IntArray
     valid: IntArray

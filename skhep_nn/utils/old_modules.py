@@ -1,4 +1,4 @@
-"""Modules that have moved: pickles of earlier versions, and old imports, still find what was in them."""
+"""Old names of modules, so that imports and pickles of earlier versions still work."""
 
 from __future__ import annotations
 
@@ -119,18 +119,18 @@ MOVED: dict[str, str] = {
     "skhep_nn.stacking": "skhep_nn.estimators",
     "skhep_nn.waveform": "skhep_nn.estimators",
 }
-"""Full name of a module that is no more, and of the module that now holds what was in it."""
+"""Full name of an old module, and of the module that holds its contents today."""
 
 RENAMED: dict[str, str] = {
     "skhep_nn.kinematics.CartesianMomenta": "skhep_nn.preprocessing.CartesianMomenta",
     "skhep_nn.kinematics.EventAligner": "skhep_nn.preprocessing.EventAligner",
     "skhep_nn.metrics._ams_of_predictions": "skhep_nn.metrics.ams_of_predictions",
 }
-"""Names that have left a module which is still there, and where they are now."""
+"""Old place of a name whose module still exists, and its place today."""
 
 
 class _MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Import hook for the old names; it stands last, so that it is asked only for what is not found."""
+    """Import hook for the old names. It is the last finder, so that it sees only names not found elsewhere."""
 
     def find_spec(
         self,
@@ -144,21 +144,21 @@ class _MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return importlib.machinery.ModuleSpec(fullname, self, origin=f"moved to {MOVED[fullname]}")
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give the old module a `__getattr__` that imports the new one when something is asked for."""
+        """Give the old module a `__getattr__` that imports the new module on first use."""
         vars(module)["__getattr__"] = former_names(module.__name__)
 
 
 def former_names(module: str) -> Callable[[str], Any]:
-    """Return the `__getattr__` of a module that names have moved from.
+    """Return the `__getattr__` of a module whose names have moved.
 
     Parameters
     ----------
     module : str
-        Full name of a module in `MOVED`, or of one that is still there and has names in `RENAMED`.
+        Full name of a module in `MOVED`, or of an existing module with names in `RENAMED`.
     """
 
     def find(name: str) -> Any:
-        # Tools ask any module for names such as __path__ and __file__: that is no use of it.
+        # Tools look up names such as __path__ and __file__ on any module without using it.
         place = None if name.startswith("__") else _place(module, name)
         if place is None:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
@@ -176,7 +176,7 @@ def former_names(module: str) -> Callable[[str], Any]:
 
 
 def _place(module: str, name: str) -> str | None:
-    """Return where a name of a module is today."""
+    """Return the full name today of a name in an old module, or None."""
     if module in MOVED:
         return f"{MOVED[module]}.{name}"
     return RENAMED.get(f"{module}.{name}")
@@ -186,10 +186,10 @@ _FINDER = _MovedModules()
 
 
 def register() -> None:
-    """Let imports find modules that have moved; a second call changes nothing."""
+    """Add the import hook; a second call changes nothing."""
     if _FINDER not in sys.meta_path:
         sys.meta_path.append(_FINDER)
 
 
-# The package imports this module for this line: `__init__.py` holds imports only.
+# On import, as the files `__init__.py` hold imports only.
 register()

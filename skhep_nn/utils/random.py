@@ -1,4 +1,4 @@
-"""Random numbers from scikit-learn's `random_state`, of which None leaves numpy's global state alone."""
+"""Random generators and seeds from `random_state`; None does not touch the global state of numpy."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ __all__ = ["as_generator", "random_numbers", "seed_of"]
 
 
 def random_numbers(random_state: Any) -> np.random.RandomState:
-    """Return a source of random numbers; None is a fresh one."""
+    """Return a RandomState; None gives a new one with a random seed."""
     fresh = np.random.RandomState() if random_state is None else random_state
     rng: np.random.RandomState = check_random_state(fresh)
     return rng
 
 
 def seed_of(random_state: Any) -> int | None:
-    """Return a seed for numpy's generators; None stays None, a fresh one."""
+    """Return a seed for generators of numpy; None stays None, which means a random seed."""
     if random_state is None:
         return None
     return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
 
 
 def as_generator(random_state: object) -> np.random.Generator:
-    """Turn what scikit-learn calls a random state into a numpy Generator."""
+    """Return a numpy Generator for a `random_state` of scikit-learn."""
     if isinstance(random_state, np.random.Generator):
         return random_state
     if isinstance(random_state, np.random.RandomState):

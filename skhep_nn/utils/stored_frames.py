@@ -1,4 +1,4 @@
-"""Tables and private tuples among the attributes of an estimator, as plain values while it is stored."""
+"""Plain values for DataFrames and private named tuples in the stored state of an estimator."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["PlainState", "Rebuild", "Rebuilds", "each", "frame", "one"]
 
 Rebuild: TypeAlias = Callable[[Any], Any]
 Rebuilds: TypeAlias = Mapping[str, Rebuild]
-"""Names of attributes, and how each is made of plain values."""
+"""For each attribute, the function that rebuilds it from plain values."""
 
 
 class StoredFrame(NamedTuple):
-    """A DataFrame with rows by number: formats without pickle know arrays only."""
+    """A DataFrame with a default index as arrays, for formats without pickle."""
 
     names: list[str]
     columns: list[NDArray[Any]]
@@ -25,10 +25,10 @@ class StoredFrame(NamedTuple):
 
 
 class PlainState:
-    """Mixin, before `BaseEstimator`: the stored state holds plain values in place of private classes.
+    """Mixin, before `BaseEstimator`, that stores tuples and lists in place of private classes.
 
-    Tables and named tuples become tuples and lists, so that a stored model names no private class and
-    these can change. `_rebuild` names the attributes that hold them and says how each is made again.
+    A stored model then names no private class, and private classes can change. `_rebuild` lists the attributes
+    concerned, each with the function that rebuilds it.
     """
 
     _rebuild: ClassVar[Rebuilds] = {}
@@ -45,17 +45,17 @@ class PlainState:
 
 
 def one(kind: Callable[..., Any]) -> Rebuild:
-    """Return a function that makes one named tuple of its values."""
+    """Return a function that rebuilds one named tuple from its values."""
     return lambda values: kind(*values)
 
 
 def each(kind: Callable[..., Any]) -> Rebuild:
-    """Return a function that makes a list of named tuples of a list of their values."""
+    """Return a function that rebuilds a list of named tuples from a list of their values."""
     return lambda several: [kind(*values) for values in several]
 
 
 def frame(stored: Any) -> pd.DataFrame:
-    """Return a table made of its names, columns and dtypes; one that was stored as a whole stays itself."""
+    """Rebuild a DataFrame from names, columns and dtypes; a DataFrame is returned unchanged."""
     if isinstance(stored, pd.DataFrame):
         return stored
     columns = zip(*StoredFrame(*stored), strict=True)
@@ -63,7 +63,7 @@ def frame(stored: Any) -> pd.DataFrame:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value with tuples in place of named tuples and of tables, at any depth of lists."""
+    """Replace named tuples and tables by plain tuples, also inside lists and tuples."""
     if isinstance(value, pd.DataFrame):
         return tuple(_stored(value)) if _is_plain(value) else value
     if isinstance(value, tuple):
@@ -74,7 +74,7 @@ def _plain(value: Any) -> Any:
 
 
 def _is_plain(value: pd.DataFrame) -> bool:
-    """Whether a table is no more than its arrays: rows by number, columns by name, numpy's types."""
+    """Whether arrays alone rebuild a table: default index, unique text names, dtypes of numpy."""
     return (
         value.index.equals(pd.RangeIndex(len(value)))
         and value.columns.is_unique

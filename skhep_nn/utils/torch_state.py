@@ -1,4 +1,4 @@
-"""torch's global state, lent for a fit and put back."""
+"""Global state of torch, changed for the time of a fit or a prediction and restored afterwards."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ __all__ = [
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
-# Operations of one step or chunk below which a second thread does not pay.
+# A second thread does not pay for a step or chunk of fewer operations.
 _WORTH_THREADS = 1e8
 
 
 @contextmanager
 def threads_for(n_operations: float) -> Iterator[None]:
-    """Use one thread for a small job: a second one costs more in waiting than it gains in work.
+    """Use one thread for a small job, where a second thread costs more in waiting than it saves.
 
-    Measured: single networks at batch 256 gain nothing from it, and where another process holds the core
-    two threads that wait for each other fall to a hundredth of the rate of one.
+    Measured: a single network at batch size 256 gains nothing from a second thread, and if another process
+    occupies a core, two threads that wait for each other reach a hundredth of the rate of one.
     """
     if n_operations > _WORTH_THREADS:
         yield
@@ -49,7 +49,7 @@ def threads_for(n_operations: float) -> Iterator[None]:
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Let torch use no threads of its own, also in Python threads that start meanwhile."""
+    """Make every operation of torch use one thread, also in Python threads started inside the block."""
     before = torch.get_num_threads()
     if before == 1:
         yield
@@ -62,9 +62,9 @@ def one_thread_each() -> Iterator[None]:
 
 
 def tensor_of(array: NDArray[Any]) -> torch.Tensor:
-    """Return an array as a tensor, without copying it if it is contiguous: it is only read.
+    """Return an array as a tensor, without a copy if it is contiguous. The tensor must only be read.
 
-    Torch warns of arrays that must not be written, such as memory maps.
+    The warning of torch about arrays that are not writable, such as memory maps, is suppressed.
     """
     array = np.ascontiguousarray(array)
     with warnings.catch_warnings():
@@ -73,7 +73,7 @@ def tensor_of(array: NDArray[Any]) -> torch.Tensor:
 
 
 def half_precision(device: torch.device) -> torch.dtype | None:
-    """Return the half precision that a device computes faster in than in single precision, if any."""
+    """Return the 16-bit type in which a device computes faster than in float32, or None."""
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -84,20 +84,20 @@ def half_precision(device: torch.device) -> torch.dtype | None:
 
 @contextmanager
 def recording_gradients() -> Iterator[None]:
-    """Train even where the caller has switched gradients off."""
+    """Enable gradients, also inside a caller's `torch.no_grad` or `torch.inference_mode`."""
     with torch.inference_mode(mode=False), torch.enable_grad():
         yield
 
 
 def only_stored(rows: Tensor) -> bool:
-    """Whether these are counts of 16 bits on a GPU, where torch does next to nothing with them."""
+    """Whether rows are uint16 on a GPU, where torch supports almost no operation on them."""
     return rows.dtype == torch.uint16 and rows.device.type == "cuda"
 
 
 def computable(rows: Tensor) -> Tensor:
-    """Return rows as numbers where their device only stores them as they are, else as they are."""
+    """Return rows as float32 if they are `only_stored` on their device, otherwise unchanged."""
     if not only_stored(rows):
         return rows
-    # By the signed numbers of the same bits, of which those from 32,768 on have become negative.
+    # The same bits read as int16: values from 32,768 on appear negative.
     signed = rows.view(torch.int16).float()
     return torch.where(signed < 0, signed + 65536, signed)

@@ -1,4 +1,4 @@
-"""Checked labels, scores and event weights, and the rescaling of weights per class."""
+"""Checks of labels, scores and event weights."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ BoolArray = npt.NDArray[np.bool_]
 def check_events(
     y: npt.ArrayLike, sample_weight: npt.ArrayLike | None, pos_label: Any
 ) -> tuple[BoolArray, FloatArray]:
-    """Labels as a mask of signal events, and their weights."""
+    """Return the mask of signal events and the event weights."""
     labels = check_labels(y)
     classes = np.unique(labels).tolist()
     if len(classes) > 2:
@@ -23,12 +23,12 @@ def check_events(
     if pos_label is None:
         pos_label = _default_pos_label(classes)
     elif len(classes) == 2 and pos_label not in classes:
-        raise ValueError(f"pos_label={pos_label!r} is none of the classes {classes}")
+        raise ValueError(f"pos_label={pos_label!r} is not among the classes {classes}")
     return np.asarray(labels == pos_label, dtype=bool), check_weight(sample_weight, len(labels))
 
 
 def check_labels(y: npt.ArrayLike) -> npt.NDArray[Any]:
-    """Labels as a non-empty vector without missing values."""
+    """Return labels as a non-empty vector without missing values."""
     labels = np.asarray(y)
     if labels.ndim != 1 or labels.size == 0:
         raise ValueError(f"y has shape {labels.shape}, expected (n_samples,) with n_samples > 0")
@@ -39,7 +39,7 @@ def check_labels(y: npt.ArrayLike) -> npt.NDArray[Any]:
 
 
 def _default_pos_label(classes: list[Any]) -> Any:
-    """Label that means signal where the user names none."""
+    """Return the label of the signal class if the user gives no `pos_label`."""
     if set(classes) <= {"s", "b"}:
         return "s"
     if len(classes) == 2:
@@ -52,14 +52,14 @@ def _default_pos_label(classes: list[Any]) -> Any:
 
 
 def check_weight(sample_weight: npt.ArrayLike | None, n: int) -> FloatArray:
-    """Event weights as a finite vector of the right length."""
+    """Return event weights as a finite vector of length `n`; unit weights for None."""
     if sample_weight is None:
         return np.ones(n)
     return check_vector(sample_weight, n, "sample_weight")
 
 
 def check_score(score: npt.ArrayLike, n: int) -> FloatArray:
-    """Scores as a finite vector of the right length."""
+    """Return scores as a finite vector of length `n`."""
     shape = np.shape(score)
     if len(shape) == 2 and shape[1] == 2:
         raise ValueError(f"score has shape {shape}: pass the column of the signal class only")
@@ -67,7 +67,7 @@ def check_score(score: npt.ArrayLike, n: int) -> FloatArray:
 
 
 def check_vector(values: npt.ArrayLike, n: int, name: str) -> FloatArray:
-    """Return a finite float64 vector of the right length."""
+    """Return values as a finite float64 vector of length `n`."""
     vector = np.asarray(values, dtype=np.float64)
     if vector.shape != (n,):
         raise ValueError(f"{name} has shape {vector.shape}, expected ({n},) like y")
@@ -80,7 +80,7 @@ def check_vector(values: npt.ArrayLike, n: int, name: str) -> FloatArray:
 
 
 def check_mask(selected: npt.ArrayLike, n: int, name: str = "selected") -> BoolArray:
-    """Return a boolean vector of the right length."""
+    """Return a boolean vector of length `n`."""
     mask = np.asarray(selected)
     if mask.dtype == object and all(isinstance(value, bool | np.bool_) for value in mask.flat):
         mask = mask.astype(bool)
