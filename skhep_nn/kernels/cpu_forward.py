@@ -1,4 +1,4 @@
-"""Forward passes of stacked `DenseNet` members in memory that is allocated once."""
+"""Forward pass of stacked `DenseNet` members into preallocated memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["DenseForward", "evaluator", "supports"]
 
 
 def _runs(columns: Sequence[int]) -> list[slice]:
-    """Cut increasing column numbers into runs without gaps."""
+    """Group increasing column numbers into contiguous slices."""
     runs: list[slice] = []
     for column in columns:
         if runs and runs[-1].stop == column:
@@ -27,7 +27,7 @@ def _runs(columns: Sequence[int]) -> list[slice]:
 
 
 class _Embedding:
-    """Embedding of one categorical column by a product with zeros and ones."""
+    """Embedding of one categorical column, computed as a product with one-hot codes."""
 
     def __init__(self, column: int, name: str, weight: Tensor, start: int) -> None:
         self.column, self.name = column, name
@@ -37,29 +37,29 @@ class _Embedding:
         self._is_category = torch.empty(0)
 
     def forward(self, X: Tensor, into: Tensor) -> None:
-        """Write the vectors of the codes in X."""
+        """Write the embedding vectors of the codes in X."""
         codes = X[..., self.column].unsqueeze(-2)
         self._is_category = (codes == self._categories).to(into.dtype)
         torch.matmul(self._weight_t, self._is_category, out=into[:, self.rows])
 
     def backward(self, grad: Tensor, grad_weight: Tensor) -> None:
-        """Write the gradient of the vectors, given that of the inputs they became."""
+        """Write the gradient of the embedding, given the gradient of the features."""
         torch.bmm(self._is_category, grad[:, self.rows].mT, out=grad_weight)
 
 
 class DenseForward:
-    """Maps rows of a fixed number to outputs, for all members at once.
+    """Forward pass of all members at once, for a fixed number of rows.
 
     Parameters
     ----------
     network : DenseNet
-        Says how layers join; one member or a stack, on a CPU.
+        One member or a stack, on a CPU. Defines how layers are connected.
     parameters : mapping of str to Tensor of shape (members, ...)
-        Parameters and moments under the names of its ``state_dict``.
+        Parameters and buffers, under the names of its ``state_dict``.
     width : int
         Number of rows.
     keep : bool, default=False
-        Keep what went into the activations, as a backward pass needs.
+        Keep the inputs of the activations for a backward pass.
     """
 
     def __init__(
@@ -98,14 +98,14 @@ class DenseForward:
 
     @staticmethod
     def serves(network: Any) -> bool:
-        """Whether activation and embeddings are of the kinds that are written down here."""
+        """Whether this class implements the activation and the embeddings of a network."""
         embeddings: nn.ModuleList = network.input_stage.embeddings
         return network.activation in ACTIVATIONS and all(
             e.get_parameter("weight").shape[-2] <= FEW_CATEGORIES for e in embeddings
         )
 
     def empty(self, n_rows: int, width: int) -> Tensor:
-        """Allocate memory for some features of all members."""
+        """Allocate memory for features of all members."""
         return self.weights[0].new_empty(len(self.weights[0]), n_rows, width)
 
     def __call__(self, X: Tensor, kept: Sequence[Tensor] = ()) -> Tensor:
@@ -116,7 +116,7 @@ class DenseForward:
         X : Tensor of shape (width, n_features) or (members, width, n_features)
             In physical units; categorical columns hold codes.
         kept : sequence of Tensor, optional
-            What dropout multiplies the features of each layer by.
+            Dropout masks, by which the features of each layer are multiplied.
         """
         columns = X.mT
         for run, rows in self._copies:
@@ -131,7 +131,7 @@ class DenseForward:
 
 
 def supports(network: nn.Module) -> bool:
-    """Whether `evaluator` knows a network: a `DenseNet` of known activation and few categories."""
+    """Whether `evaluator` implements a network: a `DenseNet` with known activation and few categories."""
     return type(network) is DenseNet and DenseForward.serves(network)
 
 

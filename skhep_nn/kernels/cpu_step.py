@@ -18,29 +18,29 @@ from skhep_nn.networks.member_layers import MemberDropout
 
 __all__ = ["DenseStep"]
 
-# The flat tensor is filled up to whole vectors, so that the same parameter is never updated by other
-# instructions, with another rounding, because it lies at the end.
+# The flat tensor is padded to whole vectors: the remainder of a vector would be updated by other instructions,
+# with another rounding.
 _LANES = 64
 
 
 class DenseStep:
-    """Forward and backward of some members of a stack, with memory of their own.
+    """Forward and backward pass of some members of a stack, in preallocated memory.
 
     Parameters
     ----------
     stack : DenseNet
         Parameters with a leading member axis, on a CPU.
     members : slice
-        The members that this object works on.
+        Members of the stack to train.
     width : int
-        Rows of a batch.
+        Number of rows of a batch.
     loss : Loss
         Loss of rows.
 
     Attributes
     ----------
     flat : nn.Parameter
-        All parameters of those members; its gradient is filled by `step`.
+        All parameters of these members; `step` fills its gradient.
     """
 
     def __init__(self, stack: DenseNet, members: slice, width: int, loss: Loss) -> None:
@@ -71,7 +71,7 @@ class DenseStep:
             self._kept = [torch.empty_like(z) for z in self.forward.before]
 
     def _allocate(self, grads: dict[str, Tensor], width: int) -> None:
-        """Allocate the memory of the backward pass and the views into it."""
+        """Allocate memory for the backward pass."""
         forward = self.forward
         layers = range(len(forward.weights))
         self._grads = grads
@@ -80,7 +80,7 @@ class DenseStep:
         self._grad_inputs = forward.empty(forward.features.shape[1], width)
         self._grad_last = forward.empty(forward.last.shape[1], width)
         buffers = Buffers.of(self._grad_inputs, self._grad_last, forward.layout)
-        # Of the inputs, which come first, only the embedded ones have anything to learn.
+        # Among the inputs, which come first, only embeddings have parameters.
         skipped = forward.embedded.start if forward.embeddings else forward.embedded.stop
         self._weights_t: list[Tensor | None] = []
         reads = []
@@ -93,7 +93,7 @@ class DenseStep:
 
     @staticmethod
     def serves(stack: nn.Module) -> bool:
-        """Whether a stack is one of those whose gradients are written down here."""
+        """Whether this class implements the gradients of a stack."""
         return (
             isinstance(stack, DenseNet)
             and isinstance(stack.dropout, nn.Identity | MemberDropout)
@@ -101,12 +101,12 @@ class DenseStep:
         )
 
     def load(self) -> None:
-        """Take over the parameters of the stack."""
+        """Copy the parameters from the stack."""
         for own, source in self._pairs:
             own.copy_(source)
 
     def store(self) -> None:
-        """Hand the parameters back to the stack."""
+        """Copy the parameters to the stack."""
         for own, source in self._pairs:
             source.copy_(own)
 
@@ -117,7 +117,7 @@ class DenseStep:
 
     @torch.no_grad()
     def step(self, X: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-        """Fill the gradient.
+        """Compute the losses of a batch and fill the gradient.
 
         Parameters
         ----------
@@ -131,7 +131,7 @@ class DenseStep:
         Returns
         -------
         Tensor of shape (members,)
-            The losses.
+            Loss of every member.
         """
         forward = self.forward
         if self._dropout is not None:

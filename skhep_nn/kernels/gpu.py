@@ -1,12 +1,12 @@
 """A training step of stacked dense networks in two launches on a GPU, and prediction in one.
 
-At ten members and a batch of 256 a step is 355 million operations, a few microseconds of a GPU's time, and
-everything else is waiting: for a hundred kernels to start, and for each to fetch what the one before has put
-away. Here one program takes a tile of one member's rows through the whole network and back; a second launch
-sums the gradient of every block of weights over all rows, in a fixed order, and updates it in the same breath
-by Adam. No gradient is ever written, and the same input gives the same bits.
+With ten members and a batch size of 256, one step takes 355 million operations, which a GPU computes in a few
+microseconds. An ordinary step spends most of its time on launching a hundred kernels, each of which reads from memory
+the results of the kernel before. Here one program computes forward and backward for a tile of rows of one member;
+a second kernel sums the gradient of every block of weights over all rows, in a fixed order, and applies Adam's
+update at once. No gradient is written to memory, and the same input gives the same bits.
 
-The plain form in `networks.DenseNet`, with automatic differentiation, is the reference.
+`networks.DenseNet` with automatic differentiation is the reference.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _LOSSES = {
     "absolute_error": 3,
     "huber": 4,
 }
-# A layer's outputs for a tile of rows stay in registers: more than these do not fit.
+# The outputs of a layer for a tile of rows stay in registers, which limits the number of neurons.
 _MAX_WIDTH = 128
 _PROGRAMS_A_PROCESSOR = 4
 
 
 class Tiling(NamedTuple):
-    """How work is cut: rows a program takes, columns multiplied at a time, warps, pipeline depth."""
+    """Tile sizes of a kernel: rows of a program, columns of a product, warps, pipeline stages."""
 
     rows: int
     block: int
@@ -51,7 +51,7 @@ class Tiling(NamedTuple):
 
 
 class Tilings(NamedTuple):
-    """How the three kernels cut their work."""
+    """Tile sizes of the three kernels."""
 
     forward: Tiling
     update: Tiling
@@ -64,7 +64,7 @@ def available(device: torch.device | str) -> bool:
     Parameters
     ----------
     device : torch.device or str
-        Where the network is.
+        Device of the network.
 
     Returns
     -------
@@ -86,7 +86,7 @@ def supports(network: nn.Module, loss: str | None = None) -> bool:
     network : nn.Module
         One member or a stack.
     loss : str, optional
-        A name of `_losses.LOSSES`.
+        A name of `networks.losses.LOSSES`.
 
     Returns
     -------
@@ -113,27 +113,27 @@ class DenseKernels:
     stack : DenseNet
         Parameters and buffers with a leading member axis, on a CUDA device; see `supports`.
     flat : Tensor, optional
-        The one buffer that the parameters are views of, in the order of ``stack.parameters()``. If left
-        out, it is made here and the parameters become views of it.
+        Buffer of which all parameters are views, in the order of ``stack.parameters()``. By default a new
+        buffer, of which the parameters become views.
     loss : str, default="binary_cross_entropy"
-        A name of `_losses.LOSSES`.
+        A name of `networks.losses.LOSSES`.
     seeds : sequence of int, optional
-        What the random numbers of dropout follow from, a number for each member; zeros if left out.
+        Seeds of the dropout masks, one for each member; zeros by default.
     precision : {"tf32x3", "ieee", "tf32"}, default="tf32x3"
-        Products by three passes of the matrix units, which keeps float32's accuracy, without the matrix
-        units, or by one pass with 10 bits of mantissa.
+        How matrix products are computed: with three TF32 products, which keeps the accuracy of float32;
+        without tensor cores; or with one TF32 product, which has 10 bits of mantissa.
     tilings : Tilings, optional
-        How work is cut; by default what was measured to be fastest.
+        Tile sizes; by default the fastest of those measured.
 
     Attributes
     ----------
     flat : Tensor of shape (n_parameters,)
         All parameters; an update changes them in place.
     position : Tensor of shape (1,), int64
-        The step that comes next, on the device: `reduce_adam` moves it on, the caller sets it to zero
+        Number of the next step, on the device: `reduce_adam` increases it, the caller sets it to zero
         before a block of steps.
     n_before : Tensor of shape (1,), int64
-        Steps before this block, on the device: dropout draws anew in each.
+        Number of steps before this block, on the device. Every step has its own dropout masks.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class DenseKernels:
             table_of([*self.layout.forward, *(p for p, _ in self.layout.backward)], device),
         )
         self._back = torch.tensor(self.layout.back(), dtype=torch.int32, device=device)
-        # A little more than the matrices take: wide loads may run over the end of the last row.
+        # Padded, as wide loads may read beyond the end of the last row.
         self._packed = torch.zeros(self.n_members, self.layout.n_packed + 64, device=device)
         self.refresh()
         self._state = torch.zeros(3, dtype=torch.int64, device=device)
@@ -184,15 +184,15 @@ class DenseKernels:
         self._items: dict[int, Tensor] = {}
 
     def refresh(self) -> None:
-        """Take over parameters that were changed by anything but `reduce_adam`."""
+        """Read the parameters again after anything but `reduce_adam` has changed them."""
         self.layout.fill(self._packed)
 
     @cached_property
     def _kernels(self) -> Any:
-        """Return the module of the kernels, which needs Triton."""
-        from skhep_nn.kernels import triton_kernels as _dense_triton
+        """Return the module with the Triton kernels."""
+        from skhep_nn.kernels import triton_kernels
 
-        return _dense_triton
+        return triton_kernels
 
     @cached_property
     def _n_processors(self) -> int:
@@ -201,7 +201,7 @@ class DenseKernels:
         return torch.cuda.get_device_properties(self.flat.device).multi_processor_count
 
     def _choose(self, n_rows: int) -> Tilings:
-        """Return how work is cut, by what was measured on an H100: small tiles while it would idle."""
+        """Return the tile sizes that were fastest on an H100: small tiles if there is little work."""
         if self.tilings is not None:
             return self.tilings
         wide = self.layout.block > 64
@@ -216,12 +216,12 @@ class DenseKernels:
         return Tilings(forward, update, Tiling(64, 16, 4 if wide else 2, 2))
 
     def prepare(self, n_rows: int) -> None:
-        """Allocate what a step of so many rows a member works in.
+        """Allocate the memory of a step.
 
         Parameters
         ----------
         n_rows : int
-            Rows of one member in a batch.
+            Number of rows of one member in a batch.
         """
         self.n_rows = n_rows
         self.cut, self.update_cut, _ = self._choose(n_rows)
@@ -236,16 +236,16 @@ class DenseKernels:
         self._work = table_of(items, self.flat.device)
 
     def forward_backward(self, X: Tensor, y: Tensor, share: Tensor) -> None:
-        """Run step `position` forward and back; everything stays on the device.
+        """Compute forward and backward of step `position` on the device.
 
         Parameters
         ----------
         X : float32 Tensor of shape (steps, members, batch, n_features)
-            Rows in physical units, augmented; contiguous, like all of these.
+            Augmented rows in physical units. All arguments are contiguous.
         y : Tensor of shape (steps, members, batch) or (steps, members, batch, n_targets)
             Targets or class codes of any type.
         share : float32 Tensor of shape (steps, members, batch)
-            What each row's loss counts in the loss of its member; zero where it only fills the shape.
+            Weight of each row in the loss of its member; zero for rows that only pad the batch.
         """
         if X.shape[2] != getattr(self, "n_rows", None):
             self.prepare(X.shape[2])
@@ -294,14 +294,14 @@ class DenseKernels:
         weight_decay: float = 0.0,
         decoupled: bool = False,
     ) -> None:
-        """Update the parameters by the gradients of the step just run and go on to the next.
+        """Update the parameters with the gradients of the last step, and increase `position`.
 
         Parameters
         ----------
         mean, square : Tensor of shape (n_parameters,)
             Adam's running moments, changed in place.
         rates : Tensor of shape (steps, 4)
-            What `skhep_nn.training.optimizers.adam_rates` returned.
+            Result of `skhep_nn.training.optimizers.adam_rates`.
         losses : Tensor of shape (steps, members)
             Row `position` receives the losses of the members.
         beta2, eps, weight_decay : float
@@ -313,7 +313,7 @@ class DenseKernels:
         self._update(mean, square, rates, losses, numbers, adam=True, decoupled=decoupled)
 
     def gradient(self) -> Tensor:
-        """Return the gradient of the step just run, laid out as `flat`; the step is not over with it.
+        """Return the gradient of the last step, in the layout of `flat`, without an update.
 
         Returns
         -------
@@ -326,7 +326,7 @@ class DenseKernels:
         return gradient
 
     def losses(self) -> Tensor:
-        """Return the losses of the step just run.
+        """Return the losses of the last step.
 
         Returns
         -------
@@ -335,14 +335,14 @@ class DenseKernels:
         return self._tile_losses.sum(1)
 
     def predict(self, views: Tensor, weights: Tensor, *, link: str = "identity") -> Tensor:
-        """Return the weighted mean over members of their predictions, averaged over views.
+        """Return the weighted mean of the predictions over members and views.
 
         Parameters
         ----------
         views : float32 Tensor of shape (n_views, rows, n_features)
-            The same rows seen in several ways, in physical units; contiguous.
+            Views of the same rows, in physical units; contiguous.
         weights : Tensor of shape (members,)
-            Weights; members of weight zero are left out, whatever they would predict.
+            Weights; members of weight zero are left out.
         link : {"identity", "sigmoid", "softmax"}, default="identity"
             Link function, applied before the means.
 

@@ -1,4 +1,4 @@
-"""Where the parameters, features and gradients of a stack of dense networks lie, for the fused kernels."""
+"""Memory layout of parameters, features and gradients of a stack of dense networks, for the fused kernels."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Product(NamedTuple):
 
 
 class Category(NamedTuple):
-    """A categorical column, its vectors in the flat buffer, and where they go among the features."""
+    """A categorical column: places of its embedding in the flat buffer and among the features."""
 
     column: int
     n_categories: int
@@ -75,12 +75,12 @@ def embeddings_of(network: DenseNet) -> list[MemberEmbedding]:
 
 
 def _length(n_in: int) -> int:
-    """Return the length of a row of a packed matrix: they begin where wide loads can."""
+    """Return the padded length of a row of a packed matrix, at which wide loads are aligned."""
     return -(-n_in // 32) * 32
 
 
 class DenseLayout:
-    """Where everything of a stack lies: tables for the kernels.
+    """Tables of places in memory for the kernels of one stack.
 
     The columns that a step works in are the features, in the order continuous inputs, embedded inputs,
     hidden layers, and then the gradients in the same order, but without the continuous inputs and with the
@@ -115,7 +115,7 @@ class DenseLayout:
         self.backward = self._backward(at)
 
     def _pack(self, n_out: int, n_in: int) -> int:
-        """Reserve a place for a matrix."""
+        """Reserve memory for a packed matrix."""
         at = self.n_packed
         self.n_packed += n_out * _length(n_in)
         return at
@@ -134,12 +134,12 @@ class DenseLayout:
         return products
 
     def readers(self, target: int) -> list[Product]:
-        """Return the layers that read hidden layer `target`, or the inputs if that is -1."""
+        """Return the layers that read hidden layer `target`, or the inputs for -1."""
         end = self.n_hidden if self.dense and target < self.n_hidden - 1 else target + 2
         return self.forward[target + 1 : end]
 
     def _backward(self, n_inputs: int) -> list[tuple[Product, list[Product]]]:
-        """Return what gradients flow to, in their order, and the layers they come from."""
+        """Return the targets of gradients in the order of the backward pass, each with the layers that read it."""
         found = [(i, self.forward[i].write, self.forward[i].n_out) for i in range(self.n_hidden)]
         found = found[::-1] + [
             (-1, at, min(self.block, n_inputs - at))
@@ -155,7 +155,7 @@ class DenseLayout:
         return entries
 
     def back(self) -> list[int]:
-        """Return where each feature's row of a packed matrix of the way back would begin."""
+        """Return the start of the row of each feature in a packed matrix of the backward pass."""
         rows = [_NOWHERE] * self.n_columns
         for product, _ in self.backward:
             for j in range(product.n_out):
@@ -164,7 +164,7 @@ class DenseLayout:
         return rows
 
     def items(self, block: int) -> list[Item]:
-        """Cut all weights into blocks."""
+        """Divide all weights into blocks."""
         items = [
             Item(p.n_out, p.n_in, weight, p.bias, p.grad, p.read, -1, 0, start, p.matrix)
             for p, weight in zip(self.forward, self.weights, strict=True)
@@ -180,7 +180,7 @@ class DenseLayout:
         return items
 
     def fill(self, packed: Tensor) -> None:
-        """Copy the weights into the matrices that the kernels read, ``(members, n_packed)``."""
+        """Copy the weights into packed matrices for the kernels, ``(members, n_packed)``."""
 
         def matrix(p: Product) -> Tensor:
             part = packed[:, p.matrix : p.matrix + p.n_out * _length(p.n_in)]

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
-"""Triton kernels of stacked dense networks: what `_dense_kernels` launches. Imported only where Triton is.
+"""Triton kernels of stacked dense networks: launched by `gpu.DenseKernels`. Imported only where Triton is installed.
 
 Everything is feature-major, ``(features, rows)``, as in `networks`: rows lie side by side, so that loads are
 wide whatever the width of the network, and the layers' outputs stand one behind the other in one buffer that
@@ -14,9 +14,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# Rows of the tables are this long.
+# Length of a row of the tables.
 TABLE_WIDTH = tl.constexpr(16)
-# Stands in `back` for a feature that no gradient flows to.
+# Entry in `back` for a feature without a gradient.
 NOWHERE = tl.constexpr(-(2**30))
 
 SWISH, RELU, SELU = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
@@ -26,7 +26,7 @@ BINARY, CROSS, SQUARED, ABSOLUTE, HUBER = (tl.constexpr(i) for i in range(5))
 _SELU_SCALE = tl.constexpr(1.0507009873554805)
 _SELU_ALPHA = tl.constexpr(1.6732632423543772)
 
-# Else a 1, or a multiple of 16, would make a kernel of its own.
+# Otherwise Triton would compile another kernel for the value 1 and for multiples of 16.
 _COUNTS = (
     "n_rows", "n_features", "n_continuous", "n_categorical", "n_hidden", "n_targets", "n_columns",
     "n_tiles", "n_views", "n_used",
