@@ -1,4 +1,4 @@
-"""Class-preserving copies of the data, for training and for prediction."""
+"""Augmentation of events: rotations and reflections, for training and for prediction."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ __all__ = ["EventAugmenter"]
 class EventAugmenter(PlainState, EventTransformer):
     r"""Rotate collider events in azimuth and reflect them in y and z.
 
-    Colliding unpolarised beams in a symmetric detector have no preferred azimuth and no preferred
-    end, so that rotated and reflected events are just as likely, with the same class [1]_.
+    Collisions of unpolarised beams in a symmetric detector have no preferred azimuth and no preferred
+    end of the detector, so that rotated and reflected events are equally likely, with the same class [1]_.
     Momenta are found by the names of their columns: ``<object>_px``, ``_py`` and ``_pz``, or
-    ``<object>_pt``, ``_eta`` and ``_phi``; a transverse one (missing momentum) lacks ``_pz`` or
-    ``_eta``, and its modulus may be ``<object>`` itself. All of an event turn together. Scalars,
-    such as masses, pass unchanged, and so do undefined (NaN) and zero momenta.
+    ``<object>_pt``, ``_eta`` and ``_phi``; a transverse momentum (such as missing momentum) lacks
+    ``_pz`` or ``_eta``, and its modulus may be ``<object>`` itself. All momenta of an event turn
+    together. Scalars, such as masses, stay unchanged, and so do undefined (NaN) and zero momenta.
 
     Parameters
     ----------
     rotate : bool, default=True
-        Rotate by an angle uniform in a full turn.
+        Rotate by a random angle, uniform in a full turn.
     flip_y : bool, default=True
         Change the sign of y (of phi) in half of the copies.
     flip_z : bool, default=True
         Change the sign of z (of the pseudorapidity) in half of the copies.
     n_orientations : int, default=2
-        Number of azimuthal orientations among the views, :math:`2 \pi k / n` from the given one.
+        Number of azimuthal orientations among the views, at angles :math:`2 \pi k / n`.
     columns : sequence of str, default=None
-        Names of the columns, where X is an array. A DataFrame has its own.
+        Names of the columns, if X is an array. A DataFrame already has names.
     random_state : int, RandomState instance or None, default=None
-        Seed of `transform`. With an int, every call draws the same.
+        Seed of `transform`. With an int, every call draws the same numbers.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class EventAugmenter(PlainState, EventTransformer):
     n_features_in_ : int
         Number of columns seen in `fit`.
     feature_names_in_ : ndarray of str
-        Names of the columns seen in `fit`, where X had any.
+        Names of the columns seen in `fit`, if X had names.
 
     See Also
     --------
@@ -61,9 +61,9 @@ class EventAugmenter(PlainState, EventTransformer):
 
     Notes
     -----
-    As a step of a Pipeline it acts at fit and at predict alike, which is harmless but little
-    use. The parameter ``augmentation=`` of the networks draws anew for every batch and averages
-    the views at predict; `AugmentedClassifier` does so for other estimators.
+    As a step of a Pipeline an augmenter acts both at fit and at predict. The parameter
+    ``augmentation=`` of the networks draws new copies for every batch and averages over the views at
+    predict; `AugmentedClassifier` does so for other estimators.
 
     References
     ----------
@@ -106,7 +106,7 @@ class EventAugmenter(PlainState, EventTransformer):
         self.random_state = random_state
 
     def _prepare(self, names: list[str]) -> list[Momentum]:
-        """Fix the columns to turn and the views."""
+        """Check the parameters and find the columns to turn and the views."""
         given: Any = self.n_orientations
         if not is_count(given):
             raise ValueError(f"n_orientations must be an integer of at least 1, got {given!r}.")
@@ -116,7 +116,7 @@ class EventAugmenter(PlainState, EventTransformer):
         self._indices_on: dict[torch.device, torch.Tensor] = {}
         n_angles = int(given) if self.rotate else 1
         self._views = [
-            # Rounded so that half a turn is exactly (-1, 0), and its view exactly the mirrored one.
+            # Rounded so that half a turn is exactly (-1, 0) and its view an exact reflection.
             Turn(angle, round(math.cos(angle), 15), round(math.sin(angle), 15), y_sign, z_sign)
             for angle in (2 * math.pi * k / n_angles for k in range(n_angles))
             for y_sign in ((1.0, -1.0) if self.flip_y else (1.0,))
@@ -126,24 +126,24 @@ class EventAugmenter(PlainState, EventTransformer):
         return momenta
 
     def transform(self, X: Any) -> Any:
-        """Turn every event at random.
+        """Rotate and reflect every event at random.
 
         Parameters
         ----------
         X : DataFrame or array of shape (n_samples, n_features)
-            Events, momenta in any unit, angles in radians. NaN is an object that is not there.
+            Events, momenta in any unit, angles in radians. NaN marks a missing object.
 
         Returns
         -------
         DataFrame or ndarray of shape (n_samples, n_features)
-            One copy of every event, in the container that came in.
+            One copy of every event, in the container of X.
         """
         table, values = self.read(X)
         uniform = random_numbers(self.random_state).uniform(size=(3, len(values)))
         return self._columns.turn_table(table, values, self._random_turn(np, uniform))
 
     def views(self, X: Any) -> Iterator[Any]:
-        """Go through the fixed views of the events, over which predictions are averaged.
+        """Yield the fixed views of the events, over which predictions are averaged.
 
         Parameters
         ----------
@@ -153,24 +153,24 @@ class EventAugmenter(PlainState, EventTransformer):
         Yields
         ------
         DataFrame or ndarray of shape (n_samples, n_features)
-            All events in one orientation, `n_views_` times; the first as they came.
+            All events in one orientation, `n_views_` times; the first view is unchanged.
         """
         table, values = self.read(X)
         return (self._columns.turn_table(table, values, turn) for turn in self._views)
 
     def transform_tensor(self, X: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Turn every event of a batch at random, on its device.
+        """Rotate and reflect every event of a batch at random, on its device.
 
-        Holds no synchronisation and no data-dependent step: after one call on a device, which puts
-        the column numbers there, it can be captured in a CUDA graph (register the generator
-        with the graph, so that each replay draws anew).
+        Has no synchronisation and no data-dependent step. It can be captured in a CUDA graph after
+        a first call on the device, which copies the column numbers there. Register the generator
+        with the graph, so that each replay draws new numbers.
 
         Parameters
         ----------
         X : floating-point Tensor of shape (..., n_features)
-            Events, with any number of leading dimensions. Left as it is.
+            Events, with any number of leading dimensions. Not changed in place.
         generator : torch.Generator
-            Source of the draws, on the device of X.
+            Source of random numbers, on the device of X.
 
         Returns
         -------
@@ -186,19 +186,19 @@ class EventAugmenter(PlainState, EventTransformer):
         return turned
 
     def view_tensor(self, X: torch.Tensor, index: int) -> torch.Tensor:
-        """Give one of the fixed views of a batch, on its device.
+        """Return one of the fixed views of a batch, on its device.
 
         Parameters
         ----------
         X : floating-point Tensor of shape (..., n_features)
-            Events. Left as it is.
+            Events. Not changed in place.
         index : int
-            Which view, from 0 (the events as they are) to ``n_views_ - 1``.
+            Number of the view, from 0 (the unchanged events) to ``n_views_ - 1``.
 
         Returns
         -------
         Tensor of shape (..., n_features)
-            All events in that orientation.
+            All events in this orientation.
         """
         indices = self._tensor_indices(X)
         if not 0 <= index < self.n_views_:
@@ -207,17 +207,17 @@ class EventAugmenter(PlainState, EventTransformer):
         return view
 
     def views_tensor(self, X: torch.Tensor) -> torch.Tensor:
-        """Give all fixed views of a batch at once, on its device.
+        """Return all fixed views of a batch at once, on its device.
 
         Parameters
         ----------
         X : floating-point Tensor of shape (n_samples, n_features)
-            Events. Left as it is.
+            Events. Not changed in place.
 
         Returns
         -------
         Tensor of shape (n_views * n_samples, n_features)
-            The views of `view_tensor`, one behind the other.
+            The views of `view_tensor`, concatenated.
         """
         indices = self._tensor_indices(X)
         parts = (
@@ -230,7 +230,7 @@ class EventAugmenter(PlainState, EventTransformer):
         return views.flatten(0, 1)
 
     def _random_turn(self, xp: Any, uniform: Array) -> Turn:
-        """Turn for every event from three numbers uniform in [0, 1), of shape (3, ...)."""
+        """Return a turn for every event from three numbers uniform in [0, 1), of shape (3, ...)."""
         signs = 2 * xp.floor(2 * uniform[1:]) - 1
         y_sign = signs[0] if self.flip_y else 1.0
         z_sign = signs[1] if self.flip_z else 1.0
@@ -239,7 +239,7 @@ class EventAugmenter(PlainState, EventTransformer):
         return Turn.by(xp, 2 * math.pi * uniform[0], y_sign, z_sign)
 
     def _tensor_indices(self, X: torch.Tensor) -> torch.Tensor:
-        """Numbers of the columns to turn, on the device of X and kept there."""
+        """Return the numbers of the columns to turn, on the device of X and cached there."""
         if X.shape[-1] != self.n_features_in_:
             raise ValueError(
                 f"X has {X.shape[-1]} features, but {type(self).__name__} is expecting "

@@ -1,4 +1,4 @@
-"""Class-preserving copies of images."""
+"""Augmentation of images: flips, quarter turns, rolls and smearing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["ImageAugmenter"]
 
 
 class _Placement(NamedTuple):
-    """How an image lies: mirrored along its axes, then reflected in its diagonal."""
+    """Orientation of an image: mirrored along its axes, then transposed."""
 
     transposed: bool
     mirror_rows: bool
@@ -31,9 +31,9 @@ class _Placement(NamedTuple):
 class ImageAugmenter(PlainState, ImageTransformer):
     r"""Flip, turn and roll images of a calorimeter, and smear their energies.
 
-    A barrel calorimeter looks the same from both ends and to both hands, so that an image flipped
-    in pseudorapidity or azimuth is as likely, with the same class [1]_. Where cells are square and
-    nothing singles out one axis, so is one turned by a quarter.
+    A barrel calorimeter is symmetric in pseudorapidity and azimuth, so that an image flipped along
+    either is equally likely, with the same class [1]_. If cells are square and both axes are
+    equivalent, an image rotated by a quarter turn is equally likely, too.
 
     Parameters
     ----------
@@ -42,39 +42,39 @@ class ImageAugmenter(PlainState, ImageTransformer):
     flip_phi : bool, default=True
         Mirror half of the copies in azimuth.
     quarter_turns : bool, default=True
-        Turn by a random number of quarters. Images that are not square are never turned. A
-        magnetic field spreads what an electron radiates in azimuth: where that tells the classes
-        apart, try without.
+        Rotate by a random number of quarter turns. Images that are not square are never rotated. A
+        magnetic field spreads the radiation of an electron in azimuth: try False if the classes
+        differ in this.
     roll_phi : int, default=0
         Shift along azimuth by a whole number of cells, uniform from ``-roll_phi`` to ``roll_phi``.
-        What leaves the image on one side comes back on the other: azimuth is periodic, and the
-        sum of an image, a pedestal and the noise stay what they are.
+        Cells that leave the image on one side return on the other, as azimuth is periodic. The
+        sum of an image, its pedestal and its noise stay the same.
     smearing : float, default=0.0
-        Relative standard deviation of a Gaussian factor on the energy of each cell, drawn anew for
-        every cell: the spread of the calibration. An empty cell stays empty, no energy gets
-        negative, and the sum of many cells hardly changes. Only for energies above a pedestal
-        of zero.
+        Relative standard deviation of a Gaussian factor on the energy of each cell, drawn
+        independently for every cell, like the spread of a calibration. An empty cell stays empty, no
+        energy becomes negative, and the sum of many cells hardly changes. Only for energies with a
+        pedestal of zero.
     energy_channels : sequence of int, default=(0,)
-        Channels that hold energies, which `smearing` acts on (not times, say).
+        Channels that hold energies (not times, for example), to which `smearing` applies.
     phi_axis : {0, 1}, default=1
-        Axis of the image along which azimuth grows: 0 down the rows, 1 along the columns.
+        Axis of the image along which azimuth varies: 0 for rows, 1 for columns.
     image_shape : sequence of int, default=None
-        ``(H, W)`` or ``(H, W, C)``, for images that come as rows of pixels. None takes such rows
-        for images of one row.
+        ``(H, W)`` or ``(H, W, C)``, for images given as rows of pixels. With None such rows are
+        images of height 1.
     random_state : int, RandomState instance or None, default=None
-        Seed of `transform`. With an int, every call draws the same.
+        Seed of `transform`. With an int, every call draws the same numbers.
 
     Attributes
     ----------
     n_views_ : int
-        Number of test-time views, all placements by flips and turns: eight for a square image by
-        default, four for another.
+        Number of test-time views, which are all orientations by flips and turns: by default eight
+        for a square image, otherwise four.
     image_shape_ : tuple of int
         Shape of an image.
     n_features_in_ : int
         Number of values of an image.
     feature_names_in_ : ndarray of str
-        Names of the columns seen in `fit`, where X had any.
+        Names of the columns seen in `fit`, if X had names.
 
     See Also
     --------
@@ -82,14 +82,14 @@ class ImageAugmenter(PlainState, ImageTransformer):
 
     Notes
     -----
-    Whole numbers, such as uint8, stay what they are under flips, turns and rolls. Smeared, they
-    become floating-point ones, of 32 bits for uint8: a percent of a count is not a count.
+    Integers, such as uint8, keep their type under flips, turns and rolls. Smearing makes them
+    floating-point numbers (float32 for uint8).
 
-    Images are permuted, never interpolated, so that all but smearing is exact.
+    Pixels are permuted, never interpolated, so that all operations except smearing are exact.
 
-    As a step of a Pipeline it acts at fit and at predict alike. The parameter ``augmentation=`` of
-    the networks draws anew for every batch and averages the views at predict; `AugmentedClassifier`
-    does so for other estimators.
+    As a step of a Pipeline an augmenter acts both at fit and at predict. The parameter
+    ``augmentation=`` of the networks draws new copies for every batch and averages over the views at
+    predict; `AugmentedClassifier` does so for other estimators.
 
     References
     ----------
@@ -137,7 +137,7 @@ class ImageAugmenter(PlainState, ImageTransformer):
         self.random_state = random_state
 
     def _prepare(self, values: NDArray[Any]) -> None:
-        """Check the parameters and fix the views."""
+        """Check the parameters and list the views."""
         height, width, n_channels = values.shape[1:]
         self._check_parameters(height, width, n_channels)
         flips = (
@@ -159,7 +159,7 @@ class ImageAugmenter(PlainState, ImageTransformer):
         self._views = [
             placement
             for placement in (_Placement(*bits) for bits in product(*switches))
-            # Without mirrors, only what an even number of reflections makes: the turns.
+            # Without mirrors only turns are allowed, which are an even number of reflections.
             if self._mirrors or not self._turns or sum(placement) % 2 == 0
         ]
         self.n_views_ = len(self._views)
@@ -192,7 +192,7 @@ class ImageAugmenter(PlainState, ImageTransformer):
         return self._mirrors_rows or self._mirrors_columns
 
     def transform(self, X: Any) -> Any:
-        """Place every image at random and smear its energies.
+        """Give every image a random orientation and smear its energies.
 
         Parameters
         ----------
@@ -202,7 +202,7 @@ class ImageAugmenter(PlainState, ImageTransformer):
         Returns
         -------
         array of the same shape
-            One copy of every image, in the container that came in.
+            One copy of every image, in the container of X.
         """
         images = self.read(X)
         rng = random_numbers(self.random_state)
@@ -222,7 +222,7 @@ class ImageAugmenter(PlainState, ImageTransformer):
         return self._restored(images, out)
 
     def views(self, X: Any) -> Iterator[Any]:
-        """Go through the fixed views of the images, over which predictions are averaged.
+        """Yield the fixed views of the images, over which predictions are averaged.
 
         Parameters
         ----------
@@ -232,7 +232,7 @@ class ImageAugmenter(PlainState, ImageTransformer):
         Yields
         ------
         array of the same shape
-            All images in one placement, `n_views_` times; the first as they came.
+            All images in one orientation, `n_views_` times; the first view is unchanged.
         """
         images = self.read(X)
         return (
@@ -241,17 +241,17 @@ class ImageAugmenter(PlainState, ImageTransformer):
         )
 
     def transform_tensor(self, X: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Place every image of a batch at random and smear its energies, on its device.
+        """Give every image of a batch a random orientation and smear its energies, on its device.
 
-        Holds no synchronisation and no data-dependent step, so that it can be captured in a CUDA
-        graph (register the generator with the graph, so that each replay draws anew).
+        Has no synchronisation and no data-dependent step, so that it can be captured in a CUDA
+        graph. Register the generator with the graph, so that each replay draws new numbers.
 
         Parameters
         ----------
         X : Tensor of shape (..., H, W), (..., H, W, C) or (..., n_pixels)
-            Images, with any number of leading dimensions. Left as it is.
+            Images, with any number of leading dimensions. Not changed in place.
         generator : torch.Generator
-            Source of the draws, on the device of X.
+            Source of random numbers, on the device of X.
 
         Returns
         -------
@@ -275,19 +275,19 @@ class ImageAugmenter(PlainState, ImageTransformer):
         return moved.reshape(X.shape)
 
     def view_tensor(self, X: torch.Tensor, index: int) -> torch.Tensor:
-        """Give one of the fixed views of a batch, on its device.
+        """Return one of the fixed views of a batch, on its device.
 
         Parameters
         ----------
         X : Tensor of shape (..., H, W), (..., H, W, C) or (..., n_pixels)
-            Images. Left as it is.
+            Images. Not changed in place.
         index : int
-            Which view, from 0 (the images as they are) to ``n_views_ - 1``.
+            Number of the view, from 0 (the unchanged images) to ``n_views_ - 1``.
 
         Returns
         -------
         Tensor of the same shape
-            All images in that placement.
+            All images in this orientation.
         """
         if not 0 <= index < self.n_views_:
             raise IndexError(f"There are {self.n_views_} views, from 0 on; got index {index}.")
@@ -297,11 +297,11 @@ class ImageAugmenter(PlainState, ImageTransformer):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.non_deterministic = True  # what is drawn for an image depends on its place
+        tags.non_deterministic = True  # the random numbers of an image depend on its row
         return tags
 
     def _images(self, X: torch.Tensor) -> torch.Tensor:
-        """See a batch as images of shape (..., H, W, C)."""
+        """Reshape a batch to images of shape (..., H, W, C)."""
         size = self.sample_shape
         if X.shape[-3:] == size:
             return X
@@ -315,10 +315,10 @@ class ImageAugmenter(PlainState, ImageTransformer):
         )
 
     def _sources(self, uniform: torch.Tensor) -> torch.Tensor:
-        """Pixel that each pixel of each image comes from, by four numbers uniform in [0, 1).
+        """Return the source of each pixel of each image, from four numbers uniform in [0, 1).
 
-        Flips, turns and rolls move rows and columns as wholes, so that a pixel's source is the sum
-        of one term for its row and one for its column: a permutation costs one addition a pixel.
+        Flips, turns and rolls move whole rows and columns. The number of a source pixel is thus the sum of
+        one term for the row and one for the column, which costs one addition a pixel.
         """
         height, width, _ = self.sample_shape
         heads = uniform[:3] >= 0.5
@@ -350,7 +350,7 @@ class ImageAugmenter(PlainState, ImageTransformer):
 
 
 def _placed(xp: Any, images: Any, placement: _Placement) -> Any:
-    """Place images of shape (..., H, W, C), numpy's or torch's."""
+    """Return images of shape (..., H, W, C), as an array or a tensor, in another orientation."""
     axes = [
         axis
         for axis, mirrored in ((-3, placement.mirror_rows), (-2, placement.mirror_columns))

@@ -1,4 +1,4 @@
-"""Class-preserving copies of traces."""
+"""Augmentation of traces: shifts, amplitudes, noise and wandering baselines."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from skhep_nn.utils.stored_frames import PlainState, Rebuilds, each
 
 __all__ = ["WaveformAugmenter"]
 
-# Slowest cosines that a wandering baseline is made of, the constant one included.
+# Number of cosines that make a wandering baseline, the slowest ones including the constant.
 _N_MODES = 4
-# Traces that the typical range is found on.
+# Largest number of traces from which the typical range is computed.
 _N_LOOKED_AT = 1000
-# Torch moves unsigned numbers by few of its functions; as signed ones of the same bits by all.
+# Few functions of torch accept unsigned integers, so these are viewed as signed ones of the same bits.
 _SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 
 
 class _View(NamedTuple):
-    """How a trace is seen."""
+    """Fixed view of a trace: reversed or not, then shifted by a number of points."""
 
     mirrored: bool
     shift: int
@@ -39,8 +39,8 @@ class _View(NamedTuple):
 class WaveformAugmenter(PlainState, WaveformTransformer):
     r"""Shift traces in time, scale their amplitude, add noise and a wandering baseline.
 
-    When a pulse came, how large it was, and what the electronics added say little about its
-    shape: how far apart two pulses are, or whether there are two, stays the same.
+    The time and amplitude of a pulse and the noise of the electronics are independent of its
+    shape: the number of pulses and the distance between two pulses stay the same.
 
     Parameters
     ----------
@@ -48,45 +48,45 @@ class WaveformAugmenter(PlainState, WaveformTransformer):
         Largest shift in time, as a number of points or, below 1, as a fraction of the trace: uniform
         from ``-shift`` to ``shift``, in whole points. All channels of a trace shift together.
     padding : {"edge", "wrap"}, default="edge"
-        What comes in at the one end: the last point there, over and over, or what left at the other
-        end, which keeps the noise and its area but joins ends that need not fit. What leaves with
-        ``"edge"`` is lost: choose `shift` such that no pulse reaches the end.
+        Values that fill the free end of a shifted trace: ``"edge"`` repeats the point at that end;
+        the points shifted beyond the other end are lost, so choose `shift` such that no pulse gets
+        there. ``"wrap"`` inserts the lost points, which keeps noise and area but may make a step.
     amplitude : float, default=0.05
-        Width of the logarithm of the factor on each trace, one for all of its channels: about the
-        relative standard deviation. It acts above the baseline. Set it to 0 where the target is an
-        energy or a number of photons.
+        Standard deviation of the logarithm of a random factor on each trace, the same for all of its
+        channels: about the relative standard deviation of the amplitude. The factor acts on the height
+        above the baseline. Set it to 0 if the target is an energy or a number of photons.
     noise : float, default=0.0
         Standard deviation of white Gaussian noise on every point, in units of `range_`.
     baseline_wander : float, default=0.0
         Root mean square of a slow change of the baseline of each trace and channel, in units of
         `range_`: a constant and the three slowest cosines, of half a period to one and a half.
     mirror : bool, default=False
-        Reverse half of the copies in time. Pulses are seldom symmetric: only for those that are.
+        Reverse half of the copies in time. Only for symmetric pulses, which are rare.
     n_shifts : int, default=3
-        Odd number of shifts among the views: the middles of as many equal parts of the range.
+        Odd number of shifts among the views: the centres of `n_shifts` equal parts of the range.
     baseline : int, float or sequence of two int, default=0.02
-        Points whose mean is the baseline that `amplitude` leaves where it is: the first so many; a
-        fraction of the trace, from its start; or from `start` to before `stop`. None takes zero.
+        Points whose mean is the baseline, which `amplitude` does not scale: a number of points or a
+        fraction of the trace, from its start; or ``(start, stop)``. None means a baseline of zero.
     random_state : int, RandomState instance or None, default=None
-        Seed of `transform`. With an int, every call draws the same.
+        Seed of `transform`. With an int, every call draws the same numbers.
 
     Attributes
     ----------
     n_views_ : int
-        Number of test-time views: shifts, times two with `mirror`. Where `shift` has fewer points
-        than it takes, there are fewer.
+        Number of test-time views: `n_shifts`, times two with `mirror`. There are fewer if
+        `shift_` is too small for `n_shifts` different shifts.
     shift_ : int
         Largest shift in points.
     range_ : ndarray of shape (C,)
-        Median over at most 1,000 evenly spaced traces of largest minus smallest value, of each
-        channel: the unit of `noise` and `baseline_wander`, one for all traces, as the noise of
-        electronics is.
+        Largest minus smallest value of a trace, for each channel, as the median over at most 1,000
+        evenly spaced traces. It is the unit of `noise` and `baseline_wander` and the same for all
+        traces, like the noise of electronics.
     trace_shape_ : tuple of int
         Shape of a trace, (T,) or (T, C).
     n_features_in_ : int
         Number of values of a trace.
     feature_names_in_ : ndarray of str
-        Names of the columns seen in `fit`, where X had any.
+        Names of the columns seen in `fit`, if X had names.
 
     See Also
     --------
@@ -95,15 +95,15 @@ class WaveformAugmenter(PlainState, WaveformTransformer):
 
     Notes
     -----
-    Whole numbers, such as uint16, stay what they are where they only shift. By all else they become
-    floating-point ones, of 32 bits for uint16, so that nothing wraps around.
+    Integers, such as uint16, keep their type if they are only shifted or reversed. All else makes them
+    floating-point numbers (float32 for uint16), so that nothing wraps around.
 
-    A scaled pulse keeps the relative fluctuations that its number of electrons gave it. By a few
-    percent that is harmless; a factor of two would make traces that no detector gives.
+    Scaling a pulse does not change its relative fluctuations, which depend on the number of electrons. This
+    is harmless for a few percent; a factor of two would make unphysical traces.
 
-    As a step of a Pipeline it acts at fit and at predict alike. The parameter ``augmentation=`` of
-    the networks draws anew for every batch and averages the views at predict; `AugmentedRegressor`
-    does so for other estimators.
+    As a step of a Pipeline an augmenter acts both at fit and at predict. The parameter
+    ``augmentation=`` of the networks draws new copies for every batch and averages over the views at
+    predict; `AugmentedRegressor` does so for other estimators.
 
     Examples
     --------
@@ -145,14 +145,14 @@ class WaveformAugmenter(PlainState, WaveformTransformer):
         self.random_state = random_state
 
     def _prepare(self, values: NDArray[Any]) -> None:
-        """Check the parameters, find the range and fix the views."""
+        """Check the parameters, compute the range and list the views."""
         n_points = self.sample_shape[0]
         self._check_parameters(n_points)
         whole = isinstance(self.shift, Integral)
         self.shift_ = int(self.shift) if whole else int(self.shift * n_points)
         self._window = baseline_window(self.baseline, n_points)
         some = values[:: -(-len(values) // _N_LOOKED_AT)]
-        # Python's numbers: unsigned ones would wrap around, and half precision overflows.
+        # In double precision: unsigned integers would wrap around, and half precision overflows.
         span = some.max(axis=1).astype(np.float64) - some.min(axis=1).astype(np.float64)
         self.range_ = np.median(span, axis=0)
         self._units: list[float] = self.range_.tolist()
@@ -184,7 +184,7 @@ class WaveformAugmenter(PlainState, WaveformTransformer):
 
     @property
     def _mirrors(self) -> bool:
-        """Whether traces are reversed; one of a single point is its own mirror image."""
+        """Whether traces are reversed, which changes nothing for a single point."""
         return bool(self.mirror) and self.sample_shape[0] > 1
 
     @property
@@ -203,7 +203,7 @@ class WaveformAugmenter(PlainState, WaveformTransformer):
         Returns
         -------
         array of the same shape
-            One copy of every trace, in the container that came in.
+            One copy of every trace, in the container of X.
         """
         waveforms = self.read(X)
         values = waveforms.values
@@ -222,7 +222,7 @@ class WaveformAugmenter(PlainState, WaveformTransformer):
         return self._restored(waveforms, out)
 
     def views(self, X: Any) -> Iterator[Any]:
-        """Go through the fixed views of the traces, over which predictions are averaged.
+        """Yield the fixed views of the traces, over which predictions are averaged.
 
         Parameters
         ----------
@@ -232,8 +232,8 @@ class WaveformAugmenter(PlainState, WaveformTransformer):
         Yields
         ------
         array of the same shape
-            All traces seen in one way, `n_views_` times; the first as they came. Amplitudes, noise
-            and baselines stay.
+            All traces in one view, `n_views_` times; the first view is unchanged. Amplitudes, noise
+            and baselines stay the same.
         """
         waveforms = self.read(X)
         return (
@@ -244,20 +244,20 @@ class WaveformAugmenter(PlainState, WaveformTransformer):
     def transform_tensor(self, X: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Make one random copy of every trace of a batch, on its device.
 
-        Holds no synchronisation and no data-dependent step, so that it can be captured in a CUDA
-        graph (register the generator with the graph, so that each replay draws anew).
+        Has no synchronisation and no data-dependent step, so that it can be captured in a CUDA
+        graph. Register the generator with the graph, so that each replay draws new numbers.
 
         Parameters
         ----------
         X : Tensor of shape (..., T) or (..., T, C)
-            Traces, with any number of leading dimensions. Left as it is.
+            Traces, with any number of leading dimensions. Not changed in place.
         generator : torch.Generator
-            Source of the draws, on the device of X.
+            Source of random numbers, on the device of X.
 
         Returns
         -------
         Tensor of the same shape
-            One copy of every trace; of whole numbers, in single precision unless they only move.
+            One copy of every trace; of integers in float32, unless they are only shifted or reversed.
         """
         traces = self._traces(X).reshape(-1, *self.sample_shape)
         shapes, device = [(n, len(traces)) for n in (2, self._n_normal)], X.device
@@ -269,35 +269,35 @@ class WaveformAugmenter(PlainState, WaveformTransformer):
         return self._altered(traces, uniform, normal, noise).reshape(X.shape)
 
     def view_tensor(self, X: torch.Tensor, index: int) -> torch.Tensor:
-        """Give one of the fixed views of a batch, on its device.
+        """Return one of the fixed views of a batch, on its device.
 
         Parameters
         ----------
         X : Tensor of shape (..., T) or (..., T, C)
-            Traces. Left as it is.
+            Traces. Not changed in place.
         index : int
-            Which view, from 0 (the traces as they are) to ``n_views_ - 1``.
+            Number of the view, from 0 (the unchanged traces) to ``n_views_ - 1``.
 
         Returns
         -------
         Tensor of the same shape
-            All traces seen in that way.
+            All traces in this view.
         """
         if not 0 <= index < self.n_views_:
             raise IndexError(f"There are {self.n_views_} views, from 0 on; got index {index}.")
         traces = self._traces(X)
         sources = self._sources(torch, self._views[index], device=X.device)
         seen = _as_signed(traces).index_select(-2, sources).reshape(X.shape)
-        # Seen as what it is already, it would still be an operator, and one that ONNX does not know.
+        # A view with the same type would still be an operator, which ONNX does not have.
         return seen if seen.dtype == X.dtype else seen.view(X.dtype)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.non_deterministic = True  # what is drawn for a trace depends on its place
+        tags.non_deterministic = True  # the random numbers of a trace depend on its row
         return tags
 
     def _traces(self, X: torch.Tensor) -> torch.Tensor:
-        """See a batch as traces of shape (..., T, C)."""
+        """Reshape a batch to traces of shape (..., T, C)."""
         if X.shape[-2:] == self.sample_shape:
             return X
         if X.shape[-1:] == self.trace_shape_ or (*X.shape[-1:], 1) == self.sample_shape:
@@ -308,7 +308,7 @@ class WaveformAugmenter(PlainState, WaveformTransformer):
         )
 
     def _sources(self, xp: Any, view: _View, **where: Any) -> Any:
-        """Point that each point of a view comes from, numpy's or torch's numbers."""
+        """Return the source of each point of a view, as an array or a tensor."""
         n_points = self.sample_shape[0]
         sources = xp.arange(n_points, **where) - view.shift
         sources = sources % n_points if self.padding == "wrap" else sources.clip(0, n_points - 1)
@@ -316,7 +316,7 @@ class WaveformAugmenter(PlainState, WaveformTransformer):
 
     @property
     def _n_normal(self) -> int:
-        """Normally distributed numbers that a trace needs beside its noise."""
+        """Number of normally distributed random numbers of a trace, apart from its noise."""
         return 1 + (self.sample_shape[1] * _N_MODES if self.baseline_wander else 0)
 
     def _altered(
@@ -326,7 +326,7 @@ class WaveformAugmenter(PlainState, WaveformTransformer):
         normal: torch.Tensor,
         noise: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Make copies of traces (n, T, C) by numbers uniform in [0, 1) and normal ones, (:, n)."""
+        """Return copies of traces (n, T, C), given uniform and normal random numbers, both (:, n)."""
         copies = self._moved(X, *uniform)
         if self.amplitude:
             factor = (self.amplitude * normal[0]).exp().to(X.dtype)[:, None, None]
@@ -348,7 +348,7 @@ class WaveformAugmenter(PlainState, WaveformTransformer):
         return copies
 
     def _moved(self, X: torch.Tensor, coin: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
-        """Shift and reverse traces (n, T, C); without either, the traces themselves."""
+        """Shift and reverse traces (n, T, C); returns X itself if neither is wanted."""
         if not (self._mirrors or self.shift_):
             return X
         moved = _as_signed(X)
@@ -359,9 +359,9 @@ class WaveformAugmenter(PlainState, WaveformTransformer):
         return moved.view(X.dtype)
 
     def _shifted(self, X: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
-        """Cut each trace out of a longer one, from the place that a number in [0, 1) says.
+        """Shift each trace by cutting it out of a padded one, at a start given by a number in [0, 1).
 
-        Whole traces are copied, which took half the time of looking up every point.
+        Copying whole traces takes half the time of looking up every point.
         """
         n_points, n_channels = self.sample_shape
         if self.padding == "wrap":
@@ -377,15 +377,15 @@ class WaveformAugmenter(PlainState, WaveformTransformer):
 
 
 def _as_signed(X: torch.Tensor) -> torch.Tensor:
-    """Unsigned numbers as signed ones of the same bits, anything else as it is."""
+    """View unsigned integers as signed ones of the same bits; return other tensors unchanged."""
     signed = _SIGNED.get(X.dtype)
     return X if signed is None else X.view(signed)
 
 
 def _slow_modes(like: torch.Tensor) -> torch.Tensor:
-    """Slowest cosines over a trace, each of a root mean square of one."""
+    """Return the slowest cosines over a trace, each with a root mean square of 1."""
     n_points = like.shape[1]
-    # In single precision, whatever the traces have: half of it cannot count their points.
+    # In single precision, as half precision cannot count the points of a trace.
     orders = torch.arange(_N_MODES, dtype=torch.float32, device=like.device)
     time = torch.arange(n_points, dtype=torch.float32, device=like.device) + 0.5
     modes = torch.outer(orders, time * (math.pi / n_points)).cos()

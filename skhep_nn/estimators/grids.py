@@ -1,4 +1,4 @@
-"""What estimators of images and of traces share: inputs of any axes, with channels last."""
+"""Base class of estimators of images and traces, with channels last."""
 
 from __future__ import annotations
 
@@ -21,17 +21,20 @@ __all__ = ["GridEstimator"]
 
 
 class GridEstimator(GridReader, BaseNetworkEstimator, ABC):
-    """Estimator whose network standardises each channel; a subclass has `read` and `_network`."""
+    """Estimator whose network standardises each channel.
 
-    #: Types that are not turned into float32 as a whole, which would take more memory: the network
-    #: turns each batch into numbers.
+    A subclass has `read`, `sample_shape` and `_network`.
+    """
+
+    #: Types that are not converted to float32 as a whole, which would take more memory: the network
+    #: converts each batch.
     _kept: ClassVar[tuple[type, ...]] = (np.uint8,)
-    #: What rows are called in errors.
+    #: Word for the rows in error messages.
     _called: ClassVar[str]
 
     @staticmethod
     def _further(network: type[nn.Module], given: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Check `network_params`: what else the network is built with."""
+        """Check `network_params` and return them as further arguments of the network."""
         further = dict(given or {})
         known = list(inspect.signature(network).parameters)
         if unknown := sorted(further.keys() - set(known)):
@@ -56,13 +59,13 @@ class GridEstimator(GridReader, BaseNetworkEstimator, ABC):
         total = np.zeros((2, X.shape[-1]))
         cells = tuple(range(1, X.ndim - 1))
         for some in chunks(X):
-            # Chunk by chunk: a copy of all inputs in double precision may not fit.
+            # Chunk by chunk, as a copy of all inputs in double precision may not fit into memory.
             values = X[some].astype(np.float64)
             total[0] += size[some] @ values.mean(cells)
             total[1] += size[some] @ np.square(values).mean(cells)
         mean, square = total / size.sum()
         spread = np.sqrt(np.maximum(square - mean**2, 0))
-        # Rounding leaves some spread in a constant channel; small units are no reason to take one for it.
+        # Rounding leaves some spread in a constant channel, so compare it with the mean; a spread that is only small in its unit counts.
         least = np.maximum(1e-6 * np.abs(mean), np.finfo(np.float32).tiny)
         scale = np.where(spread > least, spread, 1)
         return {

@@ -1,1 +1,1 @@
-"""From what users pass to validated arrays, and back into the container they passed."""
+"""Validation of inputs: turns containers such as DataFrames into arrays, and arrays back into them."""

@@ -1,4 +1,4 @@
-"""Common ground of the transformers that find momenta by the names of columns."""
+"""Base class of transformers that find momenta by the names of columns."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ READ_AS: dict[str, Any] = {"dtype": [np.float64, np.float32], "ensure_all_finite
 
 
 def as_pandas(X: Any) -> Any:
-    """Turn tables of other libraries, such as polars, into DataFrames of pandas; leave all else."""
+    """Convert tables of other libraries, such as polars, to pandas; return anything else unchanged."""
     other = hasattr(X, "to_pandas") and hasattr(X, "columns")
     return X.to_pandas() if other else X
 
@@ -30,14 +30,14 @@ def as_pandas(X: Any) -> Any:
 class EventTransformer(TransformerMixin, BaseEstimator, abc.ABC):  # type: ignore[misc]
     """Transformer of events, as DataFrames or arrays.
 
-    A subclass has the parameter `columns`, and `_prepare`, which looks through what was found.
+    A subclass has the parameter `columns`, and `_prepare`, which finds the momenta.
     """
 
     columns: Sequence[str] | None
 
     @abc.abstractmethod
     def _prepare(self, names: list[str]) -> Sequence[object]:
-        """Check the parameters, keep what `transform` needs, return the momenta found."""
+        """Check the parameters, set the attributes that `transform` needs, return the momenta found."""
 
     def fit(self, X: Any, y: Any = None) -> Self:  # noqa: ARG002 - scikit-learn's signature
         """Find the momenta among the columns.
@@ -65,7 +65,7 @@ class EventTransformer(TransformerMixin, BaseEstimator, abc.ABC):  # type: ignor
         return self
 
     def read(self, X: Any, *, reset: bool = False) -> tuple[pd.DataFrame | None, NDArray[Any]]:
-        """Validate events: the DataFrame if it is one, and all columns as numbers."""
+        """Validate events; return them as a DataFrame (None for an array) and as an array of numbers."""
         if not reset:
             check_is_fitted(self)
         X = as_pandas(X)
@@ -75,7 +75,7 @@ class EventTransformer(TransformerMixin, BaseEstimator, abc.ABC):  # type: ignor
         return None, validate_data(self, X, reset=reset, **READ_AS)
 
     def read_output(self, X: Any) -> tuple[pd.DataFrame | None, NDArray[Any]]:
-        """Validate what `transform` gave, in the same way."""
+        """Validate the output of `transform` in the same way."""
         names = list(self.get_feature_names_out())
         table = X if isinstance(X, pd.DataFrame) else None
         values = check_array(X, input_name="X", **READ_AS) if table is None else self._numbers(X)
@@ -92,7 +92,7 @@ class EventTransformer(TransformerMixin, BaseEstimator, abc.ABC):  # type: ignor
         return table, values
 
     def _numbers(self, table: pd.DataFrame) -> NDArray[Any]:
-        """All columns as numbers, those of labels as zeros."""
+        """Return all columns as numbers, pandas categories as zeros."""
         labels = [isinstance(dtype, pd.CategoricalDtype) for dtype in table.dtypes]
         numbers = table.copy(deep=False)
         for i in np.flatnonzero(labels).tolist():
@@ -111,7 +111,7 @@ class EventTransformer(TransformerMixin, BaseEstimator, abc.ABC):  # type: ignor
         return values
 
     def _names(self) -> list[str]:
-        """Names of the columns seen in `fit`, empty where there are none."""
+        """Return the names of the columns seen in `fit`; an empty list if they have no names."""
         found = getattr(self, "feature_names_in_", None)
         if self.columns is None:
             names = [] if found is None else list(found)
@@ -132,12 +132,12 @@ class EventTransformer(TransformerMixin, BaseEstimator, abc.ABC):  # type: ignor
         return names
 
     def get_feature_names_out(self, input_features: Any = None) -> Names:
-        """Names of the columns that `transform` gives.
+        """Return the names of the columns that `transform` returns.
 
         Parameters
         ----------
         input_features : array-like of str, default=None
-            Names of the columns of X, where `fit` saw none.
+            Names of the columns of X, if the X given to `fit` had no names.
 
         Returns
         -------
@@ -146,7 +146,7 @@ class EventTransformer(TransformerMixin, BaseEstimator, abc.ABC):  # type: ignor
         return self._names_out(self._names_in(input_features))
 
     def _names_in(self, input_features: Any = None) -> Names:
-        """Check `input_features` as scikit-learn does, with `columns` as the names of an array."""
+        """Check `input_features` as scikit-learn does; `columns` names the columns of an array."""
         check_is_fitted(self)
         if input_features is None and self.columns is not None:
             return np.asarray(list(self.columns), dtype=object)
@@ -154,7 +154,7 @@ class EventTransformer(TransformerMixin, BaseEstimator, abc.ABC):  # type: ignor
         return names
 
     def _names_out(self, names_in: Names) -> Names:
-        """Names of the columns that `transform` makes of those."""
+        """Return the output names for given input names."""
         return names_in
 
     def __sklearn_tags__(self) -> Any:

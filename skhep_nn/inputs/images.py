@@ -1,4 +1,4 @@
-"""Common ground of the transformers of images."""
+"""Reading of images, and the base class of their transformers."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ __all__ = [
     "precise",
 ]
 
-# Values at a time where a step needs memory of its own.
+# Number of values per chunk, for steps that need temporary memory.
 CHUNK = 2**20
-# Rows that an error names before it stops.
+# Number of rows that an error message lists.
 _NAMED = 5
 
 
 class Images(NamedTuple):
-    """Images as all transformers see them, and how they came."""
+    """Validated images, with the container that they came in."""
 
-    values: NDArray[Any]  # (n_samples, H, W, C), a view of the data wherever that is possible
+    values: NDArray[Any]  # (n_samples, H, W, C), without a copy if possible
     n_axes: int
-    labels: pd.Index | None  # of the rows, where they came as a DataFrame
+    labels: pd.Index | None  # of the rows of a DataFrame
 
     def restored(self, values: NDArray[Any], names: Names | None = None) -> Any:
-        """Put images of shape (n_samples, h, w, C) into the container these came in."""
+        """Put images of shape (n_samples, h, w, C) into the container of the input."""
         if self.n_axes == 4:
             return values
         if self.n_axes == 3:
@@ -52,23 +52,33 @@ class Images(NamedTuple):
 
 
 def floating(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Type for numbers with a fraction: that of the data, or one that holds their whole numbers."""
+    """Return the floating-point type of the data, or one that holds their integers exactly."""
     return np.dtype(dtype if dtype.kind == "f" else np.result_type(dtype, np.float32))
 
 
 def precise(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Type to compute in: as `floating`, but of at least 32 bits."""
+    """Return the type to compute in: as `floating`, but of at least 32 bits."""
     return np.promote_types(floating(dtype), np.float32)
 
 
 def chunks(values: NDArray[Any]) -> list[slice]:
-    """Images to go through at a time."""
+    """Return slices of images that are processed at once."""
     n = max(1, CHUNK // math.prod(values.shape[1:]))
     return [slice(start, start + n) for start in range(0, len(values), n)]
 
 
 def check_finite_rows(values: NDArray[Any], called: str, what: str = "NaN or infinity") -> None:
-    """Raise ValueError that names the rows, `called` images or traces, that are not finite, which is `what`."""
+    """Raise ValueError if values are not finite, naming the rows.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_samples, ...)
+        Images or traces.
+    called : str
+        Word for the rows in the message, such as "images".
+    what : str, default="NaN or infinity"
+        Word for the bad values in the message.
+    """
     if values.dtype.kind != "f":
         return
     axes = tuple(range(1, values.ndim))
@@ -88,7 +98,7 @@ def check_finite_rows(values: NDArray[Any], called: str, what: str = "NaN or inf
 
 
 def all_finite(values: NDArray[Any]) -> bool:
-    """Return whether all numbers are finite; their sum is quickly found, and is, unless it overflows."""
+    """Whether all numbers are finite; tests their sum first, which is quick."""
     if values.dtype.kind != "f":
         return True
     with np.errstate(over="ignore", invalid="ignore"):
@@ -96,14 +106,14 @@ def all_finite(values: NDArray[Any]) -> bool:
 
 
 class LazyImages:
-    """Images that stay in their file until they are needed, as if they were an array (n, H, W, C).
+    """Images that are read from a source when needed, used like an array of shape (n, H, W, C).
 
     Parameters
     ----------
     source : ChunkSource
-        Has ``shape``, ``dtype``, ``read(start, stop)`` and ``chunk_bounds``.
+        Object with ``shape``, ``dtype``, ``read(start, stop)`` and ``chunk_bounds``.
     dtype : numpy dtype, optional
-        Type that images are turned into when they are read.
+        Type that images are converted to when read.
     """
 
     def __init__(self, source: Any, dtype: Any = None) -> None:
@@ -123,17 +133,17 @@ class LazyImages:
 
     @property
     def chunk_bounds(self) -> NDArray[np.intp]:
-        """First row of every chunk, and the number of rows."""
+        """First row of every chunk, followed by the number of rows."""
         bounds: NDArray[np.intp] = self.source.chunk_bounds
         return bounds
 
     def astype(self, dtype: Any, *, copy: bool = False) -> LazyImages:
-        """Return the same images of another type."""
+        """Return the same images, converted to another type when read."""
         del copy
         return LazyImages(self.source, dtype)
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Read some images."""
+        """Read the images from `start` to before `stop`."""
         values: NDArray[Any] = np.asarray(self.source.read(start, stop)).astype(
             self.dtype, copy=False
         )
@@ -148,7 +158,7 @@ class LazyImages:
 
 
 class ImageReader(GridReader, abc.ABC):
-    """What reads images: arrays of images, or rows of pixels with `image_shape`.
+    """Reader of images: arrays of images, or rows of pixels with `image_shape`.
 
     For estimators of scikit-learn that have the parameter `image_shape`.
     """
@@ -190,13 +200,13 @@ class ImageReader(GridReader, abc.ABC):
         self._check_images(values.shape, reset=reset)
         return values
 
-    def _check_images(self, of: tuple[int, ...], *, reset: bool) -> None:
-        """Check the shape of an array of images against what is expected."""
-        shape = of[1:]
+    def _check_images(self, array_shape: tuple[int, ...], *, reset: bool) -> None:
+        """Check the shape of an array of images."""
+        shape = array_shape[1:]
         if len(shape) not in (2, 3):
             raise ValueError(
                 "X must have the shape (n_samples, H, W), (n_samples, H, W, C) or "
-                f"(n_samples, n_pixels), got {of}."
+                f"(n_samples, n_pixels), got {array_shape}."
             )
         expected = (self._given_shape() or shape) if reset else self.image_shape_
         if shape != expected:

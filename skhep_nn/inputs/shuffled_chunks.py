@@ -1,4 +1,4 @@
-"""Shuffled batches of data that are too large to shuffle: chunks in random order, read ahead."""
+"""Shuffled batches of data that do not fit into memory: chunks in random order, read ahead."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ Array = NDArray[Any]
 Rows = NDArray[np.intp]
 
 _BUFFER_BYTES = 64 << 20
-_BUFFER_CHUNKS = 4  # at least: fewer would leave neighbours of the file together
+_BUFFER_CHUNKS = 4  # at least, as neighbours in the file stay together with fewer
 _BUFFER_BATCHES = 4
-_ROWS_PER_CHUNK = 256  # of arrays, which have no chunks of their own
+_ROWS_PER_CHUNK = 256  # for arrays, which are not stored in chunks
 
 
 @runtime_checkable
 class ChunkSource(Protocol):
-    """Rows that are best read a chunk at a time."""
+    """Source of rows that is read chunk by chunk."""
 
     @property
     def chunk_bounds(self) -> Rows:
-        """First row of every chunk, and the number of rows: ascending, from 0."""
+        """First row of every chunk, followed by the number of rows: ascending, from 0."""
 
     def read(self, start: int, stop: int) -> Array:
-        """Read rows, a new array."""
+        """Read the rows from `start` to before `stop` into a new array."""
 
     def __len__(self) -> int: ...
 
 
 class Pick(NamedTuple):
-    """A batch whose rows still lie in a buffer, until the next batch is asked for.
+    """A batch as places in a buffer, valid until the next batch is requested.
 
     Parameters
     ----------
     buffer : ndarray of shape (n_buffer, ...)
-        Rows of this batch and of others.
+        Rows of this batch and of other batches.
     places : ndarray of shape (n,)
-        Where in the buffer those of this batch are.
+        Positions in the buffer of the rows of this batch.
     rows : ndarray of shape (n,)
-        Their numbers in the source.
+        Numbers of these rows in the source.
     """
 
     buffer: Array
@@ -59,14 +59,14 @@ class Pick(NamedTuple):
     rows: Rows
 
     def gather(self, out: Array | None = None) -> Array:
-        """Gather the rows, into an array of their shape and type if there is one."""
-        # Without a check of numbers that are right, which would take memory beside `out`.
+        """Return the rows as an array, written into `out` if it is given."""
+        # mode="raise" would check the numbers and allocate a second array.
         values: Array = np.take(self.buffer, self.places, axis=0, out=out, mode="clip")
         return values
 
 
 def even_bounds(n_rows: int, chunk_size: int) -> Rows:
-    """Bounds of chunks of one size, of which the last may be smaller.
+    """Return the bounds of chunks of equal size; the last one may be smaller.
 
     Examples
     --------
@@ -84,7 +84,7 @@ class ArrayChunks:
     array : ndarray of shape (n_rows, ...)
         In memory or mapped from a file.
     chunk_size : int, default=256
-        Rows read at once.
+        Number of rows read at once.
 
     Examples
     --------
@@ -98,11 +98,11 @@ class ArrayChunks:
 
     @property
     def chunk_bounds(self) -> Rows:
-        """First row of every chunk, and the number of rows."""
+        """First row of every chunk, followed by the number of rows."""
         return even_bounds(len(self.array), self.chunk_size)
 
     def read(self, start: int, stop: int) -> Array:
-        """Read rows, a new array."""
+        """Read the rows from `start` to before `stop` into a new array."""
         return np.array(self.array[start:stop])
 
     def __len__(self) -> int:
@@ -110,36 +110,36 @@ class ArrayChunks:
 
 
 class ShuffledChunks:
-    """Batches in random order of rows that lie in chunks, each chunk read once an epoch.
+    """Batches in random order of rows that are stored in chunks; each chunk is read once an epoch.
 
-    Chunks are dealt out into buffers: chunk ``i`` of ``n`` comes from anywhere in the ``i``-th of
-    as many equal parts of the data as a buffer has chunks, so that data that are sorted, by class
-    say, have much the same mixture in every buffer. Rows of a buffer are shuffled and handed out
-    as batches, while threads read the next buffer. What does not fill a batch stays for the
-    next buffer.
+    Chunks are distributed over buffers. The data are divided into as many equal parts as a buffer has
+    chunks, and the buffer takes a random chunk of each part, so that all buffers have a similar mixture even
+    if the data are sorted, for example by class. The rows of a buffer are shuffled and returned as
+    batches, while threads read the next buffer. Rows that do not fill a batch are kept for the next
+    buffer.
 
-    Iterating is one epoch; each has another order, drawn from `random_state`, which does not
+    One iteration is one epoch. Every epoch has another order, drawn from `random_state`, which does not
     depend on how fast chunks are read.
 
     Parameters
     ----------
     source : ChunkSource or ndarray
-        What has ``read(start, stop)``, ``chunk_bounds`` and a length. A numpy array or memory-map
-        is taken in chunks of 256 rows.
+        Object with ``read(start, stop)``, ``chunk_bounds`` and a length. A numpy array or memory-map
+        is read in chunks of 256 rows.
     batch_size : int
-        Rows of a batch. The last of an epoch may be smaller.
+        Number of rows of a batch. The last batch of an epoch may be smaller.
     rows : array-like of int, default=None
         Numbers of the rows to use, each once, in any order; None means all. Chunks without any of
-        them are not read.
+        these rows are not read.
     buffer_size : int, default=None
-        Rows of a buffer, rounded up to whole chunks; there are two of them in memory. None takes
-        64 MiB, and at least four chunks and four batches.
+        Number of rows of a buffer, rounded up to whole chunks; two buffers are in memory. None means
+        64 MiB, but at least four chunks and four batches.
     drop_last : bool, default=False
-        Leave out the last batch of an epoch where it is smaller.
+        Leave out the last batch of an epoch if it is smaller than `batch_size`.
     n_threads : int, default=None
-        Threads that read, of which each takes other chunks: ``source.read`` must bear that unless
-        it is 1. None begins with one and takes more, at most eight and one less than there are
-        processors, while batches have to wait for them and reading becomes faster.
+        Number of threads that read, each its share of the chunks; with more than one, ``source.read`` must
+        be thread-safe. None starts with one thread and doubles the number while batches wait and
+        reading becomes faster, up to eight and to one less than the number of processors.
     random_state : int, numpy Generator or None, default=None
         Seed or source of random numbers.
 
@@ -148,7 +148,7 @@ class ShuffledChunks:
     TypeError
         If `source` is no source of chunks.
     ValueError
-        If a number is not what it must be, or `rows` are none of the source's or not unique.
+        If a parameter is out of range, or `rows` are not rows of the source or not unique.
 
     Examples
     --------
@@ -197,16 +197,16 @@ class ShuffledChunks:
         return ((pick.gather(), pick.rows) for pick in self.picks())
 
     def picks(self) -> Iterator[Pick]:
-        """Go through one epoch, and leave it to others to gather rows, whereto they like."""
-        # Before anything is yielded, so that epochs do not depend on when batches are taken.
+        """Yield the batches of one epoch without gathering their rows, so that the caller chooses where to."""
+        # Drawn before the first batch, so that the order does not depend on when batches are taken.
         return self._picks(self._rng.spawn(1)[0])
 
     def _picks(self, rng: np.random.Generator) -> Iterator[Pick]:
-        """Hand out one epoch."""
+        """Yield the batches of one epoch."""
         size, dealt = self.batch_size, self._deal(rng)
         kept_values, kept_rows = np.empty(0), np.empty(0, np.intp)
         for number, (values, rows) in enumerate(self._read_ahead(dealt)):
-            # What was left of the buffer before goes into the room at the front.
+            # Rows left over from the previous buffer go to the front.
             if kept_rows.size:
                 values[: kept_rows.size], rows[: kept_rows.size] = kept_values, kept_rows
             order = rng.permutation(rows.size)
@@ -219,13 +219,13 @@ class ShuffledChunks:
             kept_values, kept_rows = values[order[whole:]], rows[order[whole:]]
 
     def _read_ahead(self, dealt: list[list[int]]) -> Iterator[tuple[Array, Rows]]:
-        """Read buffers one ahead of what is taken, with room at their front for what is left."""
+        """Yield buffers while the next one is read, with room at their front for rows left over."""
         stopped = threading.Event()
         room, rooms = 0, []
         for chunks in dealt:
             rooms.append(room)
             room = (room + sum(self._rows[chunk].size for chunk in chunks)) % self.batch_size
-        # In turns: to get new memory for every buffer takes about as long as to fill it.
+        # Two buffers in turns, as allocating memory takes about as long as filling it.
         plans = zip(dealt, rooms, itertools.cycle(self._memory(dealt, rooms)), strict=False)
         ahead = ThreadPoolExecutor(1, "ShuffledChunks")
         with ahead, ThreadPoolExecutor(self._readers.most, "ShuffledChunks-read") as readers:
@@ -236,7 +236,7 @@ class ShuffledChunks:
                     current, following = following, next(started, None)
                     waited = not current.done()
                     buffer = current.result()
-                    # Of many, the first is always waited for, and the last may be small.
+                    # The first buffer is always waited for and the last may be small: neither measures speed.
                     if len(dealt) < 3 or (not is_first and following is not None):
                         rate = buffer.rows.size / buffer.seconds
                         self._readers.judge(buffer.n_threads, rate, waited=waited)
@@ -246,7 +246,7 @@ class ShuffledChunks:
                 stopped.set()
 
     def _chunks_per_buffer(self, buffer_size: int | None) -> int:
-        """Chunks of a buffer."""
+        """Return the number of chunks of a buffer."""
         mean_rows = self.n_rows / max(len(self._rows), 1)
         if buffer_size is not None:
             return max(1, math.ceil(_positive("buffer_size", buffer_size) / max(mean_rows, 1)))
@@ -256,7 +256,7 @@ class ShuffledChunks:
         return max(_BUFFER_CHUNKS, math.ceil(rows / mean_rows))
 
     def _deal(self, rng: np.random.Generator) -> list[list[int]]:
-        """Deal the chunks out into buffers, each with chunks from all over the data."""
+        """Distribute the chunks over buffers, each with chunks from all parts of the data."""
         n = len(self._rows)
         n_buffers = math.ceil(n / self._per_buffer)
         buffers: list[list[int]] = [[] for _ in range(n_buffers)]
@@ -267,7 +267,7 @@ class ShuffledChunks:
         return [buffers[number] for number in rng.permutation(n_buffers)]
 
     def _memory(self, dealt: list[list[int]], rooms: list[int]) -> list[Array]:
-        """Get memory for two buffers, the one that is handed out and the one that is read."""
+        """Allocate two buffers, one to take batches from and one to read into."""
         sizes = [
             room + sum(self._rows[chunk].size for chunk in chunks)
             for chunks, room in zip(dealt, rooms, strict=True)
@@ -283,14 +283,14 @@ class ShuffledChunks:
         memory: Array,
         stopped: threading.Event,
     ) -> _Buffer:
-        """Read the rows of some chunks behind some room, unless all stops meanwhile."""
+        """Read the rows of some chunks behind free room, unless the epoch is stopped."""
         parts = [self._rows[chunk] for chunk in chunks]
         rows = np.concatenate([np.empty(room, np.intp), *parts])
         ends = room + np.cumsum([part.size for part in parts])
         values = memory[: rows.size]
 
         def fill(first: int) -> None:
-            """Read every so many-th chunk to its place."""
+            """Read every `n_threads`-th chunk to its place."""
             for part, end in zip(parts[first::n_threads], ends[first::n_threads], strict=True):
                 if stopped.is_set():
                     return
@@ -298,7 +298,7 @@ class ShuffledChunks:
 
         n_threads = self._readers.n_threads
         begun = time.perf_counter()
-        # Going through the results raises what a thread raised.
+        # Iterating over the results raises the errors of the threads.
         for _ in readers.map(fill, range(n_threads)):
             pass
         return _Buffer(values, rows, n_threads, time.perf_counter() - begun)
@@ -314,7 +314,7 @@ class ShuffledChunks:
 
 
 class _Buffer(NamedTuple):
-    """Rows of a buffer, their numbers, and how they were read."""
+    """Rows of a buffer, their numbers, and the number of threads and seconds it took to read them."""
 
     values: Array
     rows: Rows
@@ -323,14 +323,14 @@ class _Buffer(NamedTuple):
 
 
 def _positive(name: str, value: object) -> int:
-    """Refuse what is not a number of rows."""
+    """Return a number of rows or threads, checked."""
     if not is_count(value):
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
     return int(value)
 
 
 def _assign(source: ChunkSource, rows: ArrayLike | None) -> list[Rows]:
-    """Rows to use, by chunk, without chunks that have none."""
+    """Return the rows to use of every chunk, without the chunks that are not needed."""
     n, bounds = len(source), np.asarray(source.chunk_bounds, dtype=np.intp)
     if bounds[0] != 0 or bounds[-1] != n or (np.diff(bounds) < 0).any():
         raise ValueError(
@@ -358,43 +358,54 @@ def _assign(source: ChunkSource, rows: ArrayLike | None) -> list[Rows]:
 
 _MOST_THREADS = 8
 
-_WORTH_MORE = 1.3  # times the rate that twice the threads have to read at
+_WORTH_MORE = 1.3  # factor in speed that justifies twice as many threads
 
 
 class ReaderThreads:
-    """How many threads read: as few as keep up.
+    """Decides how many threads read: as few as are needed.
 
-    They hold Python's lock every now and then, in each other's way and in that of whoever takes the
-    batches: from a file in the page cache one thread may read faster than eight, from a slow or a packed one
-    eight are faster.
+    Threads compete for Python's lock, also with the consumer of the batches. One thread may be faster than
+    eight for a file in the page cache; eight are faster for a slow or compressed file.
 
     Parameters
     ----------
     n_threads : int or None
-        Their number; None finds it.
+        Number of threads; None adapts it to measured speeds.
 
     Attributes
     ----------
     most : int
-        More than that will not be asked for.
+        Largest number of threads that may be used.
     n_threads : int
-        With how many to read what comes next.
+        Number of threads for the next buffer.
     """
 
     def __init__(self, n_threads: int | None) -> None:
         spare = max(1, min(_MOST_THREADS, (os.cpu_count() or 1) - 1))
         self.most = spare if n_threads is None else n_threads
         self.n_threads = 1 if n_threads is None else n_threads
-        self._fewer: tuple[int, float] | None = None  # threads before, and rows a second with them
+        self._fewer: tuple[int, float] | None = (
+            None  # previous number of threads and their rows per second
+        )
         self._settled = False
 
     def judge(self, n_threads: int, rate: float, *, waited: bool) -> None:
-        """Take note of how fast so many threads read, and whether they were waited for."""
+        """Update the number of threads after a buffer.
+
+        Parameters
+        ----------
+        n_threads : int
+            Number of threads that read the buffer.
+        rate : float
+            Rows per second.
+        waited : bool
+            Whether batches had to wait for the buffer.
+        """
         if self._settled or n_threads != self.n_threads:
             return
         if self._fewer is not None:
-            n_fewer, its_rate = self._fewer
-            if rate < _WORTH_MORE * its_rate:
+            n_fewer, previous_rate = self._fewer
+            if rate < _WORTH_MORE * previous_rate:
                 self.n_threads, self._settled = n_fewer, True
                 return
             self._fewer = None

@@ -21,18 +21,18 @@ Names: TypeAlias = NDArray[np.object_]
 
 
 class _Container(Protocol):
-    """Validated data, and the container in which they came."""
+    """Validated data that remember their container."""
 
     @property
     def values(self) -> NDArray[Any]:
-        """All axes of the data, channels last."""
+        """Array of all axes, channels last."""
 
     @property
     def labels(self) -> pd.Index | None:
-        """Labels of the rows, where they came as a DataFrame."""
+        """Labels of the rows of a DataFrame, else None."""
 
     def restored(self, values: NDArray[Any], names: Names | None = None) -> Any:
-        """Put values into the container that the data came in."""
+        """Put values into the container of the input."""
 
 
 def _has_columns(transformer: Any) -> bool:
@@ -82,13 +82,13 @@ class GridTransformer(GridReader, TransformerMixin, BaseEstimator, abc.ABC):  # 
         """Check the parameters and learn from the values, channels last."""
 
     def fit(self, X: Any, y: Any = None) -> Self:  # noqa: ARG002 - scikit-learn's signature
-        """Look at the data.
+        """Check the parameters and learn from the data.
 
         Parameters
         ----------
         X : array or DataFrame
             Images of shape (n_samples, H, W) or (n_samples, H, W, C), or traces of shape
-            (n_samples, T, C), whichever this class is for; or rows of numbers: an array or DataFrame
+            (n_samples, T, C), depending on the class; or rows of numbers: an array or DataFrame
             of shape (n_samples, n_pixels) or (n_samples, T).
         y : ignored
             Not used, present by convention.
@@ -102,12 +102,12 @@ class GridTransformer(GridReader, TransformerMixin, BaseEstimator, abc.ABC):  # 
 
     @available_if(_has_columns)  # type: ignore[untyped-decorator]
     def get_feature_names_out(self, input_features: Any = None) -> Names:
-        """Names of the columns that `transform` gives, where X are rows of numbers.
+        """Return the names of the columns that `transform` returns, if X are rows of numbers.
 
         Parameters
         ----------
         input_features : array-like of str, default=None
-            Names of the columns of X, where `fit` saw none.
+            Names of the columns of X, if the X given to `fit` had no names.
 
         Returns
         -------
@@ -117,11 +117,11 @@ class GridTransformer(GridReader, TransformerMixin, BaseEstimator, abc.ABC):  # 
         return self._names_out(check_feature_names_in(self, input_features))
 
     def _names_out(self, names_in: Names) -> Names:
-        """Names of the columns that `transform` makes of those."""
+        """Return the output names for given input names."""
         return names_in
 
     def _restored(self, data: _Container, values: NDArray[Any]) -> Any:
-        """Hand values back in the container the data came in, with the names of `transform`."""
+        """Return values in the container of the input, columns named as by `get_feature_names_out`."""
         names = None if data.labels is None else self.get_feature_names_out()
         return data.restored(values, names)
 

@@ -1,4 +1,4 @@
-"""Common ground of all that reads traces of detectors."""
+"""Reading of detector traces, and the base class of their transformers."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ __all__ = [
 
 
 class Waveforms(NamedTuple):
-    """Traces as all estimators see them, and how they came."""
+    """Validated traces, with the container that they came in."""
 
-    values: NDArray[Any]  # (n_samples, T, C), a view of the data wherever that is possible
+    values: NDArray[Any]  # (n_samples, T, C), without a copy if possible
     n_axes: int
-    labels: pd.Index | None  # of the rows, where they came as a DataFrame
+    labels: pd.Index | None  # of the rows of a DataFrame
 
     def restored(self, values: NDArray[Any], names: Names | None = None) -> Any:
-        """Put traces of shape (n_samples, t, C) into the container these came in."""
+        """Put traces of shape (n_samples, t, C) into the container of the input."""
         if self.n_axes == 3:
             return values
         rows = values[..., 0]
@@ -37,7 +37,7 @@ class Waveforms(NamedTuple):
 
 
 def baseline_window(baseline: Any, n_points: int) -> slice | None:
-    """Points before the pulse: the first so many, the first part of a trace, or (start, stop)."""
+    """Return the points that the baseline is computed from, given as a number, a fraction or (start, stop)."""
     if baseline is None:
         return None
     bounds: Any = (0, baseline)
@@ -59,7 +59,7 @@ def baseline_window(baseline: Any, n_points: int) -> slice | None:
 
 
 class WaveformReader(GridReader):
-    """What reads traces: (n_samples, T) of one channel, or (n_samples, T, C).
+    """Reader of traces: (n_samples, T) of one channel, or (n_samples, T, C).
 
     For estimators of scikit-learn. Sets `n_features_in_`, `trace_shape_`, which is (T,) or (T, C),
     and, for DataFrames, `feature_names_in_`.
@@ -68,7 +68,7 @@ class WaveformReader(GridReader):
     trace_shape_: tuple[int, ...]
 
     def read(self, X: Any, *, reset: bool = False) -> Waveforms:
-        """Validate traces; they keep their dtype and, where they are an array, their memory."""
+        """Validate traces, keeping their type; arrays are not copied."""
         if not reset:
             check_is_fitted(self)
         array = X if hasattr(X, "ndim") else np.asarray(X)
@@ -89,7 +89,7 @@ class WaveformReader(GridReader):
         return Waveforms(values.reshape(*values.shape[:2], -1), values.ndim, labels)
 
     def _check_traces(self, shape: tuple[int, ...], *, reset: bool) -> None:
-        """Check the shape of a trace against what is expected."""
+        """Check the shape of a trace."""
         if min(shape) < 1:
             raise ValueError(f"X has traces of shape {shape}, without a single value.")
         if not reset:
@@ -115,5 +115,5 @@ class WaveformTransformer(WaveformReader, GridTransformer):
     """Transformer of traces, as (n_samples, T) or (n_samples, T, C).
 
     A subclass has `_prepare`, which checks the parameters and learns from traces (n_samples, T, C), and
-    `transform`, which hands `self._restored(waveforms, values)` back.
+    `transform`, which returns `self._restored(waveforms, values)`.
     """

@@ -1,7 +1,7 @@
-"""Kinematics of collider events: pure formulas, then transformers of whole tables.
+"""Kinematics of collider events as pure functions.
 
-The formulas take and return numpy arrays (of numbers and lists, too) or torch tensors, broadcast
-like them and keep type and device. NaN stands for an object that is not there and stays NaN.
+The functions take and return numpy arrays (numbers and lists are converted) or torch tensors, broadcast
+and keep type and device. NaN stands for a missing object and stays NaN.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = [
 
 
 def cartesian_from_cylindrical(pt: Array, eta: Array, phi: Array) -> tuple[Array, Array, Array]:
-    """Momentum in Cartesian components.
+    """Compute the Cartesian components of a momentum.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def cartesian_from_cylindrical(pt: Array, eta: Array, phi: Array) -> tuple[Array
 
 
 def cylindrical_from_cartesian(px: Array, py: Array, pz: Array) -> tuple[Array, Array, Array]:
-    """Momentum as transverse momentum, pseudorapidity and azimuth.
+    """Compute the transverse momentum, pseudorapidity and azimuth of a momentum.
 
     Parameters
     ----------
@@ -66,10 +66,10 @@ def cylindrical_from_cartesian(px: Array, py: Array, pz: Array) -> tuple[Array, 
     pt = xp.hypot(px, py)
     along_beam = pt == 0
     at_rest = pz == 0
-    slope = pz / xp.where(along_beam, 1.0, pt)
+    ratio = pz / xp.where(along_beam, 1.0, pt)
     # Infinity is reached without 0 * inf, which would warn and turn zero momenta into NaN.
     limit = xp.where(at_rest, 0.0, xp.where(at_rest, 1.0, pz) * math.inf)
-    eta = xp.where(along_beam, limit, xp.arcsinh(slope))
+    eta = xp.where(along_beam, limit, xp.arcsinh(ratio))
     phi = xp.where(along_beam, 0.0, xp.arctan2(py, px))
     return pt, eta[()], wrap_angle(xp, phi)[()]
 
@@ -80,7 +80,7 @@ def delta_phi(phi1: Array, phi2: Array) -> Array:
     Parameters
     ----------
     phi1, phi2 : arrays
-        Angles in radians, not necessarily in one turn.
+        Angles in radians, of any size.
 
     Returns
     -------
@@ -147,12 +147,12 @@ def invariant_mass(
 
 
 def transverse_mass(pt1: Array, phi1: Array, pt2: Array, phi2: Array) -> Array:
-    """Transverse mass of two massless particles, or of one and missing momentum.
+    """Transverse mass of two massless particles, or of one particle and the missing momentum.
 
     Parameters
     ----------
     pt1, phi1, pt2, phi2 : arrays
-        Transverse momentum and azimuth (radians) of either.
+        Transverse momentum and azimuth (radians) of either particle.
 
     Returns
     -------
@@ -179,13 +179,13 @@ def phi_centrality(phi: Array, phi_a: Array, phi_b: Array) -> Array:
     Parameters
     ----------
     phi, phi_a, phi_b : arrays
-        Azimuths (radians) of the direction in question and of the two others, in any order.
+        Azimuths (radians) of the direction and of the two others, in any order.
 
     Returns
     -------
     array
-        sqrt(2) on the bisector, 1 on either of the two, -sqrt(2) opposite to the bisector; 0 where
-        the two are the same. Where they are opposite, the sign is a matter of rounding.
+        sqrt(2) on the bisector, 1 on either of the two directions, -sqrt(2) opposite to the bisector; 0
+        if the two are the same. If they are opposite, the sign is determined by rounding.
 
     Examples
     --------
@@ -210,12 +210,13 @@ def eta_centrality(eta: Array, eta_a: Array, eta_b: Array) -> Array:
     Parameters
     ----------
     eta, eta_a, eta_b : arrays
-        Pseudorapidities of the direction in question and of the two others, in any order.
+        Pseudorapidities of the direction and of the two others, in any order.
 
     Returns
     -------
     array
-        1 in the middle, 1/e on either of the two; where these are the same, 1 there, else 0.
+        1 in the middle, 1/e on either of the two directions. If these are the same, 1 there and 0
+        elsewhere.
 
     Examples
     --------

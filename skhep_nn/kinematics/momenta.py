@@ -1,4 +1,4 @@
-"""Momenta in tables: finding them by the names of columns, turning and converting them."""
+"""Momenta in tables: found by the names of columns, rotated, reflected and converted."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 Array: TypeAlias = Any
-"""A numpy array, a torch tensor, or whatever ``numpy.asarray`` turns into an array."""
+"""A numpy array, a torch tensor, or an object that ``numpy.asarray`` converts."""
 
 Names: TypeAlias = NDArray[np.object_]
 
 
 def as_arrays(*values: Array) -> tuple[Any, list[Array]]:
-    """Return torch or numpy, and the values as arrays of that library."""
+    """Return the library (torch or numpy) and the values as its arrays."""
     tensors = [value for value in values if isinstance(value, torch.Tensor)]
     if not tensors:
         return np, [np.asarray(value) for value in values]
@@ -33,15 +33,15 @@ def as_arrays(*values: Array) -> tuple[Any, list[Array]]:
 
 
 def wrap_angle(xp: Any, angle: Array) -> Array:
-    """Bring an angle to [-pi, pi), leaving angles already there as they are, bit for bit."""
+    """Bring an angle to [-pi, pi); angles in that range stay the same, bit for bit."""
     turn = 2 * math.pi
     wrapped = angle - turn * xp.floor((angle + math.pi) / turn)
-    # The division may round across an edge, which leaves the result one turn off.
+    # Rounding in the division may leave the result one turn off.
     wrapped = xp.where(wrapped < -math.pi, wrapped + turn, wrapped)
     return xp.where(wrapped >= math.pi, wrapped - turn, wrapped)
 
 
-# Angles beyond are none: those in degrees, and numbers that stand for missing ones.
+# Larger values are not angles in radians: they are in degrees, or stand for missing values.
 _MOST_RADIANS = 100.0
 
 
@@ -55,20 +55,20 @@ class Momentum(NamedTuple):
     z: int | None
 
     def azimuth(self, values: Array) -> Array:
-        """Azimuth in every row of a table."""
+        """Return the azimuth in every row of a table."""
         xp, (x, y) = as_arrays(values[:, self.x], values[:, self.y])
         return xp.arctan2(y, x) if self.cartesian else y
 
     def along(self, values: Array) -> Array:
-        """Something of the sign of pz in every row of a table; zero for a transverse momentum."""
+        """Return pz or eta in every row of a table; zero for a transverse momentum."""
         xp, (x,) = as_arrays(values[:, self.x])
         return xp.zeros_like(x) if self.z is None else values[:, self.z]
 
 
 def find_momenta(names: Sequence[str]) -> list[Momentum]:
-    """Recognise momenta by their columns' names, in the order of the table.
+    """Find momenta by the names of their columns, in the order of the table.
 
-    A lone ``<object>_phi`` says nothing of an object, it may be a difference of angles.
+    A column ``<object>_phi`` alone is not a momentum, as it may be a difference of angles.
     """
     at = {name: i for i, name in enumerate(names)}
     momenta = []
@@ -85,7 +85,7 @@ def find_momenta(names: Sequence[str]) -> list[Momentum]:
 
 
 def find_object(momenta: Iterable[Momentum], role: str, name: str) -> Momentum:
-    """One momentum by its name; `role` is the parameter that names it."""
+    """Return a momentum by its name; `role` is the parameter that names it, for messages."""
     by_name = {momentum.name: momentum for momentum in momenta}
     if name not in by_name:
         raise ValueError(
@@ -96,7 +96,7 @@ def find_object(momenta: Iterable[Momentum], role: str, name: str) -> Momentum:
 
 
 def find_complete(names: Sequence[str]) -> list[Momentum]:
-    """Momenta to turn; raises where a column is the rest of one that cannot turn with them."""
+    """Find momenta, and raise ValueError if a column belongs to an incomplete one, which cannot be turned."""
     known = set(names)
     needs = {"_px": ("_py", ""), "_py": ("_px", ""), "_pz": ("_px", ""), "_pt": ("_phi", "_eta")}
     for name in names:
@@ -112,7 +112,7 @@ def find_complete(names: Sequence[str]) -> list[Momentum]:
 
 
 class Turn(NamedTuple):
-    """Rotation in phi, then reflections: numbers, or one of each for every event."""
+    """Rotation in phi followed by reflections in y and z, the same for all events or one for each."""
 
     angle: Array
     cos: Array
@@ -122,7 +122,7 @@ class Turn(NamedTuple):
 
     @classmethod
     def aligning(cls, values: Array, reference: Momentum, orient: Momentum) -> Self:
-        """Turn that brings the reference to phi = 0 and z >= 0, and then `orient` to y >= 0."""
+        """Return the turn that brings the reference to phi = 0 and z >= 0, and then `orient` to y >= 0."""
         xp, _ = as_arrays(values)
         angle = -xp.nan_to_num(reference.azimuth(values))
         y = xp.sin(orient.azimuth(values) + angle)
@@ -132,12 +132,12 @@ class Turn(NamedTuple):
 
     @classmethod
     def by(cls, xp: Any, angle: Array, y_sign: Array, z_sign: Array) -> Self:
-        """Turn by an angle, with the sign of y and of z afterwards."""
+        """Return a turn by an angle, with the signs that y and z are multiplied by afterwards."""
         return cls(angle, xp.cos(angle), xp.sin(angle), y_sign, z_sign)
 
 
 class MomentumColumns(NamedTuple):
-    """Columns that a turn changes, sorted by what happens to them."""
+    """Columns that a turn changes, grouped by component."""
 
     x: tuple[int, ...] = ()
     y: tuple[int, ...] = ()
@@ -160,11 +160,11 @@ class MomentumColumns(NamedTuple):
         )
 
     def indices(self) -> NDArray[np.intp]:
-        """All of them in one array."""
+        """Return the numbers of all columns in one array."""
         return np.array([i for group in self for i in group], dtype=np.intp)
 
     def turned(self, xp: Any, block: Array, turn: Turn) -> Array:
-        """Turn events given as (columns, ...), the columns in the order of `indices`."""
+        """Return turned events, given as (columns, ...) with columns in the order of `indices`."""
         ends = np.cumsum([len(group) for group in self]).tolist()
         x, y, z, phi, eta = (
             block[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)
@@ -182,16 +182,16 @@ class MomentumColumns(NamedTuple):
         return xp.concat(parts)
 
     def turn_array(self, X: Array, turn: Turn, indices: Array) -> Array:
-        """Turn events given as (..., features) into a new array; `indices` lie where X lies."""
+        """Return turned events (..., features) as a new array; `indices` are on the device of X."""
         xp, out = (torch, X.clone()) if isinstance(X, torch.Tensor) else (np, X.copy())
         if any(self):
-            # Feature-major: whole rows of numbers to one rotation, which is the fast way round.
+            # Features first, so that a rotation works on contiguous numbers, which is faster.
             block = xp.moveaxis(X, -1, 0)[indices]
             xp.moveaxis(out, -1, 0)[indices] = self.turned(xp, block, turn)
         return out
 
     def _check_angles(self, X: pd.DataFrame | None, values: NDArray[Any]) -> None:
-        """Refuse what is no angle: turned, a number that stands for a missing one would not be known as such."""
+        """Refuse values that are not angles, as a placeholder for a missing one would be lost in a turn."""
         for i in self.phi:
             bad = np.flatnonzero(np.abs(values[:, i]) > _MOST_RADIANS)
             if len(bad):
@@ -204,7 +204,7 @@ class MomentumColumns(NamedTuple):
                 raise ValueError(msg)
 
     def turn_table(self, X: pd.DataFrame | None, values: NDArray[Any], turn: Turn) -> Any:
-        """Turn a table read by `EventTransformer.read`: a DataFrame if there is one."""
+        """Return a turned table, read by `EventTransformer.read`, as a DataFrame unless X is None."""
         self._check_angles(X, values)
         turned = self.turn_array(values, turn, self.indices())
         if X is None:
@@ -216,14 +216,14 @@ class MomentumColumns(NamedTuple):
 
 
 def float_type(dtype: Any) -> Any:
-    """Type of a column that holds physical numbers: its own if floating-point."""
+    """Return the type of a column if it is floating-point, otherwise float64."""
     return dtype if isinstance(dtype, np.dtype) and dtype.kind == "f" else np.dtype(float)
 
 
 class CartesianLayout(NamedTuple):
     """Columns of a table whose cylindrical momenta become Cartesian.
 
-    An entry is a column that comes out: ``(i, "")`` is column i of the input, ``(k, "px")`` a
+    An entry is a column of the output: ``(i, "")`` is column i of the input, ``(k, "px")`` a
     component of momentum k.
     """
 
@@ -232,7 +232,7 @@ class CartesianLayout(NamedTuple):
 
     @classmethod
     def of(cls, names: Sequence[str], n_columns: int) -> Self:
-        """Lay out the columns that come of those names, or of that many without names."""
+        """Return the layout for columns of given names, or for `n_columns` columns without names."""
         momenta = [m for m in find_momenta(names) if not m.cartesian]
         made: dict[int, list[tuple[int, str]]] = {}
         for k, m in enumerate(momenta):
@@ -253,24 +253,24 @@ class CartesianLayout(NamedTuple):
 
     @classmethod
     def rebuilt(cls, momenta: Iterable[Iterable[Any]], entries: Iterable[tuple[int, str]]) -> Self:
-        """Return the layout made of plain tuples, as stored models hold it."""
+        """Return the layout made of the plain tuples that stored models hold."""
         return cls([Momentum(*values) for values in momenta], list(entries))
 
     def names(self, names_in: Any) -> Names:
-        """Names of the columns that come out."""
+        """Return the names of the output columns."""
         names = [
             f"{self.momenta[i].name}_{part}" if part else names_in[i] for i, part in self.entries
         ]
         return np.asarray(names, dtype=object)
 
     def label(self, made: Any, table: pd.DataFrame | None, names: Names) -> Any:
-        """Name the columns made of a table; without momenta they keep its labels."""
+        """Set the column names of a converted table; without momenta it keeps the names of the input."""
         if table is not None:
             made.columns = pd.Index(names) if self.momenta else table.columns
         return made
 
     def components(self, values: Array, formula: Any) -> dict[tuple[int, str], Array]:
-        """Compute the components with a formula of (pt, eta, phi)."""
+        """Return the components that a formula of (pt, eta, phi) gives."""
         made: dict[tuple[int, str], Array] = {}
         for k, m in enumerate(self.momenta):
             xyz = formula(values[:, m.x], m.along(values), m.azimuth(values))
@@ -278,7 +278,7 @@ class CartesianLayout(NamedTuple):
         return made
 
     def convert(self, values: NDArray[Any], formula: Any) -> dict[tuple[int, str], NDArray[Any]]:
-        """Compute the components of a table, which must be those of momenta."""
+        """Return the components of a table, refusing impossible momenta."""
         with np.errstate(over="ignore"):
             made = self.components(values, formula)
         for k, momentum in enumerate(self.momenta):
@@ -295,7 +295,7 @@ class CartesianLayout(NamedTuple):
     def forward(
         self, table: pd.DataFrame | None, values: NDArray[Any], formula: Any, missing: float | None
     ) -> Any:
-        """Columns that come out, NaN filled unless `missing` is None; without a table, an array."""
+        """Return the output columns, NaN filled unless `missing` is None; an array if `table` is None."""
         made = self.convert(values, formula)
         if table is None:
             out = np.column_stack([made[e] if e[1] else values[:, e[0]] for e in self.entries])
@@ -311,7 +311,7 @@ class CartesianLayout(NamedTuple):
         return pd.DataFrame(dict(enumerate(columns)), index=table.index)
 
     def backward(self, table: pd.DataFrame | None, values: NDArray[Any], formula: Any) -> Any:
-        """Columns that went in, from those that came out and a formula of (px, py, pz)."""
+        """Return the input columns, from the output columns and a formula of (px, py, pz)."""
         position = {entry: i for i, entry in enumerate(self.entries)}
         made: dict[int, NDArray[Any]] = {}
         for k, m in enumerate(self.momenta):
@@ -320,10 +320,12 @@ class CartesianLayout(NamedTuple):
             pt, eta, made[m.y] = formula(px, py, pz)
             if m.z is not None:
                 made |= {m.x: pt, m.z: eta}
-        passed = {i: position[i, ""] for i, part in self.entries if not part}
+        unchanged = {i: position[i, ""] for i, part in self.entries if not part}
         if table is None:
-            order = range(len(made) + len(passed))
-            return np.column_stack([made[i] if i in made else values[:, passed[i]] for i in order])
+            order = range(len(made) + len(unchanged))
+            return np.column_stack(
+                [made[i] if i in made else values[:, unchanged[i]] for i in order]
+            )
         columns = {i: pd.Series(part, table.index) for i, part in made.items()}
-        columns |= {i: table.iloc[:, at] for i, at in passed.items()}
+        columns |= {i: table.iloc[:, at] for i, at in unchanged.items()}
         return pd.DataFrame({i: columns[i] for i in sorted(columns)}, index=table.index)

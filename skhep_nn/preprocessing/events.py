@@ -18,25 +18,25 @@ __all__ = ["CartesianMomenta", "EventAligner"]
 
 @public("skhep_nn")
 class CartesianMomenta(PlainState, EventTransformer):
-    """Turn momenta from (pt, eta, phi) to (px, py, pz), and fill in what is missing.
+    """Convert momenta from (pt, eta, phi) to (px, py, pz), and fill missing values.
 
-    Networks do better with Cartesian components, since azimuth is cyclic (section 2 of
-    arXiv:2002.01427). Momenta are found by name: ``<object>_pt``, ``_eta``, ``_phi`` become
-    ``<object>_px``, ``_py``, ``_pz`` where they stood. A transverse one (missing momentum), with
+    Networks learn better from Cartesian components, since azimuth is cyclic (section 2 of
+    arXiv:2002.01427). Momenta are found by name: ``<object>_pt``, ``_eta``, ``_phi`` are replaced by
+    ``<object>_px``, ``_py``, ``_pz``. A transverse momentum (such as missing momentum), with
     modulus ``<object>`` or ``<object>_pt`` and ``<object>_phi`` but no ``_eta``, keeps the modulus
-    and gets ``<object>_px``, ``_py`` in place of the azimuth. All other columns pass unchanged.
+    and gets ``<object>_px``, ``_py`` in place of the azimuth. All other columns stay unchanged.
 
     Parameters
     ----------
     missing : float or None, default=0.0
-        What takes the place of NaN, in every column. None leaves NaN.
+        Value that replaces NaN in every column. None keeps NaN.
     columns : sequence of str, default=None
-        Names of the columns, where X is an array. A DataFrame has its own.
+        Names of the columns, if X is an array. A DataFrame already has names.
 
     Attributes
     ----------
     n_features_in_, feature_names_in_ : int, ndarray of str
-        Number of the columns seen in `fit`, and their names where X had any.
+        Number of columns seen in `fit`, and their names if X had names.
 
     Examples
     --------
@@ -56,7 +56,7 @@ class CartesianMomenta(PlainState, EventTransformer):
         self.columns = columns
 
     def _prepare(self, names: list[str]) -> Sequence[_momenta.Momentum]:
-        """Lay out the columns to come."""
+        """Find the momenta and decide on the output columns."""
         missing: Any = self.missing
         if missing is not None and (not isinstance(missing, Real) or math.isinf(missing)):
             raise ValueError(f"missing must be a finite number or None, got {missing!r}.")
@@ -69,35 +69,39 @@ class CartesianMomenta(PlainState, EventTransformer):
         return self._layout
 
     def transform(self, X: Any) -> Any:
-        """Turn the momenta to Cartesian components.
+        """Convert the momenta to Cartesian components.
 
         Parameters
         ----------
         X : DataFrame or array of shape (n_samples, n_features)
-            Events. NaN is a quantity that is not there.
+            Events. NaN marks a missing quantity.
 
         Returns
         -------
         DataFrame or ndarray of shape (n_samples, n_features_out)
-            In the container that came in; momenta in their unit.
-            Negative or infinite ones, which -999 for "missing" makes, are a ValueError.
+            Converted events, in the container of X; momenta keep their unit.
+
+        Raises
+        ------
+        ValueError
+            If a momentum is negative or infinite, as with -999 for "missing".
         """
         table, values = self.read(X)
         made = self._layout.forward(table, values, cartesian_from_cylindrical, self.missing)
         return self._layout.label(made, table, self.get_feature_names_out())
 
     def inverse_transform(self, X: Any) -> Any:
-        """Turn the momenta back to (pt, eta, phi).
+        """Convert the momenta back to (pt, eta, phi).
 
         Parameters
         ----------
         X : DataFrame or array of shape (n_samples, n_features_out)
-            What `transform` gave.
+            Output of `transform`.
 
         Returns
         -------
         DataFrame or ndarray of shape (n_samples, n_features)
-            The columns seen in `fit`; what was filled in stays so.
+            The columns seen in `fit`; filled values stay filled.
         """
         table, values = self.read_output(X)
         made = self._layout.backward(table, values, cylindrical_from_cartesian)
@@ -127,26 +131,26 @@ class Alignment(NamedTuple):
 
 @public("skhep_nn")
 class EventAligner(PlainState, EventTransformer):
-    """Turn all events to one orientation.
+    """Rotate and reflect all events to one orientation.
 
     Rotates every event in azimuth and reflects it in z, so that the reference has phi = 0 and
     eta >= 0, then reflects it in y, so that a second object has positive phi (section 3.4.2 of
-    arXiv:2002.01427). The column now constant, ``<reference>_py`` or ``<reference>_phi``, is
+    arXiv:2002.01427). The column that becomes constant, ``<reference>_py`` or ``<reference>_phi``, is
     dropped. Momenta are found by name in either form, as in `EventAugmenter`, the alternative.
 
     Parameters
     ----------
     reference : str, default="PRI_lep"
-        Object turned to phi = 0. An event without it (NaN) is not rotated.
+        Object rotated to phi = 0. An event without this object (NaN) is not rotated.
     orient : str, default="PRI_tau"
-        Object that decides the reflection in y, and in z where the reference has eta = 0.
+        Object that decides the reflection in y, and in z if the reference has eta = 0.
     columns : sequence of str, default=None
-        Names of the columns, where X is an array. A DataFrame has its own.
+        Names of the columns, if X is an array. A DataFrame already has names.
 
     Attributes
     ----------
     n_features_in_, feature_names_in_ : int, ndarray of str
-        Number of the columns seen in `fit`, and their names where X had any.
+        Number of columns seen in `fit`, and their names if X had names.
 
     Examples
     --------
@@ -189,17 +193,17 @@ class EventAligner(PlainState, EventTransformer):
         return Alignment(self._columns, self._objects, self._kept)
 
     def transform(self, X: Any) -> Any:
-        """Turn every event to the common orientation.
+        """Rotate and reflect every event to the common orientation.
 
         Parameters
         ----------
         X : DataFrame or array of shape (n_samples, n_features)
-            Events. NaN is an object that is not there.
+            Events. NaN marks a missing object.
 
         Returns
         -------
         DataFrame or ndarray of shape (n_samples, n_features - 1)
-            In the container that came in.
+            Rotated events, in the container of X.
         """
         table, values = self.read(X)
         if not self._objects:

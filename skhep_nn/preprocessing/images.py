@@ -1,4 +1,4 @@
-"""Cutting images out of larger ones, and scaling them."""
+"""Transformers of images: crop and scale."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from skhep_nn.utils.public import public
 
 __all__ = ["ImageCropper", "ImageScaler"]
 
-# Each with its inverse; both grow, and both are taken of the modulus.
+# Function and inverse. All of them increase, and are applied to the modulus.
 _FUNCTIONS = {"log1p": (np.log1p, np.expm1), "sqrt": (np.sqrt, np.square)}
 
 
@@ -33,31 +33,31 @@ class ImageCropper(ImageTransformer):
     size : int or sequence of two int, default=126
         Cells of the window, of a side or as ``(height, width)``.
     centre : {"image", "blob"} or sequence of two int, default="image"
-        Where the middle of the window lies: in the middle of the image; on the brightest blob
-        of each image; or on a given cell ``(row, column)`` of all images. A window that would reach
-        beyond the image is moved inside.
+        Centre of the window: the middle of the image; the brightest blob of each image; or
+        a given cell ``(row, column)`` of all images. A window that would extend beyond the image is
+        moved inside.
     blob_size : int, default=5
-        Width in cells over which the first channel is averaged, twice, before its maximum is taken
-        for the brightest blob. Choose it as wide as a real blob: a single hot pixel is averaged away.
+        Width in cells over which the first channel is averaged, twice. The maximum of the result is
+        the brightest blob. Choose the width of a real blob: a single hot pixel is averaged away.
     image_shape : sequence of int, default=None
-        ``(H, W)`` or ``(H, W, C)``, for images that come as rows of pixels. None takes such rows
-        for images of one row.
+        ``(H, W)`` or ``(H, W, C)``, for images given as rows of pixels. With None such rows are
+        images of height 1.
 
     Attributes
     ----------
     image_shape_ : tuple of int
-        Shape of an image before.
+        Shape of an image in the input.
     window_shape_ : tuple of int
-        Shape of an image after.
+        Shape of an image in the output.
     n_features_in_ : int
-        Number of values of an image before.
+        Number of values of an image in the input.
     feature_names_in_ : ndarray of str
-        Names of the columns seen in `fit`, where X had any.
+        Names of the columns seen in `fit`, if X had names.
 
     Notes
     -----
-    Makes one copy, of the windows, of the type of the data: of a memory-mapped array only they
-    are read into memory, apart from the search for infinities and blobs.
+    Copies only the windows, in the type of the data. Of a memory-mapped array only the windows are read
+    into memory, except in the search for infinities and blobs.
 
     Examples
     --------
@@ -85,7 +85,7 @@ class ImageCropper(ImageTransformer):
         self.image_shape = image_shape
 
     def _prepare(self, values: NDArray[Any]) -> None:
-        """Check the parameters and place the window, where it is the same for all."""
+        """Check the parameters and place the window, if it is the same for all images."""
         extent = values.shape[1:3]
         given: Any = self.size
         window = tuple(given) if np.iterable(given) else (given, given)
@@ -103,7 +103,7 @@ class ImageCropper(ImageTransformer):
         self._corner = self._place(extent)
 
     def _place(self, extent: Sequence[int]) -> NDArray[np.intp] | None:
-        """Upper left cell of the window, None where every image has its own."""
+        """Return the upper left cell of the window, or None if it differs between images."""
         window = np.array(self.window_shape_[:2])
         centre: Any = self.centre
         if isinstance(centre, str):
@@ -125,7 +125,7 @@ class ImageCropper(ImageTransformer):
         return self._inside(np.array([cell])).reshape(2)
 
     def _inside(self, cells: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Upper left cells of windows around cells of shape (n, 2), moved inside the image."""
+        """Return the upper left cells of windows around cells of shape (n, 2), moved inside the image."""
         window = np.array(self.window_shape_[:2])
         corners: NDArray[np.intp] = np.clip(cells - window // 2, 0, self.sample_shape[:2] - window)
         return corners
@@ -141,7 +141,7 @@ class ImageCropper(ImageTransformer):
         Returns
         -------
         array of shape (n_samples, h, w) or (n_samples, h, w, C), or rows of pixels
-            The windows, in the container that came in.
+            The windows, in the container of X.
         """
         images = self.read(X)
         height, width = self.window_shape_[:2]
@@ -169,11 +169,11 @@ class ImageCropper(ImageTransformer):
         return around
 
     def _blobs(self, values: NDArray[Any]) -> NDArray[np.intp]:
-        """Cell of the brightest blob of each image, of shape (n, 2)."""
+        """Return the cell of the brightest blob of each image, of shape (n, 2)."""
         energy = values[..., 0].astype(floating(values.dtype))
-        # Less the pedestal, nothing is missing beyond the edge.
+        # After subtraction of the pedestal, cells beyond the edge count as zero.
         energy -= energy.mean(axis=(1, 2), keepdims=True)
-        # A box twice: once leaves a plateau on top of a blob, twice a peak.
+        # Average with a box twice: once gives a blob a flat top, twice a peak.
         weights = np.convolve(np.ones(self.blob_size), np.ones(self.blob_size))
         for axis in (1, 2):
             correlate1d(energy, weights, axis, output=energy, mode="constant")
@@ -181,7 +181,7 @@ class ImageCropper(ImageTransformer):
         return np.stack(np.unravel_index(brightest, energy.shape[1:]), axis=1)
 
     def _names_out(self, names_in: Names) -> Names:
-        """Names of the pixels kept; those of windows that move have numbers only."""
+        """Return the names of the pixels kept; new ones if the windows differ between images."""
         if self._corner is None:
             n_pixels = int(np.prod(self.window_shape_))
             return np.array([f"pixel{i}" for i in range(n_pixels)], dtype=object)
@@ -195,43 +195,43 @@ class ImageCropper(ImageTransformer):
 class ImageScaler(ImageTransformer):
     r"""Scale the pixels of images to the range from 0 to 1.
 
-    The smallest and the largest value are found over all pixels of all images in `fit`: cells keep
-    their proportions, unlike with scikit-learn's `MinMaxScaler`, which scales each pixel by itself.
+    The smallest and the largest value are found over all pixels of all images in `fit`, so that cells
+    keep their proportions. scikit-learn's `MinMaxScaler` scales each pixel separately instead.
 
     Parameters
     ----------
     per_channel : bool, default=True
-        Scale each channel by itself; else all alike.
+        Scale each channel separately; otherwise all channels alike.
     function : {"log1p", "sqrt"}, default=None
-        Function applied before: :math:`\ln(1 + |x| / u)` or :math:`\sqrt{|x| / u}`, with the sign
-        of x. It brings out the faint cells of a shower, whose energies span decades.
+        Function applied before scaling: :math:`\ln(1 + |x| / u)` or :math:`\sqrt{|x| / u}`, with the
+        sign of x. It enhances the faint cells of a shower, whose energies span decades.
     unit : float, default=1.0
-        The :math:`u` of `function`, in the unit of the pixels: for ``"log1p"`` the value
-        from which on the scale is logarithmic, best near the noise.
+        The :math:`u` of `function`, in the unit of the pixels. The scale of ``"log1p"`` is
+        logarithmic above this value, which is best chosen near the noise.
     image_shape : sequence of int, default=None
-        ``(H, W)`` or ``(H, W, C)``, for images that come as rows of pixels. None takes such rows
-        for images of one row.
+        ``(H, W)`` or ``(H, W, C)``, for images given as rows of pixels. With None such rows are
+        images of height 1.
 
     Attributes
     ----------
     data_min_, data_max_ : ndarray of shape (C,)
-        Smallest and largest value of each channel seen in `fit`, or of all where `per_channel` is
-        false.
+        Smallest and largest value of each channel seen in `fit`, or of all channels if `per_channel`
+        is false.
     image_shape_ : tuple of int
         Shape of an image.
     n_features_in_ : int
         Number of values of an image.
     feature_names_in_ : ndarray of str
-        Names of the columns seen in `fit`, where X had any.
+        Names of the columns seen in `fit`, if X had names.
 
     Notes
     -----
-    Values beyond those seen in `fit` come out below 0 or above 1. A channel of one value comes out
-    as 0. Makes one copy: of the type of floating-point data, at least 32 bits, else one of 32 bits where that
-    holds the whole numbers exactly (uint8, int16) and of 64 bits where not.
+    Values beyond the range seen in `fit` become less than 0 or more than 1. A constant channel becomes 0.
+    The output is a copy: floating-point data keep their type, but have at least 32 bits; integers become
+    float32 if that holds them exactly (uint8, int16), otherwise float64.
 
-    The networks standardise their inputs themselves. They need this only where `function` is wanted,
-    or where a published recipe is to be repeated.
+    The networks standardise their inputs. They need this scaler only for `function`, or to reproduce a
+    published recipe.
 
     Examples
     --------
@@ -277,7 +277,7 @@ class ImageScaler(ImageTransformer):
         if not self.per_channel:
             self.data_min_[:] = self.data_min_.min()
             self.data_max_[:] = self.data_max_.max()
-        # The functions grow, so that the ends of the range stay its ends.
+        # The functions increase, so that they map the ends of the range to its ends.
         self._low, high = self.data_min_.copy(), self.data_max_.copy()
         self._apply(self._low)
         self._apply(high)
@@ -308,7 +308,7 @@ class ImageScaler(ImageTransformer):
         Returns
         -------
         array of the same shape
-            Floating-point images, in the container that came in.
+            Floating-point images, in the container of X.
         """
         images = self.read(X)
         scaled = np.empty(images.values.shape, precise(images.values.dtype))
@@ -332,7 +332,7 @@ class ImageScaler(ImageTransformer):
         Returns
         -------
         array of the same shape
-            Floating-point images in their own unit, in the container that came in.
+            Floating-point images in their original unit, in the container of X.
         """
         check_is_fitted(self)
         images = self.read(X)

@@ -1,4 +1,4 @@
-"""Scales of images and traces, weighted moments of columns."""
+"""Weighted means and standard deviations of columns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 __all__ = ["weighted_moments"]
 
-# Spread relative to the mean under which a column holds nothing but rounding.
+# Spread relative to the mean below which a column is constant up to rounding.
 _CONSTANT_FLOAT32, _CONSTANT_FLOAT64 = 1e-7, 1e-12
 
 
@@ -25,18 +25,18 @@ def weighted_moments(
         Finite values.
     sample_weight : ndarray of shape (n_samples,)
         Event weights. Their absolute values are used: with the negative weights of NLO generators a
-        variance could come out negative, and a scale only has to be of the right size.
+        variance could become negative, and a scale only needs the right order of magnitude.
     tame_constants : bool, default=False
-        Whether a constant column is scaled by the size of its value, for inputs: one that moves later
-        then stays small. Targets rather keep the scale of 1, as it also multiplies the errors.
+        Whether a constant column is scaled by its modulus. Inputs need that, so that a column
+        that varies only in later data stays small. Targets keep a scale of 1, as it also multiplies errors.
 
     Returns
     -------
     mean : ndarray of shape (n_columns,)
         Weighted means.
     scale : ndarray of shape (n_columns,)
-        Weighted standard deviations. So that dividing is safe, that of a column which is constant in
-        the precision of X is 1, or ``max(1, abs(mean))`` with `tame_constants`.
+        Weighted standard deviations. For a column that is constant in the precision of X the scale
+        is 1, or ``max(1, abs(mean))`` with `tame_constants`, so that dividing by it is safe.
 
     Examples
     --------
@@ -52,7 +52,9 @@ def weighted_moments(
     weight = weight / weight.sum()
     mean = np.empty(X.shape[1])
     scale = np.empty(X.shape[1])
-    for j in range(X.shape[1]):  # a column at a time: one float64 copy of a column, never of X
+    for j in range(
+        X.shape[1]
+    ):  # column by column, so that only one column at a time is copied to float64
         column = X[:, j].astype(np.float64)
         mean[j] = weight @ column
         scale[j] = np.sqrt(weight @ (column - mean[j]) ** 2)

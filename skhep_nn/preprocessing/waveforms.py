@@ -1,4 +1,4 @@
-"""Baselines and scales of traces."""
+"""Transformers of traces: baselines and scales."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SIGNS = {"positive": 1, "negative": -1}
 
 
 def _has_inverse(scaler: WaveformScaler) -> bool:
-    """Whether nothing is taken away that differs from trace to trace."""
+    """Whether all traces are scaled alike; raise AttributeError otherwise."""
     if scaler.baseline is None and (scaler.per == "global" or scaler.method is None):
         return True
     raise AttributeError(
@@ -34,42 +34,42 @@ def _has_inverse(scaler: WaveformScaler) -> bool:
 class WaveformScaler(WaveformTransformer):
     r"""Subtract the baseline of traces and scale them.
 
-    First the baseline, then the polarity, then the scale. As it comes the scaler repeats the
+    First the baseline, then the polarity, then the scale. By default the scaler applies the
     published recipe :math:`(x - \min X) / (\max X - \min X)` over all traces [1]_, which keeps the
-    proportions between traces. scikit-learn's `MinMaxScaler` scales each point of time by itself.
+    proportions between traces. scikit-learn's `MinMaxScaler` scales each point in time separately instead.
 
     Parameters
     ----------
     method : {"minmax", "peak", "area"}, default="minmax"
-        ``"minmax"`` brings the smallest value to 0 and the largest to 1, whatever the baseline;
+        ``"minmax"`` maps the smallest value to 0 and the largest to 1, regardless of the baseline;
         ``"peak"`` divides by the largest modulus and ``"area"`` by the modulus of the sum over the
-        points, which want a `baseline` where the digitiser has a pedestal. None does not scale.
+        points. Both need a `baseline` if the digitiser has a pedestal. None does not scale.
     per : {"global", "trace"}, default="global"
-        Scale all traces alike, by what `fit` saw, or each by itself. The area of all traces is their
-        mean area. Scaled each by itself, traces no longer tell their energy.
+        Scale all traces alike, by the range, peak or mean area seen in `fit`, or each trace separately.
+        Traces that are scaled separately lose the information about their energy.
     per_channel : bool, default=True
-        Scale each channel by itself; else those of a trace alike, by their common range, peak or
-        area, which keeps the ratios between channels.
+        Scale each channel separately; otherwise all channels of a trace alike, by their common range,
+        peak or area, which keeps the ratios between channels.
     baseline : int, float or sequence of two int, default=None
-        Points that the baseline of each trace and channel is found on: the first so many; a fraction
-        of the trace, from its start; or from `start` to before `stop`. None subtracts nothing.
+        Points that give the baseline of each trace and channel: a number of points or a fraction
+        of the trace, from its start; or ``(start, stop)``. None subtracts nothing.
     statistic : {"median", "mean"}, default="median"
-        The baseline is their median, which ignores a small pulse among them, or their mean, which is
-        faster.
+        The baseline is the median of these points, which ignores a small pulse among them, or their
+        mean, which is faster.
     polarity : {"positive", "negative"}, default="positive"
-        Which way pulses point. Negative ones, as of photomultipliers, are turned up.
+        Sign of the pulses. Negative pulses, as of photomultipliers, are inverted.
 
     Attributes
     ----------
     offset_, scale_ : ndarray of shape (C,)
-        What is subtracted from each channel and what it is then divided by, where `per` is
-        ``"global"``.
+        Offset that is subtracted from each channel, and scale that it is then divided by, if `per`
+        is ``"global"``.
     trace_shape_ : tuple of int
         Shape of a trace, (T,) or (T, C).
     n_features_in_ : int
         Number of values of a trace.
     feature_names_in_ : ndarray of str
-        Names of the columns seen in `fit`, where X had any.
+        Names of the columns seen in `fit`, if X had names.
 
     See Also
     --------
@@ -77,16 +77,15 @@ class WaveformScaler(WaveformTransformer):
 
     Notes
     -----
-    Makes one copy: of the type of float32 and float64 data, else one of 32 bits where that holds the
-    whole numbers exactly (uint16), so that nothing wraps around, and of 64 bits where not.
+    The output is a copy: float32 and float64 data keep their type; integers become float32 if that
+    holds them exactly (uint16), otherwise float64, so that nothing wraps around.
 
-    A trace or channel of one value comes out as 0 by ``"minmax"``, and with a `baseline` by the
-    other methods, too. With ``per="trace"`` the noise of a trace without a pulse is scaled up to a
-    pulse's size.
+    A constant trace or channel becomes 0 with ``"minmax"``, and with a `baseline` also with the other
+    methods. With ``per="trace"`` the noise of a trace without a pulse is scaled up to the size of a
+    pulse.
 
-    The networks standardise their inputs themselves. They need this only for baselines that differ
-    from trace to trace, for traces that are each scaled by themselves, or to repeat a published
-    recipe.
+    The networks standardise their inputs. They need this scaler only for baselines that differ
+    between traces, to scale each trace separately, or to reproduce a published recipe.
 
     References
     ----------
@@ -123,7 +122,7 @@ class WaveformScaler(WaveformTransformer):
         self.polarity = polarity
 
     def _prepare(self, values: NDArray[Any]) -> None:
-        """Check the parameters and find the scale of all traces."""
+        """Check the parameters and compute the scale common to all traces."""
         for name, known in (
             ("method", _METHODS),
             ("per", ("global", "trace")),
@@ -142,7 +141,7 @@ class WaveformScaler(WaveformTransformer):
             self._fit_scale(values)
 
     def _fit_scale(self, values: NDArray[Any]) -> None:
-        """Find the scale of all traces, a chunk of them at a time."""
+        """Compute the scale common to all traces, chunk by chunk."""
         n_channels = values.shape[2]
         low, high = np.full(n_channels, np.inf), np.full(n_channels, -np.inf)
         area, tiny = np.zeros(n_channels), np.zeros(n_channels)
@@ -159,10 +158,10 @@ class WaveformScaler(WaveformTransformer):
         self.offset_, self.scale_ = self.offset_[0], self.scale_[0]
 
     def _levelled(self, values: NDArray[Any], *, out: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Write traces without their baseline, turned up; return how far rounding may reach.
+        """Write traces with the baseline subtracted and positive pulses into `out`.
 
-        That is of shape (n_samples, C) and zero without a baseline: what stays within it of the
-        baseline is no pulse.
+        Returns the largest rounding error, of shape (n_samples, C), which is zero without a baseline.
+        A pulse must be larger.
         """
         out[...] = values
         rounding: NDArray[np.floating] = np.zeros((len(out), out.shape[2]))
@@ -181,7 +180,7 @@ class WaveformScaler(WaveformTransformer):
         area: NDArray[np.floating],
         tiny: NDArray[np.floating],
     ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-        """Offset and scale by smallest and largest value, area and rounding, all (n, C)."""
+        """Return offset and scale, given smallest and largest value, area and rounding error, all (n, C)."""
         if not self.per_channel:
             low[:] = low.min(axis=1, keepdims=True)
             high[:] = high.max(axis=1, keepdims=True)
@@ -209,7 +208,7 @@ class WaveformScaler(WaveformTransformer):
         Returns
         -------
         array of the same shape
-            Floating-point traces, in the container that came in.
+            Floating-point traces, in the container of X.
         """
         waveforms = self.read(X)
         values = waveforms.values
@@ -227,7 +226,7 @@ class WaveformScaler(WaveformTransformer):
     def _own_scale(
         self, part: NDArray[np.floating], tiny: NDArray[np.floating]
     ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-        """Offset and scale of some traces, to be broadcast to (n_samples, T, C)."""
+        """Return offset and scale of some traces, which broadcast to (n_samples, T, C)."""
         if self.per == "global":
             return self.offset_, self.scale_
         area = part.sum(axis=1, dtype=np.float64)
@@ -236,7 +235,7 @@ class WaveformScaler(WaveformTransformer):
 
     @available_if(_has_inverse)  # type: ignore[untyped-decorator]
     def inverse_transform(self, X: Any) -> Any:
-        """Undo `transform`, where all traces are scaled alike and no baseline is subtracted.
+        """Undo `transform`, if all traces are scaled alike and no baseline is subtracted.
 
         Parameters
         ----------
@@ -246,7 +245,7 @@ class WaveformScaler(WaveformTransformer):
         Returns
         -------
         array of the same shape
-            Floating-point traces in their own unit, in the container that came in.
+            Floating-point traces in their original unit, in the container of X.
         """
         check_is_fitted(self)
         waveforms = self.read(X)
