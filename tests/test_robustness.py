@@ -117,7 +117,7 @@ class TestWeights:
         X, y = blobs
         weight = np.zeros(300)
         weight[:5] = 1
-        with pytest.raises(ValueError, match=r"rows that member \d is validated on have a total"):
+        with pytest.raises(ValueError, match=r"validation rows of member \d have a total"):
             quick(n_members=10).fit(X, y, sample_weight=weight)
 
     def test_weights_that_all_but_cancel(self, blobs):

@@ -14,7 +14,7 @@ from skhep_nn.preprocessing.moments import weighted_moments
 from skhep_nn.training.job import Job
 from skhep_nn.utils.checks import is_number
 
-__all__ = ["check_decorrelation", "with_mass"]
+__all__ = ["check_decorrelation", "with_decorrelation"]
 
 
 def check_decorrelation(strength: Any, window: Any) -> None:
@@ -33,7 +33,7 @@ def check_decorrelation(strength: Any, window: Any) -> None:
         raise ValueError(msg)
 
 
-def with_mass(estimator: Any, reader: TableReader, job: Job) -> Job:
+def with_decorrelation(estimator: Any, reader: TableReader, job: Job) -> Job:
     """Put the mass beside the classes and the penalty beside their loss, if the estimator has one.
 
     Parameters

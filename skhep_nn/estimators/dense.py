@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from skhep_nn.estimators.base import EncodedData
-from skhep_nn.estimators.decorrelation import check_decorrelation, with_mass
+from skhep_nn.estimators.decorrelation import check_decorrelation, with_decorrelation
 from skhep_nn.estimators.tables import TableEstimator
 from skhep_nn.estimators.targets import BaseNetworkClassifier, BaseNetworkRegressor
 from skhep_nn.networks.dense import DenseNet
@@ -335,7 +335,7 @@ class DenseNetClassifier(_DenseNetEstimator, BaseNetworkClassifier):
         check_decorrelation(self.decorrelation_strength, self.decorrelation_range)
 
     def _job(self, X: Any, data: EncodedData) -> Job:
-        return with_mass(self, self._reader, super()._job(X, data))
+        return with_decorrelation(self, self._reader, super()._job(X, data))
 
 
 @public("skhep_nn")

@@ -1,6 +1,6 @@
-"""What becomes of the states that training passes through: objects for ``averaging=`` of the estimators.
+"""Which checkpoints are used for prediction: objects for ``averaging=`` of the estimators.
 
-Small parameter objects, as schedules are: they say which states are kept and how much each counts.
+Small parameter objects, as schedules are: they select the checkpoints and set their weights.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ __all__ = [
 
 @public("skhep_nn")
 class StochasticWeightAveraging(BaseEstimator):  # type: ignore[misc]
-    """Average the weights that every member passes through: one network, no slower at predict.
+    """Average the weights of every member over the epochs: one network, no slower at prediction.
 
-    After every pass, or at the end of every cycle where the schedule has cycles, the weights enter a
-    running average. Begun too early, the average is spoiled by bad weights; too late, it has seen too
-    little. With `renewal_period`, training finds the start itself (section 3.7.1 of arXiv:2002.01427):
-    a second average is begun later, and when it has seen as many states as the period says, both are
-    compared on the member's validation rows. If the older one is better, the younger is begun again
-    and the time to the next comparison doubles; if the younger one is better, it takes the place of
-    the older, another younger one is begun, and that time is back at `renewal_period`.
+    After every epoch, or at the end of every cycle if the schedule has cycles, the weights are added to a
+    running average. An average that starts too early contains bad weights; one that starts too late
+    contains too few. With `renewal_period`, training finds the start itself (section 3.7.1 of
+    arXiv:2002.01427): a second average starts later, and when it contains `renewal_period` states, both
+    averages are compared on the member's validation rows. If the older one is better, the younger one
+    starts again and the time to the next comparison doubles. If the younger one is better, it replaces
+    the older one, a new younger one starts, and the time to the comparison is `renewal_period` again.
 
     Parameters
     ----------
     start : int or float, default=1
-        How many passes (cycles) go by before the first whose weights enter; a float is a share of all.
+        Number of epochs (or cycles) before the first one in the average; a float is a fraction of all.
     renewal_period : int or None, default=2
-        States by which the second average first lags behind, and that it has seen when both are first
-        compared. None: one average, from `start` on; the usual start is then 0.75. Anything else needs
-        a validation loss: more than one member, or early stopping.
+        Number of states by which the second average starts later at first, and that it contains at the
+        first comparison. None: only one average, which usually has a `start` of 0.75. A number needs a
+        validation loss: more than one member, or early stopping.
 
     See Also
     --------
@@ -51,10 +51,10 @@ class StochasticWeightAveraging(BaseEstimator):  # type: ignore[misc]
 
     Notes
     -----
-    From the first average on, best pass and early stopping go by the validation loss of the average,
-    ``averaged_valid_loss`` of the history: what is kept of a member is its average as of the best pass.
-    Where batch normalisation is used, each average that is judged or kept gets running moments of its
-    own, by a pass over the training rows without steps.
+    From the first average on, the best epoch and early stopping go by the validation loss of the average,
+    ``averaged_valid_loss`` of the history, and the average at the best epoch is kept. With batch
+    normalisation, the batch-norm statistics of each average are computed by an epoch over the training
+    rows without optimizer steps.
 
     References
     ----------
@@ -82,12 +82,12 @@ class StochasticWeightAveraging(BaseEstimator):  # type: ignore[misc]
         self.renewal_period = renewal_period
 
     def n_skipped(self, n_states: int) -> int:
-        """Return how many states do not enter.
+        """Return the number of states that are not averaged.
 
         Parameters
         ----------
         n_states : int
-            Passes or cycles of the fit.
+            Number of epochs or cycles of the fit.
 
         Returns
         -------
@@ -96,15 +96,15 @@ class StochasticWeightAveraging(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            If a parameter is not what it should be, or nothing would be left.
+            If a parameter is invalid, or no state would be left to average.
         """
         self._check()
         is_count = isinstance(self.start, Integral)
         skipped = int(self.start) if is_count else int(np.ceil(self.start * n_states))
         if skipped >= n_states:
             msg = (
-                f"start={self.start!r} leaves nothing to average: the fit has {n_states} passes (cycles, "
-                "under a schedule that has them). Start earlier or raise max_epochs."
+                f"start={self.start!r} leaves nothing to average: the fit has {n_states} epochs (or "
+                "cycles, if the schedule has cycles). Start earlier or raise max_epochs."
             )
             raise ValueError(msg)
         return skipped
@@ -126,28 +126,28 @@ class StochasticWeightAveraging(BaseEstimator):  # type: ignore[misc]
 
 
 class _Snapshots(BaseEstimator, ABC):  # type: ignore[misc]
-    """What ensembles of snapshots have in common."""
+    """Base class of ensembles of snapshots."""
 
     n_snapshots: int
     weight_by_loss: bool
 
     def shares(self, n: int) -> NDArray[np.float64]:
-        """Return how much the states of one member count.
+        """Return the shares of the checkpoints of one member.
 
         Parameters
         ----------
         n : int
-            Number of states, at most `n_snapshots`.
+            Number of checkpoints, at most `n_snapshots`.
 
         Returns
         -------
         ndarray of shape (n,)
-            From the best pass back to the earliest snapshot; they sum to one.
+            From the best epoch back to the earliest snapshot; they sum to one.
 
         Raises
         ------
         ValueError
-            If a parameter is not what it should be.
+            If a parameter is invalid.
         """
         if not is_count(self.n_snapshots):
             msg = f"n_snapshots={self.n_snapshots!r} must be an integer of at least 1."
@@ -160,35 +160,34 @@ class _Snapshots(BaseEstimator, ABC):  # type: ignore[misc]
 
     @abstractmethod
     def _counts(self, place: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return how much states count by their place, from one, in that order."""
+        """Return relative weights of checkpoints by their place, which starts at 1."""
 
 
 @public("skhep_nn")
 class SnapshotEnsemble(_Snapshots):
     """Snapshots that each member leaves at the ends of cosine cycles predict together.
 
-    Of every member the state of its best pass counts, and before it the last `n_snapshots` - 1 states
-    that were reached at the end of a cycle, where the learning rate was lowest. Without a validation
-    loss the ends of the last `n_snapshots` cycles count. The n-th of them, from the latest, has the
-    weight 1 / n.
+    The checkpoints of every member are its best epoch, and the ends of the last `n_snapshots` - 1 cycles
+    before it, where the learning rate was lowest. Without a validation loss, they are the ends of the last
+    `n_snapshots` cycles. The n-th checkpoint, counted from the latest, has the weight 1 / n.
 
     Parameters
     ----------
     n_snapshots : int, default=5
-        Most states of one member; cycles may have been fewer.
+        Largest number of checkpoints of one member; there are fewer if there are fewer cycles.
     weight_by_loss : bool, default=True
-        Whether members count by 1 / their validation loss, as they do without averaging. In the study
-        all count the same.
+        Whether members are weighted by 1 / their validation loss, as without averaging. In the study all
+        members have the same weight.
 
     See Also
     --------
-    FastGeometricEnsemble : The same with short linear cycles.
+    FastGeometricEnsemble : Checkpoints at the ends of short linear cycles.
     StochasticWeightAveraging : Averages weights, which predicts faster.
 
     Notes
     -----
     Needs a schedule with cycles: ``CosineRestarts(cycle=5, growth=1)``, for example (the study's cycles
-    are 5.6 passes), or `CyclicLR`. Choose `max_epochs` as a number of whole cycles.
+    are 5.6 epochs), or `CyclicLR`. Choose `max_epochs` as a number of whole cycles.
 
     References
     ----------
@@ -222,20 +221,20 @@ class SnapshotEnsemble(_Snapshots):
 class FastGeometricEnsemble(_Snapshots):
     """Snapshots that each member leaves at the ends of short linear cycles predict together.
 
-    As `SnapshotEnsemble`, but there are more of them, from shorter cycles that lead along valleys of
-    the loss, and all count the same.
+    As `SnapshotEnsemble`, but with more snapshots, from shorter cycles that lead along valleys of the loss,
+    and all snapshots have the same weight.
 
     Parameters
     ----------
     n_snapshots : int, default=9
-        Most states of one member; cycles may have been fewer.
+        Largest number of checkpoints of one member; there are fewer if there are fewer cycles.
     weight_by_loss : bool, default=True
-        Whether members count by 1 / their validation loss, as they do without averaging. In the study
-        all count the same.
+        Whether members are weighted by 1 / their validation loss, as without averaging. In the study all
+        members have the same weight.
 
     See Also
     --------
-    SnapshotEnsemble : The same with cosine cycles.
+    SnapshotEnsemble : Checkpoints at the ends of cosine cycles.
     StochasticWeightAveraging : Averages weights, which predicts faster.
 
     Notes
@@ -269,7 +268,7 @@ class FastGeometricEnsemble(_Snapshots):
 
 
 def check_averaging(averaging: Any) -> None:
-    """Raise TypeError for what is none of the objects of this module."""
+    """Raise TypeError if `averaging` is not an object of this module."""
     known = (StochasticWeightAveraging, SnapshotEnsemble, FastGeometricEnsemble)
     if averaging is not None and not isinstance(averaging, known):
         names = ", ".join(kind.__name__ for kind in known)

@@ -1,4 +1,4 @@
-"""States in and out of stacked networks, in place, and the running moments that belong to them."""
+"""Batch-norm statistics of averaged weights, which no training step has computed."""
 
 from __future__ import annotations
 
@@ -11,54 +11,54 @@ from skhep_nn.networks.conv_layers import MOMENTUM
 from skhep_nn.networks.stacks import State, stacked_state
 from skhep_nn.training.batches import Batch
 
-__all__ = ["find_moments", "has_moments"]
+__all__ = ["has_batch_norm", "update_batch_norm"]
 
 
-def _is_moment(name: str) -> bool:
+def _is_statistic(name: str) -> bool:
     return name.endswith(("running_mean", "running_var"))
 
 
-def has_moments(stack: nn.Module) -> bool:
+def has_batch_norm(stack: nn.Module) -> bool:
     """Whether a stack has batch normalisation."""
-    return any(_is_moment(name) for name, _ in stack.named_buffers())
+    return any(_is_statistic(name) for name, _ in stack.named_buffers())
 
 
 @torch.no_grad()
-def find_moments(
+def update_batch_norm(
     stack: nn.Module, batches: Iterable[Batch], forward: Callable[[Tensor], Tensor], state: State
 ) -> None:
-    """Find the moments of batch normalisation anew, their means over batches, for stack and state.
+    """Compute the batch-norm statistics again, as means over batches, for the stack and a state.
 
-    Those of weights that no step has reached are not the mean of others' moments (arXiv:1803.05407).
+    The statistics of averaged weights are not the average of statistics (arXiv:1803.05407).
 
     Parameters
     ----------
     stack : nn.Module
-        In training mode, holding the state.
+        The members, in training mode, with the parameters of the state.
     batches : iterable of Batch
-        Rows of every member.
+        Training rows of every member.
     forward : callable
-        Runs the stack.
+        Forward pass of the stack.
     state : dict of str to Tensor
-        Its moments are replaced.
+        Its batch-norm statistics are replaced.
     """
-    moments = [buffer for name, buffer in stack.named_buffers() if _is_moment(name)]
-    before = [moment.clone() for moment in moments]
-    totals = [torch.zeros_like(moment, dtype=torch.float64) for moment in moments]
+    statistics = [buffer for name, buffer in stack.named_buffers() if _is_statistic(name)]
+    before = [value.clone() for value in statistics]
+    totals = [torch.zeros_like(value, dtype=torch.float64) for value in statistics]
     n = 0
     for batch in batches:
-        for moment in moments:
-            moment.zero_()
-        # Less the rows that only fill the batch up.
+        for value in statistics:
+            value.zero_()
+        # Rows that only pad the batch must not enter the statistics.
         n_used = int((batch.weight != 0).any(0).nonzero().max()) + 1
         forward(batch.X[:, :n_used])
-        for total, moment in zip(totals, moments, strict=True):
-            total.add_(moment)
+        for total, value in zip(totals, statistics, strict=True):
+            total.add_(value)
         n += 1
-    for moment, total, old in zip(moments, totals, before, strict=True):
-        # From zero, a batch has moved them by `MOMENTUM` of the way; not where it was a single value.
-        found = (total / (n * MOMENTUM)).to(moment.dtype)
-        moment.copy_(torch.where(total != 0, found, old))
+    for value, total, old in zip(statistics, totals, before, strict=True):
+        # Starting from zero, a batch adds its statistics times `MOMENTUM`; a batch of one value adds none.
+        found = (total / (n * MOMENTUM)).to(value.dtype)
+        value.copy_(torch.where(total != 0, found, old))
     for name, value in stacked_state(stack).items():
-        if _is_moment(name):
+        if _is_statistic(name):
             state[name] = value.detach().clone()

@@ -1,4 +1,4 @@
-"""What a step is made of: rows of every member, gathered by index from data on the device."""
+"""Batches: rows of every member, gathered by index from data on the device."""
 
 from __future__ import annotations
 
@@ -26,24 +26,23 @@ __all__ = [
     "validation_totals",
 ]
 
-#: Rows of all members together that are validated at once: on a CPU what its cache holds, on a GPU enough
-#: to fill it.
+#: Number of rows, over all members, that are validated at once: fits the cache of a CPU, keeps a GPU busy.
 VALID_CHUNK, CUDA_VALID_CHUNK = 2048, 32_768
-# Vector units treat the last few events of a piece of work by other instructions than the rest, with
-# another rounding, and where pieces end depends on the number of threads. Batches filled up to a multiple
-# of this (by rows of weight zero) train to the same bits on one thread and on two.
+# Batches are padded to a multiple of this by rows of weight zero. The rows at the end of each thread's part
+# are rounded differently by vector instructions, so without padding results would depend on the number of
+# threads.
 _LANES, _FEW_LANES = 64, 32
 
-# Rows of a pass from which on threads draw their order.
+# Number of row numbers in an epoch from which they are drawn on several threads.
 _WORTH_THREADS = 500_000
-# What is gathered in one go: for one member on a CPU what the cache of a core holds, for all members on a
-# GPU what keeps it busy.
+# Bytes that are gathered at once: for one member what fits the cache of a CPU core, for all members what keeps
+# a GPU busy.
 _GATHERED_BYTES = 1 << 18
 _CUDA_GATHERED_BYTES, _CUDA_GATHERED_STEPS = 1 << 26, 32
 
 
 class Augmenter(Protocol):
-    """What training needs of an augmenter."""
+    """Interface of an augmenter."""
 
     def transform_tensor(self, X: Tensor, generator: torch.Generator) -> Tensor:
         """Return one random copy of every row."""
@@ -52,8 +51,8 @@ class Augmenter(Protocol):
 class Batch(NamedTuple):
     """Rows of every member.
 
-    `weight` is the event weight over the number of rows, so that the loss of a member is the plain sum
-    of weight times loss; it is zero where a row only fills the shape.
+    `weight` is the event weight divided by the number of rows, so that the loss of a member is the sum of
+    weight times loss. Padding has a weight of zero.
     """
 
     X: Tensor
@@ -64,8 +63,8 @@ class Batch(NamedTuple):
 class EventDataset(Dataset):  # type: ignore[misc]
     """Rows, targets and event weights.
 
-    Targets and weights lie on the device of the training; rows lie there too, or on the host if there
-    are too many of them.
+    Targets and weights are on the device of the training; rows are on the device too, or on the host if
+    they need too much memory.
     """
 
     def __init__(self, X: Tensor, y: Tensor, weight: Tensor) -> None:
@@ -74,69 +73,67 @@ class EventDataset(Dataset):  # type: ignore[misc]
 
     @property
     def streams(self) -> bool:
-        """Whether rows have to come from the host."""
+        """Whether rows are copied from the host batch by batch."""
         return bool(self.X.device != self.y.device)
 
     def rows(self, index: Tensor) -> Tensor:
         """Return rows on the device of the targets."""
         X, index = self.X, index.to(self.X.device)
-        # Numbers of 16 bits without a sign are not gathered on a GPU, those with one are.
+        # torch cannot gather unsigned 16-bit integers on a GPU, but it can gather signed ones.
         stored = only_stored(X)
         rows: Tensor = X.view(torch.int16)[index].view(X.dtype) if stored else X[index]
         return rows.to(self.y.device)
 
     def gather(self, index: Tensor, share: Tensor, rows: Tensor | None = None) -> Batch:
-        """Return a batch: rows, unless they are given, targets, and weights times shares."""
+        """Return a batch of rows (gathered unless given), their targets, and their weights times `share`."""
         rows = self.rows(index) if rows is None else rows
         return Batch(computable(rows), self.y[index], self.weight[index] * share)
 
 
 def _filled(width: int) -> int:
-    """Return the width of a batch with its lanes filled; narrow ones are not cut into pieces."""
+    """Return the number of rows of a batch with padding; small batches need less of it."""
     lanes = _LANES if width > _LANES else _FEW_LANES
     return -(-width // lanes) * lanes
 
 
 def n_steps(rows: Sequence[IntArray], batch_size: int) -> int:
-    """Return the number of steps of a pass: what the member with most rows needs."""
+    """Return the number of steps of an epoch, given by the member with most rows."""
     return max(-(-len(r) // batch_size) for r in rows)
 
 
 class TrainBatches:
-    """Shuffled batches of all members; every pass draws a new order.
+    """Shuffled batches of all members; every epoch draws a new order.
 
-    The rows of a member are cut into as many pieces as the largest member needs to keep to
-    `batch_size`, equal to within one row: no small last batch with a loud gradient, and one shape for
-    all steps.
+    The rows of each member are cut into the same number of batches, with sizes that are equal within one
+    row. No last batch is small with a noisy gradient, and all steps have one shape.
 
     Parameters
     ----------
     dataset : EventDataset
-        Where rows come from.
+        Rows, targets and weights.
     rows : sequence of ndarray
         Row numbers of each member.
     batch_size : int
-        Largest number of rows of one member in one step.
+        Largest number of rows of one member in a batch.
     rngs : sequence of numpy.random.Generator
         Order of the rows of each member.
     augmenter : object with `transform_tensor`, optional
         Draws a random copy of every row.
     generators : sequence of torch.Generator, default=()
-        Random numbers of the augmenter, one a member; on a GPU the first serves all.
+        Random numbers of the augmenter, one generator for each member; a GPU uses the first for all.
     n_workers : int, default=1
-        Threads that draw the order of the rows.
+        Number of threads that draw the order of the rows.
 
     Attributes
     ----------
     n_steps : int
-        Steps of a pass.
+        Number of steps of an epoch.
     width : int
-        Rows of a member in a batch, those that only fill the shape included.
+        Rows of a member in a batch, padding included.
     n_gathered : int
-        Steps whose rows are gathered (and augmented) in one go: single steps are small work, and what
-        a call costs beside its arithmetic counts.
+        Number of steps whose rows are gathered (and augmented) at once, to reduce the overhead of calls.
     sizes : Tensor of shape (n_steps, members)
-        Numbers of rows that count.
+        Numbers of rows without padding.
     """
 
     def __init__(
@@ -152,7 +149,7 @@ class TrainBatches:
     ) -> None:
         self.dataset = dataset
         self.n_workers = n_workers
-        # Half the memory: the plan of a pass holds a number for every row of every member.
+        # Short integers halve the memory of the order of an epoch, which has one for every row of every member.
         self._rows = [r.astype(np.int32 if len(dataset) < 2**31 else np.int64) for r in rows]
         self.rngs = rngs
         self.augmenter = augmenter
@@ -166,7 +163,7 @@ class TrainBatches:
         self.n_gathered = self._steps_at_once()
 
     def _edges(self, n_rows: int) -> IntArray:
-        """Return where the pieces of a member's rows begin and end."""
+        """Return the boundaries of the batches among the rows of a member."""
         return np.arange(self.n_steps + 1) * n_rows // self.n_steps
 
     def _steps_at_once(self) -> int:
@@ -182,17 +179,17 @@ class TrainBatches:
         return self.n_steps
 
     def draw(self, out: Tensor | None = None) -> Tensor:
-        """Draw the order of one pass.
+        """Draw the order of the rows of one epoch.
 
         Parameters
         ----------
         out : Tensor of shape (n_steps, members, width), optional
-            Filled instead of new memory, of the type of the row numbers.
+            Memory for the result, with the dtype of the row numbers.
 
         Returns
         -------
         Tensor of shape (n_steps, members, width)
-            Row numbers, on the host. Where the shape is larger than the batch they are of any row.
+            Row numbers, on the host. Padding has the numbers of other rows of the member.
         """
         shape = (self.n_steps, len(self._rows), self.width)
         index = np.empty(shape, dtype=self._rows[0].dtype) if out is None else out.numpy()
@@ -201,13 +198,13 @@ class TrainBatches:
         def draw_for(k: int) -> None:
             rows = self._rows[k]
             at = self._edges(len(rows))[:-1, None] + lane
-            # What only fills the shape are the rows that come next: copies of one row would count as many
-            # in the moments of a batch normalisation.
+            # Padding takes the rows that come next, as copies of a single row would distort batch-norm
+            # statistics.
             index[:, k] = np.take(self.rngs[k].permutation(rows), at, mode="wrap")
 
         members = range(len(self._rows))
         if self.n_workers > 1 and index.size > _WORTH_THREADS:
-            # The shuffling itself does not hold the interpreter's lock.
+            # Shuffling releases the interpreter's lock.
             with ThreadPoolExecutor(min(self.n_workers, len(members))) as pool:
                 list(pool.map(draw_for, members))
         else:
@@ -216,7 +213,7 @@ class TrainBatches:
         return torch.from_numpy(index)
 
     def shares(self, sizes: Tensor) -> Tensor:
-        """Return one over the number of rows for those that count, and zero for the others."""
+        """Return 1 / the number of rows for real rows, and zero for padding."""
         sizes = sizes.unsqueeze(-1)
         return (self._lane < sizes) / sizes.clamp(min=1)
 
@@ -234,18 +231,18 @@ class TrainBatches:
         index : Tensor of shape (steps, members, width)
             Row numbers, on the device of the training.
         sizes : Tensor of shape (steps, members)
-            How many of them count.
+            Numbers of rows without padding.
         members : slice, optional
-            Which members these are.
+            The members.
         rows : Tensor of shape (steps, members, width, ...), optional
-            The rows, if they have been gathered already.
+            The rows, if already gathered.
         """
         share = self.shares(sizes)
         if self.device.type != "cpu":
             batch = self.dataset.gather(index, share, rows)
             return batch._replace(X=self._augmented(batch.X, 0))
-        # Member by member: rows stay in the cache of a core between gathering and augmenting, and what
-        # is drawn for a member does not depend on which others it is trained beside.
+        # Member by member, so that rows stay in the cache between gathering and augmenting, and random
+        # numbers of a member do not depend on the other members.
         steps, n_members, width = index.shape
         shape = self.dataset.X.shape[1:]
         numbers = [index[:, j].flatten() for j in range(n_members)]
@@ -254,7 +251,7 @@ class TrainBatches:
             for own, into in zip(numbers, X, strict=True):
                 torch.index_select(self.dataset.X, 0, own, out=into)
         else:
-            # Of the type that comes out: bytes may have become numbers with a fraction.
+            # Stacked instead of written in place, as augmenters may return another dtype.
             own_rows = (self.dataset.X.index_select(0, own) for own in numbers)
             ks = range(len(self._rows))[members]
             X = torch.stack([self._augmented(r, k) for r, k in zip(own_rows, ks, strict=True)])
@@ -267,7 +264,7 @@ class TrainBatches:
         return self.augmenter.transform_tensor(X, self.generators[member])
 
     def batches(self, index: Tensor, members: slice = slice(None)) -> Iterator[Batch]:
-        """Go through the steps of a pass for some members."""
+        """Iterate over the batches of an epoch for some members."""
         parts = (index[:, members], self.sizes[:, members])
         for some_index, sizes in zip(*(p.split(self.n_gathered) for p in parts), strict=True):
             gathered = self.gather(some_index.to(self.device), sizes, members)
@@ -278,13 +275,13 @@ class TrainBatches:
 
 
 def validation_totals(weight: Tensor, rows: Sequence[IntArray]) -> NDArray[np.float64]:
-    """Return the summed weights of the rows that each member is validated on, which must be positive."""
+    """Return the total weight of the validation rows of each member, which must be positive."""
     weights = weight.double().cpu().numpy()
     totals = np.array([weights[r].sum() for r in rows])
     for k, r in enumerate(rows):
         if not totals[k] > 0:
             msg = (
-                f"the {len(r)} rows that member {k} is validated on have a total weight of "
+                f"the {len(r)} validation rows of member {k} have a total weight of "
                 f"{totals[k]:g}; use fewer members or folds with enough positive weights."
             )
             raise ValueError(msg)
@@ -292,7 +289,7 @@ def validation_totals(weight: Tensor, rows: Sequence[IntArray]) -> NDArray[np.fl
 
 
 class ValidBatches:
-    """The rows that each member is validated on, in order; short members are filled with weight 0."""
+    """Validation rows of each member, in order, padded to one length by rows of weight zero."""
 
     def __init__(self, dataset: EventDataset, rows: Sequence[IntArray]) -> None:
         self.dataset = dataset
@@ -314,7 +311,7 @@ class ValidBatches:
         return self.batches(self._chunk)
 
     def batches(self, width: int, members: slice = slice(None)) -> Iterator[tuple[Batch, Tensor]]:
-        """Go through the rows of some members, so many of each at a time, and which of them count."""
+        """Iterate over the rows of some members, `width` of each at a time, with the mask of real rows."""
         share, sizes = self._share[members], self._sizes[members]
         for start in range(0, self.width, width):
             index = self._index[members, start : start + width]

@@ -1,6 +1,6 @@
-"""Which states of the members are kept while they train: best passes, averages of weights, snapshots.
+"""Which checkpoints of the members are kept during training: best epochs, averages of weights, snapshots.
 
-Members are held stacked; what happens to one does not touch the others.
+States are stacked along a leading axis of members, which are treated independently of each other.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from skhep_nn.training.averaging import (
 )
 
 __all__ = [
-    "BestPasses",
+    "BestEpochs",
+    "Checkpoints",
     "Kept",
-    "KeptStates",
     "Scores",
     "ScoresOf",
     "Snapshots",
     "WeightAverages",
-    "kept_states",
+    "make_checkpoints",
 ]
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -40,33 +40,33 @@ ScoresOf: TypeAlias = Callable[[State], "Scores"]
 
 
 class Scores(NamedTuple):
-    """What validation says of every member; the accuracy only where that is what counts."""
+    """Validation loss of every member, and the accuracy if that is monitored."""
 
     loss: Floats
     accuracy: Floats | None = None
 
     @property
     def rank(self) -> Floats:
-        """What states are ranked by: the lower the better."""
+        """Values to rank checkpoints by: lower is better."""
         return self.loss if self.accuracy is None else -self.accuracy
 
     def replaced(self, other: Scores, which: Bools) -> Scores:
-        """Return these scores, of some members those of other states."""
+        """Return these scores with the scores of some members taken from others."""
         accuracy = None
         if self.accuracy is not None and other.accuracy is not None:
             accuracy = np.where(which, other.accuracy, self.accuracy)
         return Scores(np.where(which, other.loss, self.loss), accuracy)
 
     def columns(self) -> dict[str, Floats]:
-        """Return them as columns of the history."""
+        """Return the scores as columns of the history."""
         both = {"averaged_valid_loss": self.loss, "averaged_valid_accuracy": self.accuracy}
         return {name: value for name, value in both.items() if value is not None}
 
 
 class Kept(NamedTuple):
-    """The states that predict, stacked, each with the member it is of and its share in that one.
+    """Checkpoints used for prediction, stacked, each with its member and its share in that member.
 
-    `by_loss` tells whether members count by 1 / their validation loss.
+    `by_loss` is whether members are weighted by 1 / their validation loss.
     """
 
     state: State
@@ -76,146 +76,148 @@ class Kept(NamedTuple):
 
     @classmethod
     def one_each(cls, state: State, n_members: int) -> Kept:
-        """One state of every member."""
+        """Return one checkpoint for every member."""
         return cls(state, np.arange(n_members), np.ones(n_members))
 
 
-class KeptStates(ABC):
-    """Told of every pass, it knows in the end which states predict.
+class Checkpoints(ABC):
+    """Decides which checkpoints are used for prediction; updated after every epoch.
 
     Parameters
     ----------
-    best : BestPasses
-        Kept up to date.
+    best : BestEpochs
+        Best epochs of the members, updated here.
     """
 
-    def __init__(self, best: BestPasses) -> None:
+    def __init__(self, best: BestEpochs) -> None:
         self.best = best
 
     @abstractmethod
-    def after_pass(
+    def after_epoch(
         self, epoch: int, state: State, scores: Scores | None, scores_of: ScoresOf | None
     ) -> dict[str, Floats]:
-        """Take note of the state that a pass has left; return columns of the history.
+        """Update the checkpoints with the state at the end of an epoch; return columns of the history.
 
         Parameters
         ----------
         epoch : int
-            The pass.
+            Number of the epoch, from zero.
         state : dict of str to Tensor
-            The stacked state, which training goes on to change.
+            The stacked state, which training changes in place later.
         scores : Scores or None
-            Of this state; None where members are not validated.
+            Validation scores of this state; None if members are not validated.
         scores_of : callable or None
-            Returns the scores of any other state, with its running moments put right.
+            Returns the scores of any other state, after updating its batch-norm statistics.
         """
 
     @abstractmethod
-    def kept(self, last: State, put_right: Callable[[State], None]) -> Kept:
-        """Return the states that predict.
+    def kept(self, last: State, update_batch_norm: Callable[[State], None]) -> Kept:
+        """Return the checkpoints used for prediction.
 
         Parameters
         ----------
         last : dict of str to Tensor
-            The stacked state after the last pass.
-        put_right : callable
-            Puts the running moments of a state right.
+            The stacked state after the last epoch.
+        update_batch_norm : callable
+            Updates the batch-norm statistics of a state.
         """
 
-    def _note(self, epoch: int, state: State, scores: Scores | None) -> None:
+    def _update_best(self, epoch: int, state: State, scores: Scores | None) -> None:
         if scores is not None:
             self.best.update(scores.loss, epoch, state, scores.rank)
 
 
-class _BestStates(KeptStates):
-    """Of every member the state of its best pass, or of the last where it is not validated."""
+class _BestCheckpoints(Checkpoints):
+    """Keeps the best epoch of every member, or the last one if members are not validated."""
 
-    def after_pass(
+    def after_epoch(
         self, epoch: int, state: State, scores: Scores | None, scores_of: ScoresOf | None
     ) -> dict[str, Floats]:
-        """Update what is kept with the state at the end of an epoch."""
+        """Update the checkpoints with the state at the end of an epoch."""
         del scores_of
-        self._note(epoch, state, scores)
+        self._update_best(epoch, state, scores)
         return {}
 
-    def kept(self, last: State, put_right: Callable[[State], None]) -> Kept:
-        """Return the states that are used for prediction."""
-        del put_right
+    def kept(self, last: State, update_batch_norm: Callable[[State], None]) -> Kept:
+        """Return the checkpoints used for prediction."""
+        del update_batch_norm
         return Kept.one_each(self.best.state(last), len(self.best.loss))
 
 
 class _Mean:
-    """Means of the states of members, of each over as many states as it was given."""
+    """Running mean of the states of every member; the number of states may differ between members."""
 
     def __init__(self, n_members: int) -> None:
         self.n = np.zeros(n_members, dtype=np.int64)
         self._total: State = {}
 
     def add(self, state: State, which: Bools) -> None:
-        """Take in the states of some members."""
+        """Add the states of some members to their means."""
         if not self._total:
-            # In double precision a total is as exact as the mean of the states computed at once.
+            # Sums in double precision are as exact as the mean of all states computed at once.
             self._total = {
                 name: torch.zeros_like(value, dtype=torch.float64) for name, value in state.items()
             }
         chosen = _on_device(which, state)
         for name, value in state.items():
             own = value.detach()
-            self._total[name] += torch.where(_beside(chosen, own), own, torch.zeros_like(own))
+            self._total[name] += torch.where(
+                _broadcastable(chosen, own), own, torch.zeros_like(own)
+            )
         self.n[which] += 1
 
     def take(self, other: _Mean, which: Bools) -> None:
-        """Take over the means of some members; the others begin anew with their next state."""
+        """Replace the means of some members by their means in `other`."""
         chosen = _on_device(which, self._total)
         for name, total in self._total.items():
-            total.copy_(torch.where(_beside(chosen, total), other._total[name], total))
+            total.copy_(torch.where(_broadcastable(chosen, total), other._total[name], total))
         self.n[which] = other.n[which]
 
     def restart(self, which: Bools) -> None:
-        """Let the means of some members begin anew with their next state."""
+        """Reset the means of some members."""
         chosen = _on_device(which, self._total)
         for total in self._total.values():
-            total.masked_fill_(_beside(chosen, total), 0)
+            total.masked_fill_(_broadcastable(chosen, total), 0)
         self.n[which] = 0
 
     def state(self, like: State) -> State:
-        """Return the means, in the precision of another state."""
+        """Return the means, with the dtypes of another state."""
         n = _on_device(np.maximum(self.n, 1), self._total)
         return {
-            name: (total / _beside(n, total)).to(like[name].dtype)
+            name: (total / _broadcastable(n, total)).to(like[name].dtype)
             for name, total in self._total.items()
         }
 
 
 def _on_device(values: NDArray[Any], state: State) -> Tensor:
-    """Bring a value for every member to where a state lies: one transfer, not one for every tensor."""
+    """Return one value for every member on the device of a state, copied in a single transfer."""
     return torch.as_tensor(values, device=next(iter(state.values())).device)
 
 
-def _beside(values: Tensor, like: Tensor) -> Tensor:
-    """Return a value for every member in a shape that goes with a stacked tensor."""
+def _broadcastable(values: Tensor, like: Tensor) -> Tensor:
+    """Return one value for every member in a shape that broadcasts with a stacked tensor."""
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
-class WeightAverages(KeptStates):
-    """Of every member a mean of the states that it went through.
+class WeightAverages(Checkpoints):
+    """Averages the weights of every member over the epochs.
 
     Parameters
     ----------
-    best : BestPasses
-        Kept up to date: from the first mean on it is told of means.
+    best : BestEpochs
+        Best epochs of the members; from the first average on they go by the loss of the averages.
     updates : sequence of int
-        Passes after which a state enters.
+        Epochs after which the state enters the average.
     period : int, optional
-        By how many states a second mean lags behind at first; see `StochasticWeightAveraging`.
+        Number of states by which the second average starts later; see `StochasticWeightAveraging`.
 
     Attributes
     ----------
     wait : ndarray of shape (n_members,)
-        How many states the second mean of each member has when both are compared next.
+        Number of states in the second average of each member when both averages are compared next.
     """
 
-    def __init__(self, best: BestPasses, updates: Sequence[int], period: int | None) -> None:
+    def __init__(self, best: BestEpochs, updates: Sequence[int], period: int | None) -> None:
         super().__init__(best)
         self.updates = frozenset(updates)
         self.first = min(updates)
@@ -226,10 +228,10 @@ class WeightAverages(KeptStates):
         self._state: State = {}
         self._scores: Scores | None = None
 
-    def after_pass(
+    def after_epoch(
         self, epoch: int, state: State, scores: Scores | None, scores_of: ScoresOf | None
     ) -> dict[str, Floats]:
-        """Update what is kept with the state at the end of an epoch."""
+        """Update the checkpoints with the state at the end of an epoch."""
         if epoch == self.first:
             self.best.restart()
         if epoch in self.updates:
@@ -241,9 +243,9 @@ class WeightAverages(KeptStates):
         if scores is None:
             return {}
         if self._scores is not None:
-            self._note(epoch, self._state, self._scores)
+            self._update_best(epoch, self._state, self._scores)
             return self._scores.columns()
-        self._note(epoch, state, scores)
+        self._update_best(epoch, state, scores)
         return {name: np.full_like(value, np.nan) for name, value in scores.columns().items()}
 
     def _add(self, state: State) -> None:
@@ -252,49 +254,49 @@ class WeightAverages(KeptStates):
         self.older.add(state, np.ones(len(self.best.loss), dtype=bool))
 
     def _renew(self, state: State, scores_of: ScoresOf) -> None:
-        """Compare the means of the members whose time it is, and keep the better."""
+        """Compare both averages of the members for which a comparison is due, and keep the better one."""
         due = (self.younger.n == self.wait) & (self.wait > 0)
         if self._scores is None or not due.any():
             return
         younger = self.younger.state(state)
         scores = scores_of(younger)
-        # So that a mean that is not a number is given up.
+        # Negated, so that an average with a loss of NaN is given up.
         better = due & ~(self._scores.rank <= scores.rank)
         self.older.take(self.younger, better)
         self.younger.restart(due)
         chosen = _on_device(better, self._state)
         for name, value in self._state.items():
-            value.copy_(torch.where(_beside(chosen, value), younger[name], value))
+            value.copy_(torch.where(_broadcastable(chosen, value), younger[name], value))
         self._scores = self._scores.replaced(scores, better)
         self.wait = np.where(better, self.period or 0, np.where(due, 2 * self.wait, self.wait))
 
-    def kept(self, last: State, put_right: Callable[[State], None]) -> Kept:
-        """Return the states that are used for prediction."""
+    def kept(self, last: State, update_batch_norm: Callable[[State], None]) -> Kept:
+        """Return the checkpoints used for prediction."""
         validated = bool((self.best.epoch >= 0).any())
         if validated or not self.older.n.any():
             state = self.best.state(last)
         else:
             state = self.older.state(last)
-            put_right(state)
+            update_batch_norm(state)
         return Kept.one_each(state, len(self.best.loss))
 
 
-class Snapshots(KeptStates):
-    """Of every member its best state and those at the ends of cycles before it.
+class Snapshots(Checkpoints):
+    """Keeps the best epoch of every member, and its states at the ends of the cycles before.
 
     Parameters
     ----------
-    best : BestPasses
-        Kept up to date.
+    best : BestEpochs
+        Best epochs of the members, updated here.
     ends : sequence of int
-        Passes with which a cycle ends.
+        Last epochs of the cycles.
     averaging : SnapshotEnsemble or FastGeometricEnsemble
-        How many states count, and how much.
+        Number of checkpoints and their shares.
     """
 
     def __init__(
         self,
-        best: BestPasses,
+        best: BestEpochs,
         ends: Sequence[int],
         averaging: SnapshotEnsemble | FastGeometricEnsemble,
     ) -> None:
@@ -302,24 +304,24 @@ class Snapshots(KeptStates):
         self.ends = frozenset(ends)
         self.averaging = averaging
         self._latest: deque[State] = deque(maxlen=int(averaging.n_snapshots))
-        # Latest first. A snapshot is forgotten when no member refers to it any more.
+        # Latest first. The memory of a snapshot is freed when no member refers to it any more.
         self._before_best: list[list[State]] = [[] for _ in best.loss]
 
-    def after_pass(
+    def after_epoch(
         self, epoch: int, state: State, scores: Scores | None, scores_of: ScoresOf | None
     ) -> dict[str, Floats]:
-        """Update what is kept with the state at the end of an epoch."""
+        """Update the checkpoints with the state at the end of an epoch."""
         del scores_of
-        self._note(epoch, state, scores)
+        self._update_best(epoch, state, scores)
         for k in np.flatnonzero(self.best.epoch == epoch):
             self._before_best[k] = list(reversed(self._latest))
         if epoch in self.ends:
             self._latest.append({name: value.detach().clone() for name, value in state.items()})
         return {}
 
-    def kept(self, last: State, put_right: Callable[[State], None]) -> Kept:
-        """Return the states that are used for prediction."""
-        del put_right  # each state has the moments that it was reached with
+    def kept(self, last: State, update_batch_norm: Callable[[State], None]) -> Kept:
+        """Return the checkpoints used for prediction."""
+        del update_batch_norm  # each snapshot has its own batch-norm statistics
         best = self.best.state(last)
         rows: list[tuple[int, State]] = []
         shares = []
@@ -337,39 +339,39 @@ class Snapshots(KeptStates):
         )
 
 
-def kept_states(
-    averaging: Any, schedule: Any, best: BestPasses, *, n_epochs: int, validated: bool
-) -> KeptStates:
-    """Return what keeps the states that are wanted.
+def make_checkpoints(
+    averaging: Any, schedule: Any, best: BestEpochs, *, n_epochs: int, validated: bool
+) -> Checkpoints:
+    """Return the rule by which checkpoints are kept.
 
     Parameters
     ----------
     averaging : StochasticWeightAveraging, SnapshotEnsemble, FastGeometricEnsemble or None
-        What is wanted.
+        Which checkpoints are used for prediction.
     schedule : schedule
-        Whose cycles count, where it has any.
-    best : BestPasses
-        Best passes of the members.
+        Learning-rate schedule, whose cycles count if it has any.
+    best : BestEpochs
+        Best epochs of the members.
     n_epochs : int
-        Number of passes.
+        Number of epochs.
     validated : bool
         Whether the members are validated.
 
     Raises
     ------
     TypeError
-        If `averaging` is none of these.
+        If `averaging` is of another type.
     ValueError
         If schedule and averaging do not go together, or there is no validation loss to compare by.
     """
     check_averaging(averaging)
     if averaging is None:
-        return _BestStates(best)
+        return _BestCheckpoints(best)
     cycle_ends = getattr(schedule, "cycle_ends", None)
     ends = [] if cycle_ends is None else list(cycle_ends(n_epochs))
     if isinstance(averaging, StochasticWeightAveraging):
-        passes = ends or list(range(n_epochs))
-        updates = passes[averaging.n_skipped(len(passes)) :]
+        epochs = ends or list(range(n_epochs))
+        updates = epochs[averaging.n_skipped(len(epochs)) :]
         if averaging.renewal_period is not None and not validated:
             msg = (
                 f"{averaging!r} compares averages by their validation loss; use n_members > 1, "
@@ -380,30 +382,30 @@ def kept_states(
     averaging.shares(1)
     if not ends:
         msg = (
-            f"{type(averaging).__name__} keeps states of the ends of cycles, but in {n_epochs} passes "
-            f"{schedule!r} completes none; use CosineRestarts(cycle=5, growth=1) or CyclicLR()."
+            f"{type(averaging).__name__} keeps a checkpoint at the end of every cycle, but "
+            f"{schedule!r} completes no cycle in {n_epochs} epochs; use CosineRestarts(cycle=5, growth=1) or CyclicLR()."
         )
         raise ValueError(msg)
     return Snapshots(best, ends, averaging)
 
 
-class BestPasses:
-    """Keeps the state of every member's best pass, and stops members that no longer improve.
+class BestEpochs:
+    """Keeps the best epoch of every member, and stops members that no longer improve.
 
     Parameters
     ----------
     n_members : int
         Number of members.
     patience : int, optional
-        Passes without a better one after which a member stops; never if left out. What a
-        stopped member reaches later does not count.
+        Number of epochs without a lower loss after which a member stops; None means never. Later epochs
+        of a stopped member do not count.
 
     Attributes
     ----------
     loss : ndarray of shape (n_members,)
-        Validation losses of the best passes, infinite before the first.
+        Validation losses of the best epochs, infinite before the first epoch.
     epoch : ndarray of shape (n_members,)
-        Their passes, -1 before the first.
+        Best epochs, -1 before the first epoch.
     stopped : ndarray of shape (n_members,)
         Which members have stopped.
     """
@@ -423,16 +425,16 @@ class BestPasses:
         state: dict[str, Tensor],
         ranked_by: NDArray[np.float64] | None = None,
     ) -> None:
-        """Take note of the validation losses of a pass and the stacked state after it.
+        """Update the best epochs with the validation losses and the stacked state of an epoch.
 
-        The lower the better; so is what passes are ranked by instead of the loss.
+        Epochs are ranked by `ranked_by` instead of the loss, if given; lower is better.
         """
         ranked_by = losses if ranked_by is None else ranked_by
         better = (ranked_by < self._least) & ~self.stopped
         if better.any():
             if not self._state:
                 self._state = {name: value.detach().clone() for name, value in state.items()}
-            # One transfer a pass, not one for every tensor: a GPU would be waited for each time.
+            # One transfer for each epoch instead of one for each tensor: every transfer waits for the GPU.
             device = next(iter(state.values())).device
             chosen = torch.as_tensor(np.flatnonzero(better), device=device)
             for name, value in state.items():
@@ -443,19 +445,19 @@ class BestPasses:
             self.stopped |= epoch - self.epoch >= self.patience
 
     def restart(self) -> None:
-        """Let only later passes count, for members that have not stopped."""
+        """Forget the best epochs of the members that have not stopped."""
         running = ~self.stopped
         self.loss[running] = self._least[running] = np.inf
         self.epoch[running] = -1
 
     def state(self, last: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the stacked state of the best passes; of the last for members that had none."""
+        """Return the stacked state of the best epochs, and the last state for members without one."""
         if not self._state:
             return last
-        had = torch.as_tensor(self.epoch >= 0)
+        has_best = torch.as_tensor(self.epoch >= 0)
         return {
             name: torch.where(
-                had.to(best.device).view(-1, *[1] * (best.ndim - 1)), best, last[name]
+                has_best.to(best.device).view(-1, *[1] * (best.ndim - 1)), best, last[name]
             )
             for name, best in self._state.items()
         }

@@ -24,14 +24,14 @@ from skhep_nn.utils.parallel import n_groups, side_by_side
 
 __all__ = ["CpuPass"]
 
-# Threads that training gains from: between them they hold the interpreter's lock most of the time.
+# Number of threads with which training is fastest: two already hold the interpreter's lock most of the time.
 MOST_THREADS = 2
 
 _ELEMENTWISE = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop)
 
 
 class _Group:
-    """Some members, their step and their optimiser."""
+    """Some of the members, with their optimizer."""
 
     def __init__(self, trainee: Trainee, batches: TrainBatches, members: slice) -> None:
         self.members = members
@@ -47,11 +47,11 @@ class _Group:
         }
         settings["params"] = [self.dense.flat]
         self.optimizer = kind(**settings)
-        own = trainee.own_steps
-        self.own_steps = None if own is None else own.flat(self.dense.flat, members)
+        own = trainee.member_steps
+        self.member_steps = None if own is None else own.flat(self.dense.flat, members)
 
     def train(self, index: Tensor, rates: list[StepRates], stop: threading.Event) -> Tensor:
-        """Take the steps of a pass."""
+        """Take the steps of an epoch; return the losses of shape (steps, members)."""
         losses = []
         group = self.optimizer.param_groups[0]
         steps = self.batches.batches(index, self.members)
@@ -59,11 +59,11 @@ class _Group:
             if stop.is_set():
                 break
             losses.append(self.dense.step(*batch))
-            step_rates.give(group)
-            if self.own_steps is None:
+            step_rates.set_in(group)
+            if self.member_steps is None:
                 self.optimizer.step()
             else:
-                self.own_steps.take(self.optimizer.step, step_rates.lr)
+                self.member_steps.take(self.optimizer.step, step_rates.lr)
         self.dense.store()
         return torch.stack(losses)
 
@@ -75,13 +75,13 @@ class _Group:
             if stop.is_set():
                 break
             missing = width - batch.weight.shape[1]
-            total += self.dense.losses(*(_filled_up(part, missing) for part in batch))
+            total += self.dense.losses(*(_padded(part, missing) for part in batch))
         losses: NDArray[np.float64] = total.double().numpy()
         return losses
 
 
-def _filled_up(part: Tensor, missing: int) -> Tensor:
-    """Append rows of zeros: of weight zero, they do not count."""
+def _padded(part: Tensor, missing: int) -> Tensor:
+    """Append rows of zeros, whose weight of zero excludes them from the loss."""
     if not missing:
         return part
     return torch.cat([part, part.new_zeros(len(part), missing, *part.shape[2:])], dim=1)
@@ -89,16 +89,16 @@ def _filled_up(part: Tensor, missing: int) -> Tensor:
 
 @final
 class CpuPass(Pass):
-    """Trains and validates groups of members side by side on a CPU, each group on one thread.
+    """Trains and validates groups of members in parallel on a CPU, each group on one thread.
 
     Forward and backward are written out for a `DenseNet`, without automatic differentiation.
 
     Parameters
     ----------
     trainee : Trainee
-        Its module is on a CPU.
+        The members, on a CPU.
     batches : TrainBatches
-        Rows of an epoch.
+        Batches of an epoch.
     """
 
     def __init__(self, trainee: Trainee, batches: TrainBatches) -> None:

@@ -1,9 +1,8 @@
-"""A whole pass on a GPU without Python in between: the training step captured as a CUDA graph.
+"""Epochs on a GPU without Python between the steps: the training step is captured as a CUDA graph.
 
-The graphs hold all of a step: rows are looked up in the plan of the pass, gathered and augmented, forward
-and backward are run and the parameters updated. What changes from step to step (rows, learning rate,
-momentum, step number) lies in tensors on the device that the graphs read, so that a step costs the host
-one replay, and nothing waits for anything.
+The graphs hold a whole step: gather and augment the rows, forward and backward pass, update of the
+parameters. All values that change from step to step (row numbers, learning rate, momentum, step number)
+are in tensors on the device, so that a step costs the host one replay and never waits.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from skhep_nn.training.batches import Batch, TrainBatches
 from skhep_nn.training.checkpoints import Scores
 from skhep_nn.training.cuda_loader import rows_for
-from skhep_nn.training.member_hyperparameters import OwnSteps
+from skhep_nn.training.member_hyperparameters import MemberSteps
 from skhep_nn.training.optimizers import StepRates, adam_rates
 from skhep_nn.training.passes import EagerPass, Pass, Trainee
 from skhep_nn.training.schedules import Rates
@@ -30,16 +29,16 @@ from skhep_nn.utils.optional import kernels
 __all__ = ["FlatAdam", "GraphPass"]
 
 _WARM_UP = 3
-# Steps of a fit from which on the fused kernels pay: on an H100 they save a quarter of a millisecond each,
-# and take a second to load, three where Triton has not compiled and kept them yet.
+# Number of steps in a fit from which fused kernels are faster: on an H100 they save 0.25 ms in each step, but
+# take a second to load, or three if Triton has to compile them first.
 _WORTH_COMPILING = 5000
-# cuDNN and cuBLAS read several numbers at a time and fail where parameters do not begin at a multiple of
-# that; torch's own tensors begin at multiples of 512 bytes.
+# Parameters begin at multiples of this in the flat buffer: cuDNN and cuBLAS read several numbers at once and
+# fail on unaligned addresses.
 _ALIGNED = 64
 
 
-def _as_it_lies(tensor: Tensor, like: Tensor) -> Tensor:
-    """Return the numbers of a tensor in the order in which those of another lie in memory."""
+def _in_memory_order(tensor: Tensor, like: Tensor) -> Tensor:
+    """Return a tensor flattened in the memory order of another tensor."""
     if tensor.stride() != like.stride():
         tensor = torch.empty_strided(
             like.shape, like.stride(), dtype=tensor.dtype, device=tensor.device
@@ -48,22 +47,22 @@ def _as_it_lies(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 class FlatAdam:
-    """Adam over all parameters in one flat buffer, its rates read from the device.
+    """Adam over all parameters in one flat buffer, with rates that are tensors on the device.
 
-    torch's fused Adam bakes beta1 into a captured graph; 1cycle changes it every step.
+    torch's fused Adam fixes beta1 in a captured graph, but `OneCycle` changes beta1 in every step.
 
     Parameters
     ----------
     parameters : list of Parameter
-        Become views of one buffer.
+        Parameters, which become views of one buffer.
     group : dict
-        A parameter group of `torch.optim.Adam` or `AdamW`: betas, eps and weight_decay are read.
+        Parameter group of `torch.optim.Adam` or `AdamW`, with its betas, eps and weight_decay.
     decoupled : bool
-        Whether weight decay is AdamW's.
+        Whether weight decay is decoupled, as in AdamW.
     aligned : bool
-        Whether parameters begin where the device's libraries ask for it, with zeros in between.
-    own_steps : OwnSteps, optional
-        Learning rates and weight decay of members that differ in them.
+        Whether parameters are aligned as cuDNN and cuBLAS need it, with zeros in between.
+    member_steps : MemberSteps, optional
+        Learning rates and weight decay, if members differ in them.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class FlatAdam:
         *,
         decoupled: bool,
         aligned: bool,
-        own_steps: OwnSteps | None = None,
+        member_steps: MemberSteps | None = None,
     ) -> None:
         self.parameters = parameters
         step = _ALIGNED if aligned else 1
@@ -88,23 +87,23 @@ class FlatAdam:
         self.weight_decay, self.decoupled = group["weight_decay"], decoupled
         self._factor: Tensor | None = None
         self._decay: Tensor | float = self.weight_decay
-        if own_steps is not None:
-            self._factor = self._per_member(own_steps, own_steps.factor)
-            if own_steps.decay.any():
-                self._decay = self._per_member(own_steps, own_steps.decay)
+        if member_steps is not None:
+            self._factor = self._per_member(member_steps, member_steps.factor)
+            if member_steps.decay.any():
+                self._decay = self._per_member(member_steps, member_steps.decay)
 
     def _joined(self, tensors: list[Tensor]) -> Tensor:
-        """Lay tensors of the parameters' shapes out as the parameters are."""
+        """Join tensors with the shapes of the parameters in the layout of the flat buffer."""
         laid = zip(tensors, self.parameters, self._gaps, strict=True)
-        return torch.cat([part for t, p, gap in laid for part in (_as_it_lies(t, p), gap)])
+        return torch.cat([part for t, p, gap in laid for part in (_in_memory_order(t, p), gap)])
 
-    def _per_member(self, own_steps: OwnSteps, values: NDArray[np.float64]) -> Tensor:
-        """Lay the values of members out as the parameters are."""
-        beside = zip(own_steps.beside(values), self.parameters, strict=True)
-        return self._joined([value.expand_as(p) for value, p in beside])
+    def _per_member(self, member_steps: MemberSteps, values: NDArray[np.float64]) -> Tensor:
+        """Expand one value for each member to the layout of the flat buffer."""
+        pairs = zip(member_steps.broadcastable(values), self.parameters, strict=True)
+        return self._joined([value.expand_as(p) for value, p in pairs])
 
     def _decayed(self, grad: Tensor, lr: Tensor) -> Tensor:
-        """Apply weight decay: to the parameters if it is AdamW's, else to their gradients."""
+        """Apply weight decay: to the parameters if it is decoupled, else to the gradients."""
         decay = self._decay
         if not isinstance(decay, Tensor):
             if not decay:
@@ -117,7 +116,7 @@ class FlatAdam:
         return grad
 
     def step(self, rates: Tensor) -> None:
-        """Update the parameters by their gradients, with rates from `adam_rates`."""
+        """Update the parameters with their gradients and one row of `adam_rates`."""
         size, share, correction, lr = rates
         grad = self._joined(
             [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
@@ -131,7 +130,7 @@ class FlatAdam:
 
 
 class _Autograd:
-    """Takes steps by automatic differentiation: of any network."""
+    """Steps by automatic differentiation, for any network."""
 
     def __init__(self, trainee: Trainee, adam: FlatAdam, n_steps: int) -> None:
         self.trainee, self.adam = trainee, adam
@@ -141,7 +140,7 @@ class _Autograd:
         self.losses = torch.zeros(n_steps, trainee.n_members, device=adam.flat.device)
 
     def step(self, gathered: Batch) -> None:
-        """Take the step at `position` and go on to the next."""
+        """Take the step at `position` and advance it."""
         for p in self.adam.parameters:
             p.grad = None
         batch = Batch(*(part.index_select(0, self.position)[0] for part in gathered))
@@ -151,21 +150,21 @@ class _Autograd:
         self.position.add_(1)
 
     def refresh(self) -> None:
-        """Take note that parameters were changed by others."""
+        """Do nothing: the module reads the flat buffer itself."""
 
     def begin(self, n_before: int) -> None:
-        """Begin a block of steps; so many have been taken before."""
+        """Begin a block of steps, after `n_before` steps of the fit."""
         del n_before
         self.position.zero_()
 
 
 class _Fused:
-    """Takes steps by two kernels: of the networks that they know."""
+    """Steps by two fused kernels, for networks that the kernels support."""
 
     def __init__(self, trainee: Trainee, adam: FlatAdam, n_steps: int) -> None:
         self.adam = adam
         self.n_captured = n_steps
-        # Not the seeds themselves: augmentation draws by them, with the same kind of generator.
+        # Different from the seeds of augmentation, which uses the same kind of generator.
         seeds = [np.random.SeedSequence(g.initial_seed()) for g in trainee.generators]
         self.kernels = kernels("gpu").DenseKernels(
             trainee.module,
@@ -179,25 +178,25 @@ class _Fused:
         self.refresh = self.kernels.refresh
 
     def begin(self, n_before: int) -> None:
-        """Begin a block of steps; so many have been taken before."""
+        """Begin a block of steps, after `n_before` steps of the fit."""
         self.kernels.position.zero_()
         self.kernels.n_before.fill_(n_before)
 
     @staticmethod
     def serves(trainee: Trainee, n_steps: int) -> bool:
-        """Whether the kernels run on the device, support network and loss, and pay for this many steps."""
+        """Whether the kernels support device, network and loss, and are faster for this many steps."""
         gpu = kernels("gpu")
         return (
             gpu is not None
             and n_steps >= _WORTH_COMPILING
             and gpu.available(trainee.device)
             and trainee.autocast is None
-            and trainee.own_steps is None
+            and trainee.member_steps is None
             and bool(gpu.supports(trainee.module, trainee.loss.name))
         )
 
     def step(self, gathered: Batch) -> None:
-        """Take the step at `position` and go on to the next."""
+        """Take the step at `position` and advance it."""
         adam = self.adam
         self.kernels.forward_backward(*gathered)
         self.kernels.reduce_adam(
@@ -221,9 +220,9 @@ class GraphPass(Pass):
     Parameters
     ----------
     trainee : Trainee
-        Its module is on a CUDA device.
+        The members, on a CUDA device.
     batches : TrainBatches or StreamTrainBatches
-        Rows of an epoch.
+        Batches of an epoch.
     """
 
     def __init__(self, trainee: Trainee, batches: AnyTrainBatches) -> None:
@@ -239,10 +238,10 @@ class GraphPass(Pass):
             trainee.optimizer.param_groups[0],
             decoupled=isinstance(trainee.optimizer, torch.optim.AdamW),
             aligned=stepper is _Autograd,
-            own_steps=trainee.own_steps,
+            member_steps=trainee.member_steps,
         )
         self.n_done = 0
-        self.stepper = stepper(trainee, self.adam, self.rows.at_once)
+        self.stepper = stepper(trainee, self.adam, self.rows.block_size)
         self._gather_graph, self._step_graphs = self._capture()
 
     @classmethod
@@ -264,7 +263,7 @@ class GraphPass(Pass):
         self.gathered = Batch(*(part.contiguous() for part in self.rows.gather()))
 
     def _capture(self) -> tuple[torch.cuda.CUDAGraph, dict[int, torch.cuda.CUDAGraph]]:
-        """Warm up aside, as capture asks for, put everything back, then capture."""
+        """Warm up on a side stream, as CUDA graphs need it, restore all tensors, then capture."""
         generators = self.trainee.generators
         changed = [self.adam.flat, self.adam.mean, self.adam.square, *self.trainee.module.buffers()]
         kept = [t.clone() for t in changed]
@@ -299,7 +298,7 @@ class GraphPass(Pass):
         return graph
 
     def _fetch(self, first: int) -> None:
-        """Gather the rows of the block that starts with a step."""
+        """Gather the rows of the block of steps that starts at `first`."""
         self.rows.stage(first)
         self._gather_graph.replay()
         self.stepper.begin(self.n_done + first)
@@ -317,7 +316,7 @@ class GraphPass(Pass):
 
     def replay(self, applied: Sequence[StepRates]) -> NDArray[np.float64]:
         """Take one step for each of the given rates; return the mean loss of every member."""
-        n_steps, stepper, block = len(applied), self.stepper, self.rows.at_once
+        n_steps, stepper, block = len(applied), self.stepper, self.rows.block_size
         device = self.adam.flat.device
         lr, beta1 = np.array(applied, dtype=float).T
         table = adam_rates(lr, beta1, self.adam.beta2, self.n_done)
@@ -329,12 +328,12 @@ class GraphPass(Pass):
             stepper.rates[:n].copy_(on_device[first : first + n])
             self._fetch(first)
             # The last block may have fewer steps than its graph.
-            at_once = stepper.n_captured if n == block else 1
-            for _ in range(n // at_once):
-                self._step_graphs[at_once].replay()
+            n_at_once = stepper.n_captured if n == block else 1
+            for _ in range(n // n_at_once):
+                self._step_graphs[n_at_once].replay()
             losses[first : first + n].copy_(stepper.losses[:n])
         self.n_done += n_steps
-        # While the device is busy with this pass, the host prepares the next.
-        self.rows.turn()
+        # The host prepares the next epoch while the device still computes this one.
+        self.rows.prepare_epoch()
         means: NDArray[np.float64] = losses.mean(0).double().cpu().numpy()
         return means

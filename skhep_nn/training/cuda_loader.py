@@ -1,4 +1,4 @@
-"""How the rows of captured training steps come to a GPU."""
+"""Rows for captured training steps: copied to the GPU while it computes the steps before."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ import torch
 from torch import Tensor
 
 from skhep_nn.training.batches import Batch, EventDataset, TrainBatches
-from skhep_nn.training.streamed_batches import StreamTrainBatches, own_first
+from skhep_nn.training.streamed_batches import StreamTrainBatches, member_places
 
-__all__ = ["GraphedRows", "rows_for"]
+__all__ = ["GraphRows", "rows_for"]
 
-# Buffers on the host for rows from a file: a wait for the next piece of it is bridged by those on their way.
+# Number of host buffers for rows from a file; full buffers bridge the wait for the next chunk of the file.
 _N_BUFFERS = 4
 
 
-class GraphedRows(Protocol):
-    """Where a captured pass has its rows from.
+class GraphRows(Protocol):
+    """Interface of the rows of a captured epoch.
 
     Attributes
     ----------
-    at_once : int
-        Steps of a block.
+    block_size : int
+        Number of steps whose rows are gathered at once.
     """
 
-    at_once: int
+    block_size: int
 
     def stage(self, first: int) -> None:
-        """Bring what `gather` needs for the block that starts with a step."""
+        """Copy to the device what `gather` needs for the block of steps that starts at `first`."""
 
     def gather(self) -> Batch:
-        """Return the rows of a block, with a leading axis of steps; this is captured."""
+        """Return the rows of a block, with a leading axis of steps; this is captured in a graph."""
 
-    def turn(self) -> None:
-        """Prepare the next pass."""
+    def prepare_epoch(self) -> None:
+        """Prepare the next epoch."""
 
 
-def rows_for(batches: TrainBatches | StreamTrainBatches) -> GraphedRows:
-    """Return the rows of batches."""
+def rows_for(batches: TrainBatches | StreamTrainBatches) -> GraphRows:
+    """Return the rows of batches, in memory or read from a file."""
     return _Streamed(batches) if isinstance(batches, StreamTrainBatches) else _Planned(batches)
 
 
 class _Stager:
-    """Brings rows from the host while the device is busy with those before.
+    """Copies rows from the host while the device computes the steps before.
 
-    Two buffers on the host take turns: one is filled while the other is on its way.
+    Two host buffers alternate: one is filled while the other is copied to the device.
     """
 
     def __init__(self, dataset: EventDataset, shape: torch.Size) -> None:
@@ -64,7 +64,7 @@ class _Stager:
         self._taken = torch.cuda.Event()
 
     def stage(self, index: Tensor) -> None:
-        """Bring rows; work enqueued on the device from now on finds them in `rows`."""
+        """Copy rows to the device; operations enqueued after this call find them in `rows`."""
         buffer, left = next(self._buffers)
         left.synchronize()
         filled = buffer.flatten(0, 2)[: index.numel()]
@@ -80,17 +80,17 @@ class _Stager:
 
 
 class _Planned:
-    """Rows by number, from the device or, where that cannot hold them, from the host."""
+    """Rows in memory: on the device, or on the host if they do not fit on the device."""
 
     def __init__(self, batches: TrainBatches) -> None:
         self.batches = batches
-        self.at_once = batches.n_gathered
-        # One plan is drawn while the other is still being read.
+        self.block_size = batches.n_gathered
+        # One order of rows is drawn while the other one is still being read.
         plan = batches.draw()
         self._plans = cycle([plan.pin_memory(), torch.empty_like(plan, pin_memory=True)])
         self._plan = next(self._plans)
-        self.index = torch.zeros_like(plan[: self.at_once], device=batches.device)
-        self.sizes = torch.zeros_like(batches.sizes[: self.at_once])
+        self.index = torch.zeros_like(plan[: self.block_size], device=batches.device)
+        self.sizes = torch.zeros_like(batches.sizes[: self.block_size])
         stage = batches.dataset.streams
         self._stager = _Stager(batches.dataset, self.index.shape) if stage else None
 
@@ -99,18 +99,18 @@ class _Planned:
         return self.batches.gather(self.index, self.sizes, rows=rows)
 
     def stage(self, first: int) -> None:
-        index = self._plan[first : first + self.at_once]
+        index = self._plan[first : first + self.block_size]
         self.index[: len(index)].copy_(index, non_blocking=True)
-        self.sizes[: len(index)].copy_(self.batches.sizes[first : first + self.at_once])
+        self.sizes[: len(index)].copy_(self.batches.sizes[first : first + self.block_size])
         if self._stager is not None:
             self._stager.stage(index)
 
-    def turn(self) -> None:
+    def prepare_epoch(self) -> None:
         self._plan = self.batches.draw(next(self._plans))
 
 
-class _Arriving:
-    """A tensor on the device that is filled from buffers on the host in turns."""
+class _DeviceBuffer:
+    """A tensor on the device that is filled from alternating host buffers."""
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
         self.tensor = torch.zeros(shape, dtype=dtype, device=device)
@@ -118,32 +118,31 @@ class _Arriving:
         self._buffers = cycle(buffers)
 
     def buffer(self, n_rows: int) -> Tensor:
-        """Return the memory to fill next; whoever does sees to it that it has left."""
+        """Return the host memory to fill next; the caller waits until it was copied to the device."""
         self._filled = next(self._buffers)[:n_rows]
         return self._filled
 
     def send(self) -> None:
-        """Bring what has been filled to the first rows."""
+        """Copy the filled rows to the first rows of the tensor."""
         self.tensor[: len(self._filled)].copy_(self._filled, non_blocking=True)
 
 
 class _Streamed:
-    """Rows that come batch by batch from a file, the same for all members."""
+    """Rows read from a file batch by batch, the same for all members."""
 
-    at_once = 1
+    block_size = 1
 
     def __init__(self, batches: StreamTrainBatches) -> None:
         self.batches = batches
         dataset, device, width = batches.dataset, batches.device, batches.width
         dtype = torch.from_numpy(np.empty(0, dataset.X.dtype)).dtype
-        self.values = _Arriving((width, *dataset.X.shape[1:]), dtype, device)
-        # One line with the rows' numbers in the file, one for each member with the places of its own among
-        # them and, at the end, how many these are: one transfer, for each costs as much as the other work
-        # on a batch.
-        self.numbers = _Arriving((1 + len(batches.belongs), width + 1), torch.long, device)
+        self.values = _DeviceBuffer((width, *dataset.X.shape[1:]), dtype, device)
+        # The first line has the row numbers in the file. One line for each member has the places of its rows
+        # in the batch and, at the end, their number. All are copied at once, as a transfer is expensive.
+        self.numbers = _DeviceBuffer((1 + len(batches.belongs), width + 1), torch.long, device)
         self._lane = torch.arange(width, device=device)
         self._left = cycle([torch.cuda.Event() for _ in range(_N_BUFFERS)])
-        self.turn()
+        self.prepare_epoch()
 
     def gather(self) -> Batch:
         rows, own = self.numbers.tensor[0], self.numbers.tensor[1:]
@@ -158,12 +157,12 @@ class _Streamed:
         n_rows, width = len(pick.rows), len(self._lane)
         belongs = np.zeros((len(self.batches.belongs), width), dtype=np.bool_)
         belongs[:, :n_rows] = self.batches.belongs[:, pick.rows]
-        # A last batch that is not full has rows of the one before at its end, of weight zero.
-        places, used = own_first(belongs, width)
+        # If the last batch is not full, rows of the batch before are at its end, with a weight of zero.
+        places, used = member_places(belongs, width)
         left = next(self._left)
         left.synchronize()
         values, numbers = self.values.buffer(n_rows), self.numbers.buffer(1 + len(belongs))
-        # On this thread alone: those of torch would keep the ones that read waiting.
+        # numpy uses this thread only; threads of torch would delay the threads that read the file.
         pick.gather(values.numpy())
         lines = numbers.numpy()
         lines[0, :n_rows] = pick.rows
@@ -172,5 +171,5 @@ class _Streamed:
         self.numbers.send()
         left.record()
 
-    def turn(self) -> None:
+    def prepare_epoch(self) -> None:
         self._picks = self.batches.chunks.picks()

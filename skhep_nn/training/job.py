@@ -1,4 +1,4 @@
-"""What is trained, and how: the values that an estimator hands to `skhep_nn.training.run.run`."""
+"""Job and Settings: data and parameters that an estimator gives to `skhep_nn.training.run.run`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import nn
 
 from skhep_nn.networks.losses import Loss
 from skhep_nn.training.batches import Augmenter
-from skhep_nn.training.member_hyperparameters import MemberSettings
+from skhep_nn.training.member_hyperparameters import MemberHyperparameters
 from skhep_nn.utils.folds import Fold
 
 __all__ = ["Job", "Settings", "Target"]
 
 
 class Target(NamedTuple):
-    """Encoded targets, with the loss and the outputs that belong to them.
+    """Encoded targets, with the loss, the link function and the number of outputs.
 
     `values` has shape (n,), class codes or 0/1, or (n, n_targets), scaled targets. `strata` are the
-    classes that folds keep in proportion; None for no classes.
+    classes that folds keep in proportion, or None.
     """
 
     values: NDArray[Any]
@@ -33,11 +33,11 @@ class Target(NamedTuple):
 
 
 class Job(NamedTuple):
-    """Rows with their targets and event weights, and the share of every member in them.
+    """Rows with their targets and event weights, and the folds of every member.
 
-    `folds`, `seeds` (of starting values and of the order of rows), `augmentation_seeds` (of augmentation
+    `folds`, `seeds` (of initial parameters and of the order of rows), `augmentation_seeds` (of augmentation
     and dropout) and `input_states` (buffers of the input stage) hold one value for each member.
-    `member_settings` are the hyperparameters in which members of several estimators differ.
+    `member_hyperparameters` are the hyperparameters in which members of several estimators differ.
     """
 
     rows: Any
@@ -47,7 +47,7 @@ class Job(NamedTuple):
     seeds: list[np.random.SeedSequence]
     augmentation_seeds: list[int]
     input_states: list[dict[str, Any]]
-    member_settings: MemberSettings | None = None
+    member_hyperparameters: MemberHyperparameters | None = None
 
 
 class Settings(NamedTuple):

@@ -1,7 +1,7 @@
-"""What members that train stacked may differ in: learning rate, weight decay, dropout.
+"""Hyperparameters in which members that train together may differ: learning rate, weight decay, dropout.
 
-The optimiser takes one step of all parameters with one rate. Its step is proportional to the rate, so
-that a member with another one has its share of the step; decay is added to its gradient beforehand.
+The optimizer steps all parameters with one learning rate. Its step is proportional to that rate, so the
+step of a member with another rate is scaled; weight decay is added to its gradient before the step.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from skhep_nn.networks.member_layers import MemberDropout
 from skhep_nn.networks.stacks import separate_members
 from skhep_nn.training.schedules import Rates
 
-__all__ = ["PROPORTIONAL", "MemberSettings", "OwnSteps", "proportion"]
+__all__ = ["PROPORTIONAL", "MemberHyperparameters", "MemberSteps", "proportion"]
 
 Floats: TypeAlias = NDArray[np.float64]
 
-# Their steps are proportional to the learning rate, and each number is updated by itself.
+# Optimizers whose steps are proportional to the learning rate and update each parameter independently.
 PROPORTIONAL = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop)
 
 
 def proportion(rates: Sequence[Rates], reference: Sequence[Rates]) -> float | None:
-    """Return by what factor learning rates are those of a reference, at every step; None if by none.
+    """Return the factor between learning rates and reference rates, if it is the same at every step.
 
     Parameters
     ----------
     rates, reference : sequence of Rates
-        Of the same passes.
+        Rates of the same epochs.
 
     Returns
     -------
     float or None
-        None also where the momenta differ.
+        None if the rates are not in proportion, or the momenta differ.
     """
-    ours, theirs = (np.concatenate([r.lr for r in of]) for of in (rates, reference))
+    ours, theirs = (np.concatenate([r.lr for r in given]) for given in (rates, reference))
     momenta = [(a.momentum, b.momentum) for a, b in zip(rates, reference, strict=True)]
     alike = all(
         a is b is None or (a is not None and b is not None and np.allclose(a, b, rtol=1e-9))
@@ -51,17 +51,17 @@ def proportion(rates: Sequence[Rates], reference: Sequence[Rates]) -> float | No
     return 1.0 if abs(factor - 1) < 1e-12 else factor
 
 
-class MemberSettings(NamedTuple):
-    """Settings of stacked members, a value for each.
+class MemberHyperparameters(NamedTuple):
+    """Hyperparameters of stacked members, one value for each member.
 
     Parameters
     ----------
     lr_factor : tuple of float
-        Learning rate as a multiple of that of the schedule.
+        Learning rate as a multiple of the learning rate of the schedule.
     weight_decay : tuple of float
-        Of the estimators.
+        Weight decay.
     dropout : tuple
-        Of the estimators: rates, or what else their networks take.
+        Values of the argument `dropout` of the networks.
     """
 
     lr_factor: tuple[float, ...]
@@ -70,16 +70,16 @@ class MemberSettings(NamedTuple):
 
     @property
     def steps_differ(self) -> bool:
-        """Whether one step of an optimiser is not the step of every member."""
+        """Whether members differ in learning rate or weight decay."""
         return self.decays_differ or any(factor != 1 for factor in self.lr_factor)
 
     @property
     def decays_differ(self) -> bool:
-        """Whether weight decay is not the optimiser's affair."""
+        """Whether members differ in weight decay, so that the optimizer cannot apply it."""
         return len(set(self.weight_decay)) > 1
 
     def arguments(self, network: type[nn.Module], params: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return the arguments of each member's network; those of stackable ones are alike."""
+        """Return the arguments of each member's network; stackable networks all get the highest dropout."""
         if "dropout" not in params:
             return [params] * len(self.dropout)
         if getattr(network, "stackable", False):
@@ -87,51 +87,54 @@ class MemberSettings(NamedTuple):
         return [params | {"dropout": rate} for rate in self.dropout]
 
     def share_dropout(self, stack: nn.Module) -> None:
-        """Let the members of a stack drop features at their own rates, by their own random numbers."""
+        """Set the dropout rate of each member in the layers that all members share."""
         for module in _stacked_dropout(stack):
             module.share(self.dropout)
 
 
 def _stacked_dropout(stack: nn.Module) -> Iterator[MemberDropout]:
-    """Go through layers that drop features of all members at once."""
+    """Iterate over the dropout layers that act on all members at once."""
     if getattr(stack, "stackable", False):
         yield from (module for module in stack.modules() if isinstance(module, MemberDropout))
 
 
-class OwnSteps:
-    """Makes each member's own step of an optimiser's common one.
+class MemberSteps:
+    """Turns the common step of an optimizer into a step for each member.
 
     Parameters
     ----------
     stack : nn.Module
-        The members; on the device of the training.
+        The members, on the device of the training.
     factor : ndarray of shape (members,)
-        Learning rates as multiples of the optimiser's.
+        Learning rates as multiples of the optimizer's.
     decay : ndarray of shape (members,)
         Weight decay.
     decoupled : bool
-        Whether weight decay is AdamW's.
+        Whether weight decay is decoupled, as in AdamW.
 
     Notes
     -----
     Before the step, ``decay * p`` is added to the gradient of a parameter ``p`` (AdamW: ``p`` is scaled
-    by ``1 - lr * decay``). After it, ``p`` goes back to ``old + factor * (p - old)``. A factor of one
-    changes no bit.
+    by ``1 - lr * decay``). After it, ``p`` goes back to ``old + factor * (p - old)``. With a factor of
+    one the step is the optimizer's, bit for bit.
     """
 
     def __init__(self, stack: nn.Module, factor: Floats, decay: Floats, *, decoupled: bool) -> None:
         self.stack = stack
         self.factor, self.decay, self.decoupled = factor, decay, decoupled
         self._parameters = list(stack.parameters())
-        self._factors, self._decays = self.beside(factor), self.beside(decay)
+        self._factors, self._decays = self.broadcastable(factor), self.broadcastable(decay)
 
     @classmethod
     def of(
-        cls, stack: nn.Module, optimizer: torch.optim.Optimizer, settings: MemberSettings | None
+        cls,
+        stack: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        settings: MemberHyperparameters | None,
     ) -> Self | None:
-        """Return what a training needs besides its optimiser; None if that is nothing.
+        """Return the steps of members that differ in learning rate or weight decay, else None.
 
-        The optimiser is relieved of weight decay where members differ in it.
+        If members differ in weight decay, it is set to zero in the optimizer.
         """
         if settings is None or not settings.steps_differ:
             return None
@@ -150,8 +153,8 @@ class OwnSteps:
         decoupled = group.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW))
         return cls(stack, np.array(settings.lr_factor), decay, decoupled=decoupled)
 
-    def beside(self, values: Floats) -> list[Tensor]:
-        """Return the values of members in shapes that go with the parameters of the stack."""
+    def broadcastable(self, values: Floats) -> list[Tensor]:
+        """Return one value for each member in shapes that broadcast with the parameters of the stack."""
         first = self._parameters[0]
         own = torch.as_tensor(values, dtype=first.dtype, device=first.device)
         members = separate_members(self.stack)
@@ -159,10 +162,10 @@ class OwnSteps:
             return [own.view(-1, *[1] * (p.ndim - 1)) for p in self._parameters]
         return [own[k] for k, member in enumerate(members) for _ in member.parameters()]
 
-    def flat(self, parameter: Tensor, members: slice) -> OwnSteps:
-        """Return the same for some members whose parameters lie in one flat tensor, in order.
+    def flat(self, parameter: Tensor, members: slice) -> MemberSteps:
+        """Return the steps of some members whose parameters are in one flat tensor, in order.
 
-        Whatever fills it up behind them has a factor of one and no decay.
+        Padding at the end of the tensor has a factor of one and no weight decay.
         """
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__, _parameters=[parameter])
@@ -179,14 +182,14 @@ class OwnSteps:
 
     @torch.no_grad()
     def take(self, step: Callable[[], Any], lr: float) -> None:
-        """Take a step whose gradients lie with the parameters.
+        """Take one optimizer step for all members.
 
         Parameters
         ----------
         step : callable
-            The optimiser's.
+            Step of the optimizer, which reads the gradients of the parameters.
         lr : float
-            The optimiser's learning rate.
+            Learning rate of the optimizer.
         """
         old = [p.detach().clone() for p in self._parameters]
         if self.decay.any():

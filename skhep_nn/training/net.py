@@ -1,8 +1,8 @@
 """The training loop: a skorch net that trains all members of an ensemble at once.
 
-skorch supplies the loop over epochs, callbacks, history and optimiser; what is ours is how a batch is
-made (gathered by index from data that lie on the device), that a batch holds rows for every member,
-that event weights enter the loss, and that nothing in a step waits for the device.
+skorch supplies the loop over epochs, callbacks, history and optimizer. Added here: a batch holds rows of
+every member, gathered by index from data on the device; event weights enter the loss; and no step waits
+for the device.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from skhep_nn.ensemble.prediction import apply_link
 from skhep_nn.networks.losses import Loss, RowLoss, is_right
 from skhep_nn.networks.member_layers import MemberDropout
 from skhep_nn.networks.stacks import State, holding, separate_members, stacked_state
-from skhep_nn.training.batch_norm import find_moments, has_moments
+from skhep_nn.training.batch_norm import has_batch_norm, update_batch_norm
 from skhep_nn.training.batches import (
     VALID_CHUNK,
     Augmenter,
     Batch,
     EventDataset,
 )
-from skhep_nn.training.checkpoints import BestPasses, Kept, Scores, ScoresOf, kept_states
+from skhep_nn.training.checkpoints import BestEpochs, Kept, Scores, ScoresOf, make_checkpoints
 from skhep_nn.training.cpu_parallel import CpuPass
 from skhep_nn.training.cuda_graphs import GraphPass
-from skhep_nn.training.member_hyperparameters import MemberSettings, OwnSteps
-from skhep_nn.training.optimizers import HandedRates
+from skhep_nn.training.member_hyperparameters import MemberHyperparameters, MemberSteps
+from skhep_nn.training.optimizers import OptimizerRates
 from skhep_nn.training.passes import EagerPass, Pass, Trainee
 from skhep_nn.training.schedules import Rates
 from skhep_nn.training.sklearn_callbacks import SklearnCallbacks
@@ -55,20 +55,20 @@ IntArray = NDArray[np.int64]
 
 
 class Schedule(Protocol):
-    """What training needs of a schedule."""
+    """Interface of a learning-rate schedule."""
 
     def rates(
         self, epoch: int, *, n_epochs: int, n_steps: int, valid_losses: Sequence[float] = ()
     ) -> Rates:
-        """Return the rates of the steps of one pass."""
+        """Return the learning rate and momentum of every step of an epoch."""
 
 
 class _Stop(KeyboardInterrupt):
-    """A callback's wish to end training, which skorch takes as a KeyboardInterrupt."""
+    """Raised for a callback that ends training; skorch ends its loop on a KeyboardInterrupt."""
 
 
 class _StopWhenAllStopped(Callback):  # type: ignore[misc]
-    """Ends training when no member is improving any more."""
+    """Ends training when early stopping has stopped every member."""
 
     def on_epoch_end(self, net: MemberNet, **kwargs: Any) -> None:  # noqa: ARG002
         """Stop if early stopping has stopped every member."""
@@ -86,37 +86,37 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
     criterion : Loss
         Loss of every row, one of `skhep_nn.networks.losses.LOSSES`.
     link : str
-        Link function of the outputs, for what callbacks see.
+        Link function, applied to the outputs that callbacks see.
     n_outputs : int
         Number of outputs of a member.
     folds : sequence of Fold
-        Rows of each member; either all have validation rows or none.
+        Training and validation rows of each member; either all members have validation rows or none has.
     weight : Tensor of shape (n_samples,)
-        Event weights, with mean one.
+        Event weights, scaled so that their mean absolute value is 1.
     schedule : Schedule
-        Learning rate and momentum of every step.
+        Learning rate and momentum of every optimizer step.
     averaging : StochasticWeightAveraging, SnapshotEnsemble or FastGeometricEnsemble, optional
-        What becomes of the states that training passes through.
+        Which checkpoints are used for prediction.
     augmenter : Augmenter, optional
         Draws a random copy of every row of every batch.
-    settings : MemberSettings, optional
-        What members differ in.
+    settings : MemberHyperparameters, optional
+        Hyperparameters in which the members differ.
     generators : sequence of torch.Generator
-        Random numbers of the augmenter, one a member; the first also serves dropout.
+        Random numbers of the augmenter and of dropout, one generator for each member.
     rngs : sequence of numpy.random.Generator
         Order of the rows of each member.
     patience : int, optional
-        Early stopping: passes without a better one after which a member stops.
+        Early stopping: number of epochs without improvement after which a member stops.
     monitor : {"loss", "accuracy"}, default="loss"
-        What the best pass of a member is told by, on its validation rows.
+        Validation score that defines the best epoch of a member.
     autocast : torch.dtype, optional
         Lower precision for the forward pass.
     capture : bool, default=False
-        On CUDA, capture the training step as a graph.
+        Whether to capture the training step as a graph, on CUDA.
     n_workers : int, default=1
-        Workers that members may be split over on a CPU; threads that draw the order of the rows.
+        Number of threads over which members are split on a CPU, and that draw the order of the rows.
     task : {"classifier", "regressor"}
-        What scikit-learn scorers inside callbacks should take it for.
+        Kind of estimator that scikit-learn scorers inside callbacks see.
     **kwargs
         Passed to `skorch.NeuralNet`.
     """
@@ -133,7 +133,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         schedule: Schedule,
         averaging: Any = None,
         augmenter: Augmenter | None,
-        settings: MemberSettings | None = None,
+        settings: MemberHyperparameters | None = None,
         generators: Sequence[torch.Generator],
         rngs: Sequence[np.random.Generator],
         patience: int | None = None,
@@ -161,8 +161,8 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         self.capture = capture
         self.n_workers = n_workers
         self.task = task
-        # Rows that one member is validated on are rows that the others were trained on: scores of
-        # callbacks come from the validation pass itself, in which every row meets its own member.
+        # Validation rows of one member are training rows of the others. Scores of callbacks are therefore
+        # taken from the validation itself, in which each row is predicted by its own member.
         use_caching = True if len(folds) > 1 else "auto"
         super().__init__(
             lambda: stack,
@@ -175,7 +175,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
     # -- set-up -----------------------------------------------------------------------------------
 
     def get_default_callbacks(self) -> list[tuple[str, Callback]]:
-        """Return skorch's defaults less those that read every batch."""
+        """Return skorch's default callbacks, without the callbacks that read every batch."""
         return [("epoch_timer", EpochTimer()), ("print_log", PrintLog())]
 
     def _yield_callbacks(self) -> Iterator[tuple[str, Callback, bool]]:
@@ -183,37 +183,37 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         yield "stop", _StopWhenAllStopped(), True
 
     def torch_compile(self, module: nn.Module, name: str) -> Any:
-        """Compile the networks; a loss is too small to be worth it."""
+        """Compile the networks, but not the loss, which is too small to gain from it."""
         return module if name == "criterion" else super().torch_compile(module, name)
 
     def initialize_criterion(self) -> MemberNet:
-        """Make a module of the loss function."""
+        """Wrap the loss function in a module."""
         self.criterion_ = RowLoss(self.criterion)
         return self
 
     def initialize(self) -> MemberNet:
-        """Build everything, with empty bookkeeping."""
+        """Build the optimizer and all records of an empty fit."""
         super().initialize()
         self.records_: list[dict[str, NDArray[np.float64]]] = []
-        self.best_ = BestPasses(len(self.folds), self.patience)
-        self.states_ = kept_states(
+        self.best_ = BestEpochs(len(self.folds), self.patience)
+        self.checkpoints_ = make_checkpoints(
             self.averaging,
             self.schedule,
             self.best_,
             n_epochs=self.max_epochs,
             validated=any(len(fold.valid) for fold in self.folds),
         )
-        self.own_steps_ = OwnSteps.of(self.module_, self.optimizer_, self.settings)
-        self.rates_ = HandedRates(self.optimizer_)
+        self.member_steps_ = MemberSteps.of(self.module_, self.optimizer_, self.settings)
+        self.rates_ = OptimizerRates(self.optimizer_)
         self.pass_: Pass | None = None
         self.interrupted_ = False
-        self._lend_to_dropout(self.generators)
-        # Extra passes draw from numbers of their own: training takes no note of them.
-        self._moment_seeds: list[int] = []
-        if self.averaging is not None and has_moments(self.module_):
+        self._set_dropout_generators(self.generators)
+        # Batch-norm statistics use separate random numbers, so that computing them does not change training.
+        self._batch_norm_seeds: list[int] = []
+        if self.averaging is not None and has_batch_norm(self.module_):
             own = [rng.spawn(1)[0] for rng in self.rngs]
-            self._moment_seeds = [int(rng.integers(2**63)) for rng in own]
-        self.notifies_batches = any(
+            self._batch_norm_seeds = [int(rng.integers(2**63)) for rng in own]
+        self.has_batch_callbacks = any(
             getattr(type(cb), hook) is not getattr(Callback, hook)
             for _, cb in self.callbacks_
             for hook in _BATCH_HOOKS
@@ -221,8 +221,8 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         )
         return self
 
-    def _lend_to_dropout(self, generators: Sequence[torch.Generator]) -> None:
-        """Lend every member's dropout layers its random numbers."""
+    def _set_dropout_generators(self, generators: Sequence[torch.Generator]) -> None:
+        """Let the dropout layers of every member draw from its generator."""
         for network, generator in zip(separate_members(self.module_), generators, strict=False):
             for module in network.modules():
                 if isinstance(module, MemberDropout):
@@ -243,7 +243,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
     def get_split_datasets(
         self, X: Any, y: Any = None, **fit_params: Any
     ) -> tuple[EventDataset, Any]:
-        """Return the data set and, if the members are validated, the rows they are validated on."""
+        """Return the training data and, if the members are validated, the validation rows."""
         del fit_params
         dataset = EventDataset(X, y, self.weight)
         valid = np.concatenate([fold.valid for fold in self.folds])
@@ -266,7 +266,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         rngs: Sequence[np.random.Generator],
         generators: Sequence[torch.Generator],
     ) -> AnyTrainBatches:
-        """Return batches of every member's training rows, drawn from given random numbers."""
+        """Return batches of every member's training rows, in an order drawn by the given generators."""
         return train_batches(
             dataset,
             [fold.train for fold in self.folds],
@@ -280,14 +280,14 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
     # -- the loop ---------------------------------------------------------------------------------
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
-        """Tell callbacks; one that raises KeyboardInterrupt wants to stop, as skorch has it."""
+        """Call a method of all callbacks; a callback that raises KeyboardInterrupt ends training."""
         getattr(self, method_name)(self, **cb_kwargs)
         for _, callback in self.callbacks_:
             try:
                 getattr(callback, method_name)(self, **cb_kwargs)
             except KeyboardInterrupt as stop:
                 if isinstance(callback, SklearnCallbacks):
-                    raise  # these never stop so: it is the user
+                    raise  # these callbacks never raise it: the user pressed Ctrl-C
                 raise _Stop from stop
             except (KeyError, SkorchException) as error:
                 if "valid_" in str(error) and not any(len(fold.valid) for fold in self.folds):
@@ -302,7 +302,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
     def fit_loop(
         self, X: Any, y: Any = None, epochs: int | None = None, **params: Any
     ) -> MemberNet:
-        """Tell the user's Ctrl-C, which skorch swallows, from a callback's wish to stop."""
+        """Run all epochs; records Ctrl-C of the user, which skorch would hide, unlike a callback that stops."""
         try:
             super().fit_loop(X, y, epochs, **params)
         except _Stop:
@@ -312,7 +312,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
             raise
         return self
 
-    # -- one pass ---------------------------------------------------------------------------------
+    # -- one epoch --------------------------------------------------------------------------------
 
     def run_single_epoch(
         self,
@@ -326,7 +326,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         del step_fn, fit_params
         if iterator is None:
             if not training:
-                self._note_states(None, None)
+                self._update_checkpoints(None, None)
             return
         losses = self._train_epoch(iterator) if training else self._valid_epoch(iterator)
         self.records_[-1][prefix + "_loss"] = losses
@@ -336,7 +336,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         self.history.record(prefix + "_loss_best", mean < min(previous, default=np.inf))
 
     def on_epoch_begin(self, net: NeuralNet, **kwargs: Any) -> None:
-        """Open the records of a pass."""
+        """Start the records of an epoch."""
         super().on_epoch_begin(net, **kwargs)
         self.records_.append({})
         self._epoch_start = time.perf_counter()
@@ -345,14 +345,14 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         """Take the steps of one epoch; return the mean loss of every member."""
         rates = self._rates(len(self.records_) - 1, len(batches))
         self._set_training(True)
-        if self._moment_seeds:
+        if self._batch_norm_seeds:
             self._dataset = batches.dataset
         self.history.record("train_batch_count", len(batches))
         if self.pass_ is None:
             self.pass_ = self._pass_for(batches)
         losses = self.pass_.train(rates)
-        if not self.notifies_batches:
-            # Callbacks such as Checkpoint read records of batches: one record for the whole epoch.
+        if not self.has_batch_callbacks:
+            # Callbacks such as Checkpoint read records of batches, so the epoch is recorded as one batch.
             self.history.new_batch()
             self.history.record_batch("train_loss", float(losses.mean()))
             self.history.record_batch("train_batch_size", sum(len(f.train) for f in self.folds))
@@ -364,7 +364,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
             module=self.module_,
             loss=self.criterion_.loss,
             optimizer=self.optimizer_,
-            own_steps=self.own_steps_,
+            member_steps=self.member_steps_,
             rates=self.rates_,
             generators=self.generators,
             n_members=len(self.folds),
@@ -376,9 +376,9 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
             monitor=self.monitor,
             capture=self.capture,
             is_compiled=bool(self.compile),
-            is_watched=self.notifies_batches,
+            is_watched=self.has_batch_callbacks,
             forward_backward=self.train_step_single,
-            step=self._watched_step if self.notifies_batches else self._optimise,
+            step=self._watched_step if self.has_batch_callbacks else self._optimizer_step,
             validation_step=self._validate_batch,
         )
         kinds: tuple[Any, ...] = (GraphPass, CpuPass, EagerPass)
@@ -390,7 +390,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         scores = self._current_pass().validate(batches)
         if scores.accuracy is not None:
             self.records_[-1]["valid_accuracy"] = scores.accuracy
-        self._note_states(scores, partial(self._scores_of, batches=batches))
+        self._update_checkpoints(scores, partial(self._scores_of, batches=batches))
         return scores.loss
 
     def _current_pass(self) -> Pass:
@@ -400,12 +400,12 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         return self.pass_
 
     def _watched_step(self, batch: Batch) -> dict[str, Tensor]:
-        """Take one step as skorch does, with callbacks that watch batches."""
+        """Take one step as skorch does, and call the callbacks that watch batches."""
         return self._notified(batch, self.train_step, training=True)
 
     def _validate_batch(self, batch: Batch, used: Tensor, call_back: bool) -> dict[str, Tensor]:
         """Validate one batch, with or without calling callbacks."""
-        if call_back and self.notifies_batches:
+        if call_back and self.has_batch_callbacks:
             return self._notified(batch, self.validation_step, training=False, used=used)
         return self.validation_step(batch)
 
@@ -417,7 +417,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         training: bool,
         used: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Run a step and tell callbacks of it: rows of all members one below the other."""
+        """Run a step and call the callbacks; they see the rows of all members, concatenated."""
         used = batch.weight != 0 if used is None else used
         plain = (batch.X[used], self.criterion.labels(batch.y)[used])
         prefix = "train" if training else "valid"
@@ -425,8 +425,8 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         step = step_fn(batch)
         self.history.record_batch(prefix + "_loss", step["loss"].item() / len(self.folds))
         self.history.record_batch(prefix + "_batch_size", len(plain[0]))
-        told = step | {"y_pred": self._as_predictions(step["y_pred"].detach())[used]}
-        self.notify("on_batch_end", batch=plain, training=training, **told)
+        seen = step | {"y_pred": self._as_predictions(step["y_pred"].detach())[used]}
+        self.notify("on_batch_end", batch=plain, training=training, **seen)
         return step
 
     # -- one step ---------------------------------------------------------------------------------
@@ -449,7 +449,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         return out
 
     def train_step_single(self, batch: Batch, **fit_params: Any) -> dict[str, Tensor]:
-        """Run forward and backward."""
+        """Run the forward and backward pass."""
         del fit_params
         y_pred = self._forward(batch.X)
         losses = self.get_loss(y_pred, (batch.y, batch.weight), training=True)
@@ -458,18 +458,18 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         loss.backward()
         return {"loss": loss.detach(), "y_pred": y_pred, "member_losses": losses.detach()}
 
-    def _optimise(self, batch: Batch) -> dict[str, Tensor]:
-        """Take one step, with no more Python around it than it needs."""
+    def _optimizer_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Take one optimizer step without calling callbacks."""
         self.optimizer_.zero_grad(set_to_none=True)
         step = self.train_step_single(batch)
-        if self.own_steps_ is None:
+        if self.member_steps_ is None:
             self.optimizer_.step()
         else:
-            self.own_steps_.take(self.optimizer_.step, self.rates_.now.lr)
+            self.member_steps_.take(self.optimizer_.step, self.rates_.current.lr)
         return step
 
     def validation_step(self, batch: Batch, **fit_params: Any) -> dict[str, Tensor]:
-        """Run forward without augmentation."""
+        """Run the forward pass without augmentation."""
         del fit_params
         with torch.no_grad():
             y_pred = self._forward(batch.X)
@@ -480,7 +480,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         return step
 
     def evaluation_step(self, batch: Any, training: bool = False) -> Tensor:
-        """Predict rows of no member in particular: the mean over members."""
+        """Predict rows by the mean over all members."""
         X = batch[0].to(self.device)
         self._set_training(training)
         with torch.set_grad_enabled(training):
@@ -499,7 +499,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
             return np.asarray(out.argmax(-1))
         return np.asarray(out[:, 0] if out.shape[1] == 1 else out)
 
-    # -- rates and best states --------------------------------------------------------------------
+    # -- learning rates ---------------------------------------------------------------------------
 
     def _rates(self, epoch: int, n_steps: int) -> Rates:
         valid = [float(r["valid_loss"].mean()) for r in self.records_ if "valid_loss" in r]
@@ -508,51 +508,51 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         )
 
     def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
-        """Close the records of a pass."""
+        """Complete the records of an epoch."""
         super().on_epoch_end(net, **kwargs)
-        lr, momentum = self.rates_.now  # what acted last: schedule or callback
-        own = np.ones(1) if self.own_steps_ is None else self.own_steps_.factor
+        lr, momentum = self.rates_.current  # set by the schedule, or changed by a callback
+        own = np.ones(1) if self.member_steps_ is None else self.member_steps_.factor
         self.records_[-1]["lr"] = lr * own
         self.records_[-1]["momentum"] = np.array([momentum], dtype=float)
         self.records_[-1]["seconds"] = np.array([time.perf_counter() - self._epoch_start])
 
-    # -- states that are kept ---------------------------------------------------------------------
+    # -- checkpoints ------------------------------------------------------------------------------
 
-    def _note_states(self, scores: Scores | None, scores_of: ScoresOf | None) -> None:
-        """Tell what keeps states of the end of a pass."""
+    def _update_checkpoints(self, scores: Scores | None, scores_of: ScoresOf | None) -> None:
+        """Update the checkpoints at the end of an epoch."""
         state, epoch = stacked_state(self.module_), len(self.records_) - 1
-        self.records_[-1] |= self.states_.after_pass(epoch, state, scores, scores_of)
+        self.records_[-1] |= self.checkpoints_.after_epoch(epoch, state, scores, scores_of)
 
     def _scores_of(self, state: State, batches: AnyValidBatches) -> Scores:
-        """Validate another state than the one that training has reached."""
+        """Return the validation scores of a given state, such as averaged weights."""
         current = self._current_pass()
         with holding(self.module_, state):
-            self._put_moments_right(state)
+            self._update_batch_norm(state)
             current.reload()
             return current.validate(batches, call_back=False)
 
-    def _put_moments_right(self, state: State) -> None:
-        """Find the running moments of a state that the members hold anew."""
-        if not self._moment_seeds:
+    def _update_batch_norm(self, state: State) -> None:
+        """Compute the batch-norm statistics of a state that the members hold."""
+        if not self._batch_norm_seeds:
             return
-        rngs = [np.random.default_rng(seed) for seed in self._moment_seeds]
-        generators = [torch.Generator(self.device).manual_seed(s) for s in self._moment_seeds]
+        rngs = [np.random.default_rng(seed) for seed in self._batch_norm_seeds]
+        generators = [torch.Generator(self.device).manual_seed(s) for s in self._batch_norm_seeds]
         batches = self._train_batches(self._dataset, rngs, generators)
         self._set_training(True)
-        self._lend_to_dropout(generators)
+        self._set_dropout_generators(generators)
         try:
-            find_moments(self.module_, batches, self._forward, state)
+            update_batch_norm(self.module_, batches, self._forward, state)
         finally:
-            self._lend_to_dropout(self.generators)
+            self._set_dropout_generators(self.generators)
 
     def kept(self) -> Kept:
-        """Return the states that predict.
+        """Return the checkpoints used for prediction.
 
-        Without averaging, the state of each member's best pass if it had one, else of the last.
+        Without averaging, these are the best epoch of each member, or its last one without validation.
         """
 
-        def put_right(state: State) -> None:
+        def update(state: State) -> None:
             with holding(self.module_, state):
-                self._put_moments_right(state)
+                self._update_batch_norm(state)
 
-        return self.states_.kept(stacked_state(self.module_), put_right)
+        return self.checkpoints_.kept(stacked_state(self.module_), update)

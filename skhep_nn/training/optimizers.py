@@ -1,4 +1,4 @@
-"""Learning rate and momentum of single steps: schedules hand them to optimisers, callbacks may change them."""
+"""Optimizers by name, and the learning rate and momentum of their steps, which callbacks may change."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ from numpy.typing import ArrayLike, NDArray
 
 from skhep_nn.training.schedules import Rates
 
-__all__ = ["OPTIMIZERS", "HandedRates", "StepRates", "adam_rates"]
+__all__ = ["OPTIMIZERS", "OptimizerRates", "StepRates", "adam_rates"]
 
 
 class StepRates(NamedTuple):
-    """Learning rate and momentum of one step; no momentum where the optimiser has none, or is to keep its own."""
+    """Learning rate and momentum of one optimizer step.
+
+    The momentum is None if the optimizer has none, or keeps the momentum that it was built with.
+    """
 
     lr: float
     momentum: float | None
 
     @classmethod
     def of(cls, group: dict[str, Any]) -> StepRates:
-        """Return what a parameter group of an optimiser has. Adam's momentum is its first beta."""
+        """Return the rates of a parameter group of an optimizer. Adam's momentum is its first beta."""
         momentum = group["betas"][0] if "betas" in group else group.get("momentum")
         return cls(group["lr"], momentum)
 
-    def give(self, group: dict[str, Any]) -> None:
-        """Let a parameter group have them."""
+    def set_in(self, group: dict[str, Any]) -> None:
+        """Set the rates of a parameter group."""
         group["lr"] = self.lr
         if self.momentum is None:
             return
@@ -37,26 +40,26 @@ class StepRates(NamedTuple):
             group["momentum"] = self.momentum
 
 
-class HandedRates:
-    """Hands the rates of a schedule to an optimiser, step by step.
+class OptimizerRates:
+    """Sets the rates of a schedule in an optimizer, step by step.
 
-    Only where they differ from the last ones handed over: under a constant schedule a callback such as
-    skorch's LRScheduler has the last word.
+    Rates are set only if they differ from the rates set before, so that a callback such as skorch's
+    LRScheduler can change them under a constant schedule.
 
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
-        As it was built.
+        The optimizer, before its first step.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
         self._last: StepRates | None = None
-        # RMSprop, for one, has momentum only if asked; then the schedule leaves it at zero.
+        # RMSprop, for example, has no momentum by default; then the schedule does not change it.
         group = optimizer.param_groups[0]
         self._takes_momentum = "betas" in group or bool(group.get("momentum"))
 
-    def hand_over(self, rates: Rates, step: int) -> None:
+    def set_step(self, rates: Rates, step: int) -> None:
         """Set the rates of one step of an epoch."""
         momentum = None
         if rates.momentum is not None and self._takes_momentum:
@@ -66,19 +69,19 @@ class HandedRates:
             return
         self._last = step_rates
         for group in self._optimizer.param_groups:
-            step_rates.give(group)
+            step_rates.set_in(group)
 
     def of_epoch(self, rates: Rates) -> list[StepRates]:
         """Return the rates of every step of an epoch as the optimizer applies them, callbacks included."""
         found = []
         for step in range(len(rates.lr)):
-            self.hand_over(rates, step)
-            found.append(self.now)
+            self.set_step(rates, step)
+            found.append(self.current)
         return found
 
     @property
-    def now(self) -> StepRates:
-        """What the optimiser has."""
+    def current(self) -> StepRates:
+        """Rates of the optimizer's next step."""
         return StepRates.of(self._optimizer.param_groups[0])
 
 
@@ -98,9 +101,9 @@ def adam_rates(lr: ArrayLike, beta1: ArrayLike, beta2: float, n_done: int) -> ND
     lr, beta1 : array-like of shape (steps,)
         Learning rate and beta1 of every step.
     beta2 : float
-        Adam's other beta.
+        Second beta of Adam.
     n_done : int
-        Steps done before these.
+        Number of steps done before these.
 
     Returns
     -------

@@ -17,8 +17,8 @@ from torch import Tensor
 from skhep_nn.networks.losses import Loss
 from skhep_nn.training.batches import Batch, ValidBatches
 from skhep_nn.training.checkpoints import Scores
-from skhep_nn.training.member_hyperparameters import OwnSteps
-from skhep_nn.training.optimizers import HandedRates
+from skhep_nn.training.member_hyperparameters import MemberSteps
+from skhep_nn.training.optimizers import OptimizerRates
 from skhep_nn.training.schedules import Rates
 from skhep_nn.training.streamed_batches import AnyTrainBatches, AnyValidBatches
 
@@ -26,18 +26,18 @@ __all__ = ["EagerPass", "Pass", "Trainee"]
 
 
 class Trainee(NamedTuple):
-    """What a pass trains: the stacked members with their loss and optimizer, and how steps are taken.
+    """Stacked members with their loss and optimizer, and the functions that take single steps.
 
     `forward_backward` computes gradients; `step` also updates the parameters, and calls callbacks that
-    watch single batches (`is_watched`); `validation_step` takes a batch, the mask of the rows that count, and
+    watch single batches (if `is_watched`); `validation_step` takes a batch, the mask of its real rows, and
     whether callbacks are called. All return tensors by name.
     """
 
     module: Any
     loss: Loss
     optimizer: torch.optim.Optimizer
-    own_steps: OwnSteps | None
-    rates: HandedRates
+    member_steps: MemberSteps | None
+    rates: OptimizerRates
     generators: Sequence[torch.Generator]
     n_members: int
     device: torch.device
@@ -55,7 +55,7 @@ class Trainee(NamedTuple):
 
 
 class Pass(ABC):
-    """Optimizer steps of one epoch, and validation, for all members at once."""
+    """Takes the optimizer steps of one epoch, and validates, for all members at once."""
 
     @classmethod
     @abstractmethod
@@ -72,12 +72,12 @@ class Pass(ABC):
 
     @abstractmethod
     def reload(self) -> None:
-        """Read the parameters of the module again, after others have changed them."""
+        """Read the parameters of the module again, after they were changed elsewhere."""
 
 
 @final
 class EagerPass(Pass):
-    """Takes one step after the other by automatic differentiation."""
+    """Computes one step at a time by automatic differentiation, for any network."""
 
     def __init__(self, trainee: Trainee, batches: AnyTrainBatches) -> None:
         self.trainee = trainee
@@ -94,7 +94,7 @@ class EagerPass(Pass):
         trainee, batches = self.trainee, self.batches
         losses = torch.empty(len(batches), trainee.n_members, device=batches.dataset.y.device)
         for step, batch in enumerate(batches):
-            trainee.rates.hand_over(rates, step)
+            trainee.rates.set_step(rates, step)
             losses[step] = trainee.step(batch)["member_losses"]
         means: NDArray[np.float64] = losses.mean(0).double().cpu().numpy()
         return means
@@ -108,7 +108,7 @@ class EagerPass(Pass):
         trainee.module.train(False)
         parts: Iterable[tuple[Batch, Tensor]] = batches
         if trainee.loss.penalty is not None and isinstance(batches, ValidBatches):
-            # A penalty depends on the number of rows in a batch: as many as in training.
+            # A penalty depends on the number of rows in a batch, so validation uses the batch size of training.
             parts = batches.batches(trainee.batch_size)
         for batch, used in parts:
             result = trainee.validation_step(batch, used, call_back)

@@ -1,4 +1,4 @@
-"""One training from start to end: a job and its settings go in, fitted members come out."""
+"""One training from start to end: from a job and its settings to fitted members."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def run(job: Job, settings: Settings, callbacks: Sequence[Callback] = ()) -> Res
     Parameters
     ----------
     job : Job
-        Rows, targets and weights, and the share of each member in them.
+        Rows, targets and weights, and the folds of each member.
     settings : Settings
         The network and how it is trained.
     callbacks : sequence of skorch callbacks, default=()
@@ -80,7 +80,7 @@ def train(job: Job, settings: Settings, callbacks: Sequence[Callback] = ()) -> M
     Parameters
     ----------
     job : Job
-        Rows, targets and weights, and the share of each member in them.
+        Rows, targets and weights, and the folds of each member.
     settings : Settings
         The network and how it is trained.
     callbacks : sequence of skorch callbacks, default=()
@@ -111,8 +111,8 @@ def train(job: Job, settings: Settings, callbacks: Sequence[Callback] = ()) -> M
 
 
 def _build_net(job: Job, settings: Settings) -> MemberNet:
-    """Return the net; each member draws its starting values from its own seed."""
-    own = job.member_settings
+    """Return the net; each member draws its initial parameters from its own seed."""
+    own = job.member_hyperparameters
     arguments = [settings.network_params] * len(job.seeds)
     if own is not None:
         arguments = own.arguments(settings.network, settings.network_params)
@@ -161,7 +161,7 @@ def _build_net(job: Job, settings: Settings) -> MemberNet:
 def _placed(encoded: Any, device: torch.device) -> Any:
     """Return the rows as a contiguous tensor, on the device if they fit there."""
     if not isinstance(encoded, np.ndarray):
-        return encoded  # read from its file batch by batch
+        return encoded  # rows of a file are read batch by batch
     rows = tensor_of(encoded)
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -171,17 +171,17 @@ def _placed(encoded: Any, device: torch.device) -> Any:
 
 
 def result_of(net: MemberNet, members: slice = slice(None), kept: Kept | None = None) -> Result:
-    """Return what training has made of the members of one estimator.
+    """Return the result of the members of one estimator.
 
     Parameters
     ----------
     net : MemberNet
-        After training, or after any epoch.
+        The net, after training or after any epoch.
     members : slice, default=slice(None)
-        Members of the estimator, where the net trains several estimators at once.
+        Members of the estimator, if the net trains several estimators at once.
     kept : Kept, optional
-        Checkpoints used for prediction, if they are known already: finding them can take a pass over the
-        training rows.
+        Checkpoints used for prediction, if already computed: batch-norm statistics can need an epoch over
+        the training rows.
 
     Returns
     -------

@@ -1,7 +1,7 @@
 """Learning-rate schedules: small parameter objects for ``schedule=`` of the estimators.
 
-A schedule is a pure function: given the pass, the number of passes, the steps in a pass and the
-validation losses so far, `rates` returns the learning rate and momentum of every step of that pass.
+A schedule is a pure function: given the epoch, the number of epochs, the steps in an epoch and
+the validation losses so far, `rates` returns the learning rate and momentum of every step of that epoch.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ FloatArray = NDArray[np.float64]
 
 
 class Rates(NamedTuple):
-    """Rates of the steps of one pass.
+    """Learning rate and momentum of the optimizer steps of one epoch.
 
     Parameters
     ----------
     lr : ndarray of shape (n_steps,)
         Learning rate of every step.
     momentum : ndarray of shape (n_steps,) or None
-        Momentum (beta1 of Adam) of every step; None leaves the optimiser's own.
+        Momentum (beta1 of Adam) of every step; None keeps the momentum of the optimizer.
     """
 
     lr: FloatArray
@@ -44,7 +44,7 @@ def _check_positive(**values: float) -> None:
 
 
 class _Steps(NamedTuple):
-    """The steps of one pass, see `_Schedule.rates`."""
+    """The steps of one epoch, see `_Schedule.rates`."""
 
     epoch: int
     n_epochs: int
@@ -53,28 +53,28 @@ class _Steps(NamedTuple):
 
     @property
     def numbers(self) -> FloatArray:
-        """Their numbers in the whole fit."""
+        """Numbers of the steps in the whole fit."""
         return np.arange(self.epoch * self.n_steps, (self.epoch + 1) * self.n_steps, dtype=float)
 
 
 class _Schedule(BaseEstimator, ABC):  # type: ignore[misc]
-    """What all schedules have in common."""
+    """Base class of schedules: checks the parameters, then computes the rates."""
 
     def rates(
         self, epoch: int, *, n_epochs: int, n_steps: int, valid_losses: Sequence[float] = ()
     ) -> Rates:
-        """Return the rates of the steps of one pass.
+        """Return the learning rate and momentum of every step of an epoch.
 
         Parameters
         ----------
         epoch : int
-            The pass, from zero.
+            Number of the epoch, from zero.
         n_epochs : int
-            Number of passes.
+            Number of epochs.
         n_steps : int
-            Steps in a pass.
+            Number of steps in an epoch.
         valid_losses : sequence of float, default=()
-            Validation losses of the passes so far.
+            Validation losses of the epochs so far.
 
         Returns
         -------
@@ -83,8 +83,7 @@ class _Schedule(BaseEstimator, ABC):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            If a parameter is not what it should be, or a schedule that looks at validation losses is
-            given none.
+            If a parameter is invalid, or a schedule needs validation losses and there are none.
         """
         self._check()
         return self._rates(_Steps(epoch, n_epochs, n_steps, valid_losses))
@@ -131,9 +130,9 @@ class OneCycle(_Schedule):
     max_lr : float, default=1e-2
         Learning rate at the peak.
     initial_lr : float, default=1e-4
-        Learning rate of the first step; `max_lr` where that is lower.
+        Learning rate of the first step, or `max_lr` if that is lower.
     final_lr : float, default=0.0
-        Learning rate that the last step tends to.
+        Learning rate towards which the last steps fall.
     max_momentum : float, default=0.95
         Momentum (beta1 of Adam) at the start and at the end.
     min_momentum : float, default=0.85
@@ -176,7 +175,7 @@ class OneCycle(_Schedule):
         t = steps.numbers
         up = 0.5 * (1 - np.cos(np.pi * np.minimum(t / max(peak, 1e-12), 1)))
         down = 0.5 * (1 - np.cos(np.pi * np.clip((t - peak) / max(total - peak, 1e-12), 0, 1)))
-        # Low rates in a search over the largest one are to be what they say.
+        # In a search over low values of `max_lr`, the first step must not exceed it.
         first = min(self.initial_lr, self.max_lr)
         rising = first + (self.max_lr - first) * up
         lr = np.where(t < peak, rising, self.max_lr + (self.final_lr - self.max_lr) * down)
@@ -207,9 +206,9 @@ class CosineRestarts(_Schedule):
     max_lr : float, default=2e-3
         Learning rate at the start of every cycle.
     final_lr : float, default=0.0
-        Learning rate that the last step of a cycle tends to.
+        Learning rate towards which the last steps of a cycle fall.
     cycle : int or None, default=1
-        Passes of the first cycle; None makes one cycle of the whole fit, without restart.
+        Epochs of the first cycle; None makes one cycle of the whole fit, without restart.
     growth : float, default=2
         Factor by which each cycle is longer than the one before.
 
@@ -219,8 +218,8 @@ class CosineRestarts(_Schedule):
 
     Notes
     -----
-    The study's cosine cycles for weight averages (section 3.7) are those of
-    ``CosineRestarts(final_lr=2e-4, growth=1)``.
+    ``CosineRestarts(final_lr=2e-4, growth=1)`` gives the study's cosine cycles for weight averages
+    (section 3.7).
 
     References
     ----------
@@ -260,17 +259,17 @@ class CosineRestarts(_Schedule):
         return Rates(self.final_lr + (self.max_lr - self.final_lr) * lr, None)
 
     def cycle_ends(self, n_epochs: int) -> list[int]:
-        """Return the passes with which a cycle ends.
+        """Return the last epoch of every cycle.
 
         Parameters
         ----------
         n_epochs : int
-            Number of passes.
+            Number of epochs.
 
         Returns
         -------
         list of int
-            From zero; of a cycle that ends within a pass the last whole one. Empty without restarts.
+            Epochs, from zero; the last whole epoch if a cycle ends within one. Empty without restarts.
 
         Examples
         --------
@@ -310,16 +309,16 @@ class CyclicLR(_Schedule):
     min_lr : float, default=2e-4
         Learning rate at the start and the end of every cycle.
     cycle : int, default=1
-        Passes of a cycle.
+        Number of epochs of a cycle.
 
     See Also
     --------
-    CosineRestarts : Cosines that only fall.
+    CosineRestarts : Cycles in which the learning rate only falls.
 
     References
     ----------
-    arXiv:1506.01186; section 3.7 of arXiv:2002.01427, whose rates are the defaults (its cycles are five
-    of the nine folds of a pass).
+    arXiv:1506.01186; section 3.7 of arXiv:2002.01427, whose rates are the defaults (its cycles are 5/9
+    of an epoch).
 
     Examples
     --------
@@ -341,17 +340,17 @@ class CyclicLR(_Schedule):
         return Rates(self.min_lr + (self.max_lr - self.min_lr) * height, None)
 
     def cycle_ends(self, n_epochs: int) -> list[int]:
-        """Return the passes with which a cycle ends, where the learning rate is lowest.
+        """Return the last epoch of every cycle, where the learning rate is lowest.
 
         Parameters
         ----------
         n_epochs : int
-            Number of passes.
+            Number of epochs.
 
         Returns
         -------
         list of int
-            From zero.
+            Epochs, from zero.
         """
         self._check()
         return list(range(self.cycle - 1, n_epochs, self.cycle))
@@ -366,22 +365,22 @@ class CyclicLR(_Schedule):
 
 @public("skhep_nn")
 class ReduceOnPlateau(_Schedule):
-    """A constant learning rate that falls when the validation loss no longer does.
+    """A learning rate that is lowered when the validation loss stops falling.
 
     Needs a validation loss: more than one member, or early stopping. The loss is the mean over members.
 
     Parameters
     ----------
     lr : float, default=1e-3
-        Learning rate of the first pass.
+        Learning rate of the first epoch.
     factor : float, default=0.1
-        What the learning rate is multiplied with.
+        Factor by which the learning rate is multiplied.
     patience : int, default=5
-        Passes without a better loss before that happens.
+        Number of epochs without a lower loss before the learning rate is lowered.
     threshold : float, default=1e-4
-        Relative improvement that counts.
+        Smallest relative improvement of the loss that counts.
     min_lr : float, default=0.0
-        The learning rate stays at or above this.
+        Lowest learning rate.
 
     Examples
     --------
@@ -415,7 +414,7 @@ class ReduceOnPlateau(_Schedule):
             raise ValueError(msg)
         lr, best, waited = float(self.lr), np.inf, 0
         for loss in steps.valid_losses:
-            # By the size of the loss, which event weights can make negative.
+            # Relative to the absolute loss, as negative event weights can make it negative.
             better = not np.isfinite(best) or loss < best - self.threshold * abs(best)
             best, waited = (loss, 0) if better else (best, waited + 1)
             if waited >= self.patience:

@@ -1,6 +1,6 @@
-"""scikit-learn's callbacks (``set_callbacks``), told of every pass of the network.
+"""scikit-learn's callbacks (``set_callbacks``), called after every epoch.
 
-scikit-learn 1.9 marks its callback framework as experimental: whatever of it changes, changes here.
+scikit-learn 1.9 marks its callback framework as experimental; only this module depends on it.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ __all__ = ["CallbackSupportMixin", "SklearnCallbacks", "with_callbacks"]
 
 
 class SklearnCallbacks(Callback):  # type: ignore[misc]
-    """Passes epochs on to scikit-learn's callbacks: one task an epoch.
+    """Calls scikit-learn's callbacks from skorch's: one task for each epoch.
 
     Parameters
     ----------
     estimator : estimator
-        Whose fit is under way.
+        Estimator that is being fitted.
     fitted_attributes : callable
-        Called with the net, returns what turns the estimator into a fitted one as of this pass.
+        Called with the net; returns the fitted attributes of the estimator after the current epoch.
     task : dict
-        What every task is told: X, y and metadata.
+        Arguments of every task: X, y and metadata.
     """
 
     def __init__(
@@ -43,12 +43,12 @@ class SklearnCallbacks(Callback):  # type: ignore[misc]
         self.context_.call_on_fit_task_begin(estimator=self.estimator, **self.task)
 
     def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Open the task of a pass."""
+        """Open the task of an epoch."""
         self.epoch_context_ = self.context_.subcontext(task_name="epoch")
         self.epoch_context_.call_on_fit_task_begin(estimator=self.estimator, **self.task)
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Close the task of a pass; a callback may ask to stop."""
+        """Close the task of an epoch; stop training if a callback asks for it."""
         stop = self.epoch_context_.call_on_fit_task_end(
             estimator=self.estimator,
             reconstruction_attributes=lambda: self.fitted_attributes(net),
@@ -64,4 +64,4 @@ class SklearnCallbacks(Callback):  # type: ignore[misc]
             reconstruction_attributes=lambda: self.fitted_attributes(net),
             **self.task,
         )
-        self.task = {}  # the net outlives the fit, the data should not
+        self.task = {}  # the net is kept after the fit, the data should not be

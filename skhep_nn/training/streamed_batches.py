@@ -1,4 +1,4 @@
-"""Training and validation on rows that are read from a file while they are needed."""
+"""Batches of rows that are read from a file during training and validation."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ __all__ = [
     "AnyValidBatches",
     "StreamTrainBatches",
     "StreamValidBatches",
-    "own_first",
+    "member_places",
     "train_batches",
     "valid_batches",
 ]
 
 
 def _belongs(rows: Sequence[NDArray[np.int64]], n_rows: int) -> NDArray[np.bool_]:
-    """Return whether each row is one of each member's, (members, rows)."""
+    """Return the mask of shape (members, rows) of the rows that belong to each member."""
     belongs = np.zeros((len(rows), n_rows), dtype=np.bool_)
     for k, own in enumerate(rows):
         belongs[k, own] = True
     return belongs
 
 
-def own_first(
+def member_places(
     own: NDArray[np.bool_], width: int | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return where each member's rows are, in one width for all, and which of them count."""
+    """Return the places of each member's rows, padded to one width, and the mask of real rows."""
     counts = own.sum(axis=1)
     width = int(counts.max()) if width is None else width
     at = np.argsort(~own, axis=1, kind="stable")[:, :width]
@@ -53,36 +53,36 @@ def own_first(
 
 
 class StreamTrainBatches:
-    """Batches of rows that are read from a file, in random order, each once a pass.
+    """Batches of rows that are read from a file in random order, each row once an epoch.
 
-    Rows are read once for all members: a batch holds the same rows for each, but for those that it is
-    validated on.
+    Rows are read once for all members: a batch holds the same rows for all members, except the validation
+    rows of each.
 
     Parameters
     ----------
     dataset : EventDataset
-        Its rows are a source of chunks.
+        Data whose rows are read from a file in chunks.
     rows : sequence of ndarray
         Row numbers of each member.
     batch_size : int
-        Largest number of rows in one step.
+        Largest number of rows in a batch.
     rng : numpy.random.Generator
         Order of chunks and rows.
     augmenter : object with `transform_tensor`, optional
-        Draws a random copy of every row, another one for each member.
+        Draws a random copy of every row for each member.
     generators : sequence of torch.Generator
-        Random numbers of the augmenter, one a member.
+        Random numbers of the augmenter, one generator for each member.
 
     Attributes
     ----------
     n_steps : int
-        Steps of a pass.
+        Number of steps of an epoch.
     width : int
         Rows of a batch.
     belongs : ndarray of shape (members, rows)
-        Whether each row is one of each member's.
+        Mask of the rows that belong to each member.
     chunks : ShuffledChunks
-        Iterating over it is one pass.
+        Iterating over it once is one epoch.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class StreamTrainBatches:
         self.belongs = _belongs(rows, len(dataset))
         used = np.flatnonzero(self.belongs.any(axis=0))
         self.n_steps = n_steps([used], batch_size)
-        # Batches of equal size, but for the last, which lacks less than a row a step.
+        # Batches have equal sizes, except that the last one may have a few rows less.
         self.width = -(-len(used) // self.n_steps)
         self.chunks = ShuffledChunks(dataset.X, self.width, rows=used, random_state=rng)
 
@@ -117,11 +117,11 @@ class StreamTrainBatches:
         values : Tensor of shape (rows, ...)
             Rows of all members.
         places : Tensor of shape (members, width)
-            Which of them each member has.
+            Places of each member's rows among them.
         index : Tensor of shape (members, width)
-            Their numbers in the file.
+            Row numbers in the file.
         share : Tensor of shape (members, width)
-            One over the number of rows of a member for those that count, else zero.
+            1 / the number of rows of a member for real rows, zero for padding.
         """
         own = [values[some] for some in places]
         if self.augmenter is not None:
@@ -131,7 +131,7 @@ class StreamTrainBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         for values, rows in self.chunks:
-            places, used = own_first(self.belongs[:, rows])
+            places, used = member_places(self.belongs[:, rows])
             share = used / used.sum(axis=1, keepdims=True).clip(min=1)
             yield self.gather(
                 torch.from_numpy(values).to(self.device),
@@ -142,7 +142,7 @@ class StreamTrainBatches:
 
 
 class StreamValidBatches:
-    """The rows that each member is validated on, read once in the order of the file."""
+    """Validation rows of each member, read once in the order of the file."""
 
     def __init__(self, dataset: EventDataset, folds: Sequence[Fold]) -> None:
         self.dataset = dataset
@@ -160,7 +160,7 @@ class StreamValidBatches:
             wanted = np.flatnonzero(own.any(axis=0))
             first, last = start + int(wanted[0]), start + int(wanted[-1]) + 1
             values = torch.from_numpy(self.dataset.X.read(first, last)).to(self.device)
-            places, counts = own_first(self._belongs[:, first:last])
+            places, counts = member_places(self._belongs[:, first:last])
             at = torch.as_tensor(places, device=self.device)
             used = torch.as_tensor(counts, device=self.device)
             share = used * self._share[:, None]
@@ -181,9 +181,9 @@ def train_batches(
     generators: Sequence[torch.Generator],
     n_workers: int,
 ) -> AnyTrainBatches:
-    """Return the batches of members' training rows, from wherever the rows lie.
+    """Return the batches of the members' training rows, in memory or read from a file.
 
-    A file is read in one order for all members, that of the first.
+    A file is read in one order for all members, drawn by the generator of the first.
     """
     if not isinstance(dataset.X, Tensor):
         return StreamTrainBatches(
@@ -201,7 +201,7 @@ def train_batches(
 
 
 def valid_batches(dataset: EventDataset, folds: Sequence[Fold]) -> AnyValidBatches:
-    """Return the batches of members' validation rows, from wherever the rows lie."""
+    """Return the batches of the members' validation rows, in memory or read from a file."""
     if isinstance(dataset.X, Tensor):
         return ValidBatches(dataset, [fold.valid for fold in folds])
     return StreamValidBatches(dataset, folds)

@@ -19,7 +19,7 @@ from skhep_nn.estimators.base import (
 )
 from skhep_nn.training.batches import n_steps
 from skhep_nn.training.job import Job
-from skhep_nn.training.member_hyperparameters import MemberSettings, proportion
+from skhep_nn.training.member_hyperparameters import MemberHyperparameters, proportion
 from skhep_nn.training.run import DivergedError, result_of, train
 from skhep_nn.utils.folds import Fold
 from skhep_nn.utils.sklearn_private import safe_indexing
@@ -132,7 +132,7 @@ def train_together(
     joined = _joined(jobs)
     if len(estimators) > 1:
         shares = [factor / factors[lead] for factor in factors]
-        joined = joined._replace(member_settings=_member_settings(estimators, shares))
+        joined = joined._replace(member_hyperparameters=_member_hyperparameters(estimators, shares))
     net = train(joined, make_settings(estimators[lead], joined))
     # Once for all estimators: averaged weights may need a pass over the rows for their batch-norm statistics.
     kept = net.kept()
@@ -241,12 +241,14 @@ def _flat(schedule: Any) -> dict[str, Any]:
     return {"schedule": type(schedule)} | {f"schedule__{name}": v for name, v in params.items()}
 
 
-def _member_settings(estimators: Sequence[Any], factors: list[float]) -> MemberSettings:
+def _member_hyperparameters(
+    estimators: Sequence[Any], factors: list[float]
+) -> MemberHyperparameters:
     """Return what members differ in, given the learning rates of estimators."""
     of_member = [
         (e, f) for e, f in zip(estimators, factors, strict=True) for _ in range(e.n_members)
     ]
-    return MemberSettings(
+    return MemberHyperparameters(
         tuple(factor for _, factor in of_member),
         tuple(float(estimator.weight_decay) for estimator, _ in of_member),
         tuple(network_params(estimator).get("dropout") for estimator, _ in of_member),

@@ -33,7 +33,7 @@ from skhep_nn.training import (
     SnapshotEnsemble,
     StochasticWeightAveraging,
 )
-from skhep_nn.training.checkpoints import BestPasses, Scores, WeightAverages, kept_states
+from skhep_nn.training.checkpoints import BestEpochs, Scores, WeightAverages, make_checkpoints
 from skhep_nn.training.cpu_parallel import CpuPass
 
 FIXED = StochasticWeightAveraging(2, renewal_period=None)
@@ -90,7 +90,7 @@ def assert_same_states(a, b):
 
 
 def mean_of(states, k, epochs):
-    """Mean of the states of a member after some passes."""
+    """Mean of the states of a member after some epochs."""
     return {
         name: np.mean([s[name][k].astype(float) for s in (states[e] for e in epochs)], axis=0)
         for name in states[0]
@@ -170,10 +170,10 @@ def test_under_cycles_the_states_at_their_ends_are_averaged(events):
     ("start", "first"), [(0, 0), (7, 7), (0.0, 0), (0.75, 6), (0.7, 6), (np.int64(3), 3)]
 )
 def test_start(start, first):
-    run = kept_states(
+    run = make_checkpoints(
         StochasticWeightAveraging(start, renewal_period=None),
         Constant(),
-        BestPasses(1, None),
+        BestEpochs(1, None),
         n_epochs=8,
         validated=False,
     )
@@ -197,12 +197,12 @@ def test_early_stopping_goes_by_the_averages(events):
 
 
 def test_a_member_that_stops_before_the_start_stays_at_its_best_pass():
-    best = BestPasses(2, 2)
+    best = BestEpochs(2, 2)
     run = WeightAverages(best, range(4, 8), None)
     for epoch, losses in enumerate([[1, 4], [2, 3], [3, 2], [4, 1.5], [5, 9], [6, 8], [0, 7]]):
         state = {"w": torch.full((2, 1), float(epoch))}
         scores = Scores(np.array(losses, dtype=float))
-        run.after_pass(epoch, state, scores, lambda _, scores=scores: scores)
+        run.after_epoch(epoch, state, scores, lambda _, scores=scores: scores)
     kept = run.kept(state, None)
     assert_array_equal(kept.state["w"][:, 0], [0, 5])
     assert_array_equal(best.epoch, [0, 6])
@@ -238,7 +238,7 @@ class Study:
         self.period = self.wait = period
         self.older, self.younger, self.n_compared = [], [], 0
 
-    def after_pass(self, value, loss_of):
+    def after_epoch(self, value, loss_of):
         if len(self.older) >= self.period:
             self.younger = [*self.younger, value]
         self.older = [*self.older, value]
@@ -259,7 +259,7 @@ def test_renewal_is_that_of_the_study(period):
     # They come down at different speeds, then walk around.
     values = 20 * np.exp(-np.arange(n_epochs)[:, None] / rng.uniform(1, 20, n_members))
     values += rng.normal(size=values.shape).cumsum(0) * rng.uniform(0, 0.5, n_members)
-    best = BestPasses(n_members, None)
+    best = BestEpochs(n_members, None)
     run = WeightAverages(best, range(start, n_epochs), period)
     studies = [Study(period) for _ in range(n_members)]
 
@@ -269,9 +269,9 @@ def test_renewal_is_that_of_the_study(period):
     waits, expected = [], []
     for epoch, row in enumerate(values):
         state = {"w": torch.as_tensor(row)[:, None], "fixed": torch.ones(n_members)}
-        columns = run.after_pass(epoch, state, scores_of(state), scores_of)
+        columns = run.after_epoch(epoch, state, scores_of(state), scores_of)
         if epoch >= start:
-            expected.append([s.after_pass(v, abs) for s, v in zip(studies, row, strict=True)])
+            expected.append([s.after_epoch(v, abs) for s, v in zip(studies, row, strict=True)])
             assert_allclose(columns["averaged_valid_loss"], expected[-1], rtol=1e-12)
             assert_array_equal(run.wait, [s.wait for s in studies])
             waits.append(run.wait)
@@ -318,17 +318,17 @@ def test_renewal_in_a_fit():
         losses = [np.mean((y[fold.valid] - m) ** 2) for m in mean]
         assert_allclose(table[k], [np.nan, *losses], atol=1e-5)
     # The one was renewed until nothing changed, and no better is an equal one.
-    assert_array_equal(model.net_.states_.wait, [4, 4])
+    assert_array_equal(model.net_.checkpoints_.wait, [4, 4])
     assert_array_equal(model.net_.best_.epoch, [4, 1])
     assert_allclose(model.ensemble_.states["output.bias"][:, 0], [1, 0], atol=1e-6)
 
 
 def test_an_average_that_is_not_a_number_is_given_up():
-    run = WeightAverages(BestPasses(1, None), range(9), 1)
+    run = WeightAverages(BestEpochs(1, None), range(9), 1)
     scores_of = lambda state: Scores(state["w"].numpy().astype(float))
     for epoch, value in enumerate([np.nan, 3.0, 2.0]):
         state = {"w": torch.tensor([value])}
-        columns = run.after_pass(epoch, state, scores_of(state), scores_of)
+        columns = run.after_epoch(epoch, state, scores_of(state), scores_of)
     assert_allclose(columns["averaged_valid_loss"], 2)
 
 
@@ -462,7 +462,7 @@ def test_moments_are_means_over_the_batches_of_a_pass(images):
     X, y = images
     model = calo(batch_size=40).fit(X, y)
     rows = torch.from_numpy(model._encode_X(X, reset=False))
-    rng = np.random.default_rng(model.net_._moment_seeds[0])
+    rng = np.random.default_rng(model.net_._batch_norm_seeds[0])
     order = rng.permutation(len(rows))
     assert_moments_are_of(model.ensemble_.member(0), [rows[o] for o in order.reshape(4, 40)])
 
@@ -495,7 +495,7 @@ def test_the_loss_of_an_average_is_that_with_moments_of_its_own(images):
         assert_allclose(table[k].min(), loss, rtol=1e-4)
 
 
-def test_averages_are_ranked_as_passes_are(images):
+def test_averages_are_ranked_as_epochs_are(images):
     X, y = images
     averaging = StochasticWeightAveraging(1, renewal_period=1)
     model = calo(n_members=2, monitor="accuracy", averaging=averaging, batch_size=32).fit(X, y)
@@ -562,18 +562,18 @@ class _Other(BaseEstimator):
             SnapshotEnsemble(),
             Constant(),
             ValueError,
-            r"Constant\(\) completes none.*CosineRestarts",
+            r"Constant\(\) completes no cycle.*CosineRestarts",
         ),
-        (FastGeometricEnsemble(), None, ValueError, r"OneCycle\(\) completes none"),
-        (SnapshotEnsemble(), CosineRestarts(cycle=None), ValueError, "completes none"),
-        (SnapshotEnsemble(), CyclicLR(cycle=9), ValueError, "in 8 passes"),
+        (FastGeometricEnsemble(), None, ValueError, r"OneCycle\(\) completes no cycle"),
+        (SnapshotEnsemble(), CosineRestarts(cycle=None), ValueError, "completes no cycle"),
+        (SnapshotEnsemble(), CyclicLR(cycle=9), ValueError, "in 8 epochs"),
         (SnapshotEnsemble(0), CyclicLR(), ValueError, "n_snapshots=0 must be"),
         (SnapshotEnsemble(True), CyclicLR(), ValueError, "n_snapshots=True must be"),
         (FastGeometricEnsemble(2.5), CyclicLR(), ValueError, r"n_snapshots=2\.5 must be"),
         (SnapshotEnsemble(weight_by_loss="no"), CyclicLR(), ValueError, "weight_by_loss='no'"),
         (StochasticWeightAveraging(), Constant(), ValueError, "renewal_period=None"),
-        (StochasticWeightAveraging(8), Constant(), ValueError, "start=8 leaves nothing.* 8 passes"),
-        (StochasticWeightAveraging(4), CYCLES, ValueError, "start=4 leaves nothing.* 4 passes"),
+        (StochasticWeightAveraging(8), Constant(), ValueError, "start=8 leaves nothing.* 8 epochs"),
+        (StochasticWeightAveraging(4), CYCLES, ValueError, "start=4 leaves nothing.* 4 epochs"),
         (StochasticWeightAveraging(-1), Constant(), ValueError, "start=-1 must be"),
         (StochasticWeightAveraging(1.0), Constant(), ValueError, r"start=1\.0 must be"),
         (StochasticWeightAveraging("2"), Constant(), ValueError, "start='2' must be"),

@@ -18,7 +18,7 @@ from skhep_nn.networks.member_layers import MemberDropout
 from skhep_nn.training import cpu_parallel as _member_groups
 from skhep_nn.training import net as _training
 from skhep_nn.training.cuda_graphs import FlatAdam
-from skhep_nn.training.member_hyperparameters import MemberSettings, OwnSteps, proportion
+from skhep_nn.training.member_hyperparameters import MemberHyperparameters, MemberSteps, proportion
 from skhep_nn.training.optimizers import adam_rates
 
 LR = [1e-2, 1e-3, 3e-3]
@@ -176,12 +176,12 @@ def test_flat_adam_of_members(kind, own_decay, aligned):
         alone.append((p, kind(p, lr=LR[k], weight_decay=decay[k])))
     optimizer = kind(stack.parameters(), lr=max(LR), weight_decay=decay[-1])
     factor = tuple(lr / max(LR) for lr in LR)
-    settings = MemberSettings(factor, tuple(decay), (None,) * 3)
-    own = OwnSteps.of(stack, optimizer, settings)
+    settings = MemberHyperparameters(factor, tuple(decay), (None,) * 3)
+    own = MemberSteps.of(stack, optimizer, settings)
     group = optimizer.param_groups[0]
     decoupled = kind is torch.optim.AdamW
     flat = FlatAdam(
-        list(stack.parameters()), group, decoupled=decoupled, aligned=aligned, own_steps=own
+        list(stack.parameters()), group, decoupled=decoupled, aligned=aligned, member_steps=own
     )
     for step in range(20):
         for p in stack.parameters():
@@ -197,11 +197,11 @@ def test_flat_adam_of_members(kind, own_decay, aligned):
 
 
 def test_settings_that_agree_are_none():
-    settings = MemberSettings((1.0, 1.0), (0.1, 0.1), (None, None))
+    settings = MemberHyperparameters((1.0, 1.0), (0.1, 0.1), (None, None))
     stack = torch.nn.Linear(2, 1)
     optimizer = torch.optim.Adam(stack.parameters(), weight_decay=0.1)
-    assert OwnSteps.of(stack, optimizer, settings) is None
-    assert OwnSteps.of(stack, optimizer, None) is None
+    assert MemberSteps.of(stack, optimizer, settings) is None
+    assert MemberSteps.of(stack, optimizer, None) is None
     assert optimizer.param_groups[0]["weight_decay"] == 0.1
 
 
