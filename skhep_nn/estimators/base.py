@@ -1,4 +1,4 @@
-"""Abstract estimators: validate, encode, split folds, train, predict. Nothing domain-specific."""
+"""Base class of network estimators: validates and encodes data, makes folds, trains and predicts."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ __all__ = [
     "training_weight",
 ]
 
-# Number of epochs of the HiggsML study, and the optimizer steps that a fit needs when an epoch is only
-# a step or two.
+# Number of epochs of the HiggsML study, and the optimizer steps that a fit needs if an epoch is only one or
+# two steps.
 _FEWEST_EPOCHS, _FEWEST_STEPS = 15, 200
 
 
 class EncodedData(NamedTuple):
-    """Validated and encoded data of a fit: rows as the network reads them, targets, event weights."""
+    """Validated data of a fit: rows encoded for the network, targets, event weights."""
 
     rows: Any
     target: Target
@@ -81,11 +81,11 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
 
     @abstractmethod
     def _encode_X(self, X: Any, *, reset: bool) -> NDArray[np.float32]:
-        """Validate inputs and return what the network reads, rows first."""
+        """Validate inputs and return them encoded for the network, with one row for each sample."""
 
     @abstractmethod
     def _encode_y(self, y: Any, weight: NDArray[np.float64]) -> Target:
-        """Validate and encode targets; sets the attributes that `predict` decodes them with."""
+        """Validate and encode targets; sets the attributes that `predict` needs to decode them."""
 
     @abstractmethod
     def _network(self, n_outputs: int) -> tuple[type[nn.Module], dict[str, Any]]:
@@ -104,12 +104,12 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
         """Return encoded inputs in a container with the column names that the augmenter needs."""
 
     def set_params(self, **params: Any) -> Self:
-        """Set parameters, also ``<object>__<parameter>`` of schedules, averaging and augmenters.
+        """Set parameters, also nested ones (``<object>__<parameter>``) of schedules, averaging, augmenters.
 
         Parameters
         ----------
         **params : dict
-            Their values.
+            Parameters by name.
 
         Returns
         -------
@@ -118,7 +118,7 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
         Raises
         ------
         ValueError
-            If there is no such parameter, or the object that would have it is None.
+            If a parameter does not exist, or is a parameter of an object that is None.
         """
         check_owners(self, set(params))
         super().set_params(**params)
@@ -139,8 +139,8 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
             Targets.
         sample_weight : array-like of shape (n_samples,), optional
             Event weights, which multiply the loss of each row (eq. 2 of arXiv:2002.01427). Their overall
-            scale does not matter. Negative weights, as NLO generators give, are accepted as long as
-            their total is positive.
+            scale does not matter. Negative weights, such as those of NLO generators, are accepted if the
+            total is positive.
 
         Returns
         -------
@@ -149,7 +149,7 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
         Raises
         ------
         ValueError
-            If inputs, targets, weights or parameters are not what they should be.
+            If inputs, targets, weights or parameters are invalid.
         """
         return self._fit(X, y, sample_weight)
 
@@ -172,7 +172,7 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
         sample_weight: Any,
         extend: Callable[[Target], Target] = lambda target: target,
     ) -> EncodedData:
-        """Validate parameters and data, and encode the data; sets what `predict` needs to do the same."""
+        """Validate parameters and data, and encode the data; sets the attributes that encode it at `predict`."""
         self._check_params()
         self._forget()
         if y is None:
@@ -184,7 +184,7 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
         return EncodedData(rows, extend(self._encode_y(y, weight)), weight)
 
     def _job(self, X: Any, data: EncodedData) -> Job:
-        """Share the rows out to the members and draw their seeds; sets the network and the augmenter."""
+        """Make the folds and seeds of the members; sets the network and the augmenter."""
         rows, target = data.rows, data.target
         weight = self._training_weight(target, data.weight)
         seeds = np.random.SeedSequence(seed_of(self.random_state))
@@ -217,13 +217,14 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
         """Return how the job is trained."""
         device = self._device(fitting=True)
         # Not every optimizer of torch takes weight decay, and the default of AdamW is not 0.
-        takes_decay = self.weight_decay or isinstance(self.optimizer, str)
         known = isinstance(self.optimizer, str)
         return Settings(
             network=self._network_class,
             network_params=self._network_params,
             optimizer=OPTIMIZERS[self.optimizer] if known else self.optimizer,
-            optimizer_params={"optimizer__weight_decay": self.weight_decay} if takes_decay else {},
+            optimizer_params={"optimizer__weight_decay": self.weight_decay}
+            if known or self.weight_decay
+            else {},
             schedule=self._schedule(),
             averaging=self.averaging,
             augmenter=self.augmenter_,
@@ -245,19 +246,19 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
             setattr(self, name, value)
 
     def _forget(self) -> None:
-        """Delete fitted attributes of an earlier fit: one that fails half-way must not leave parts of both."""
+        """Delete the attributes of an earlier fit, so that a fit that fails leaves no mixture of both."""
         for name in [n for n in vars(self) if n.endswith("_") and not n.startswith("__")]:
             delattr(self, name)
 
     def _fitted_attributes(self, result: Result) -> dict[str, Any]:
-        """Return the attributes that make an estimator a fitted one."""
+        """Return the fitted attributes."""
         ensemble = Ensemble.from_stack(
             self._network_class, self._network_params, result.state, result.weights
         )
         return {"ensemble_": ensemble, "net_": result.net, "history_": result.history}
 
     def _callbacks(self, X: Any, y: Any, sample_weight: Any) -> list[Any]:
-        """Return the user's callbacks, copied as a fit leaves its parameters alone, and the bridge."""
+        """Return copies of the user's callbacks, as `fit` must not change parameters, and scikit-learn's."""
         callbacks = [_copied(callback) for callback in self.callbacks or []]
         if getattr(self, "_skl_callbacks", None) or hasattr(self, "_parent_callback_ctx"):
             metadata = None if sample_weight is None else {"sample_weight": sample_weight}
@@ -268,26 +269,26 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
         return callbacks
 
     def _training_weight(self, target: Target, weight: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the weights of the loss, their sizes one in the mean."""
+        """Return event weights scaled so that their mean absolute value is 1."""
         if not np.isfinite(weight.sum()):
             raise ValueError("sample_weight must be finite, got NaN or infinity.")
         weight = self._balance(target, weight)
         if not weight.sum() > 0:
             msg = f"sample_weight must have a positive total, got {weight.sum()}."
             raise ValueError(msg)
-        # Of the sizes, as totals of positive and negative weights can all but cancel.
+        # The mean of absolute values, as positive and negative weights can almost cancel in a total.
         normalised: NDArray[np.float64] = weight / np.abs(weight).mean()
         return normalised
 
     def _balance(self, target: Target, weight: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Apply `class_weight`, which regressors do not have."""
+        """Apply `class_weight`; regressors have no such parameter."""
         del target
         return weight
 
     # -- predict ----------------------------------------------------------------------------------
 
     def _predict_outputs(self, X: Any) -> NDArray[np.float32]:
-        """Return the mean over members and views, after the link."""
+        """Return the mean prediction over members and views, after the link function."""
         check_is_fitted(self, "ensemble_")
         views = self.augmenter_ if self.tta else None
         encoded = self._encode_X(X, reset=False)
@@ -308,7 +309,7 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
         return OneCycle() if self.schedule is None else clone(self.schedule)
 
     def _n_epochs(self, folds: list[Fold]) -> int:
-        """Return the number of passes; few rows need more of them to make a fit of."""
+        """Return the number of epochs, which is higher if the rows are few."""
         if self.max_epochs is not None:
             return int(self.max_epochs)
         steps = n_steps([fold.train for fold in folds], self.batch_size)
@@ -320,7 +321,7 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
         return int(self.early_stopping) or None
 
     def _device(self, *, fitting: bool) -> torch.device:
-        """Return the device to use; a fitted model also predicts where its device is missing."""
+        """Return the device; prediction uses the CPU if the device of the fit is missing."""
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         device = torch.device(self.device)
@@ -332,7 +333,7 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
         return device
 
     def _autocast(self, device: torch.device, *, fitting: bool) -> torch.dtype | None:
-        """Return the precision below single that the networks run in."""
+        """Return the dtype of mixed precision, or None for single precision."""
         pays = getattr(self._network_class, "half_precision_pays", False)
         if self.precision == "auto":
             return half_precision(device) if pays else None
@@ -342,22 +343,22 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
         check_params(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        # The net holds optimiser, data and device tensors; all that predict needs is in ensemble_.
+        # net_ holds optimizer, data and device tensors; ensemble_ has everything that predict needs.
         state: dict[str, Any] = super().__getstate__()
         state.pop("net_", None)
         return state
 
 
 def _copied(callback: Any) -> Any:
-    """Copy a callback, so that a fit leaves parameters alone; what holds files or threads stays itself."""
+    """Return a copy of a callback, or the callback itself if it holds files or threads."""
     try:
         return copy.deepcopy(callback)
     except (TypeError, copy.Error, RuntimeError):
         return callback
 
 
-# -- what the tuning wing asks of an estimator ------------------------------------------------------
-# Functions, as methods without an underscore would belong to the public API.
+# -- steps of a fit, for the tuning wing ------------------------------------------------------------
+# Functions, as methods without an underscore would belong to the public API of the estimators.
 
 
 def read(estimator: BaseNetworkEstimator, X: Any, y: Any, sample_weight: Any) -> EncodedData:
@@ -381,31 +382,31 @@ def strata(estimator: BaseNetworkEstimator, data: EncodedData) -> NDArray[Any] |
 
 
 def make_job(estimator: BaseNetworkEstimator, X: Any, y: Any, sample_weight: Any) -> Job:
-    """Return what `fit` would train."""
+    """Return the job that `fit` would train."""
     return estimator._job(X, estimator._read(X, y, sample_weight))
 
 
 def make_settings(estimator: BaseNetworkEstimator, job: Job) -> Settings:
-    """Return how `fit` would train a job."""
+    """Return the settings with which `fit` would train a job."""
     return estimator._settings(job)
 
 
 def keep(estimator: BaseNetworkEstimator, result: Result) -> None:
-    """Make a fitted estimator of the one that a job came from."""
+    """Set the fitted attributes of the estimator from which a job was made."""
     estimator._keep(result)
 
 
 def planned_network(
     estimator: BaseNetworkEstimator, fitted_attributes: Mapping[str, Any], n_outputs: int
 ) -> tuple[type[nn.Module], dict[str, Any]]:
-    """Return the network that `fit` would build, and its arguments, on data that were read before.
+    """Return the network class and arguments that `fit` would use on data that were read before.
 
     Parameters
     ----------
     estimator : network estimator
-        Its parameters are checked.
+        Estimator whose parameters are checked.
     fitted_attributes : mapping
-        What `read` has set on an estimator that reads the data in the same way.
+        Attributes that `read` has set on an estimator that reads the data in the same way.
     n_outputs : int
         Number of outputs.
     """
@@ -416,12 +417,12 @@ def planned_network(
 
 
 def network_params(estimator: BaseNetworkEstimator) -> dict[str, Any]:
-    """Return the arguments of the network of an estimator that is fitted, or has made a job."""
+    """Return the arguments of the network of an estimator that is fitted or has made a job."""
     return estimator._network_params
 
 
 def schedule_of(estimator: BaseNetworkEstimator) -> Any:
-    """Return the schedule that `fit` would use, also where the parameter is None."""
+    """Return the schedule that `fit` would use, also if the parameter is None."""
     return estimator._schedule()
 
 
@@ -431,5 +432,5 @@ def link_of(estimator: BaseNetworkEstimator) -> str:
 
 
 def predict_outputs(estimator: BaseNetworkEstimator, X: Any) -> NDArray[np.float32]:
-    """Return the mean over members and views of the outputs of the network, after the link."""
+    """Return the mean prediction over members and views, after the link function."""
     return estimator._predict_outputs(X)

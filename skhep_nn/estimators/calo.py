@@ -17,7 +17,11 @@ from sklearn.utils.validation import assert_all_finite, check_is_fitted
 from torch import nn
 
 from skhep_nn.estimators.grids import GridEstimator
-from skhep_nn.estimators.targets import BaseNetworkClassifier, BaseNetworkRegressor, shares
+from skhep_nn.estimators.targets import (
+    BaseNetworkClassifier,
+    BaseNetworkRegressor,
+    class_probabilities,
+)
 from skhep_nn.inputs.images import ImageReader
 from skhep_nn.networks.calo import CaloCNN
 from skhep_nn.networks.losses import with_classes
@@ -30,7 +34,7 @@ __all__ = ["CaloCNNClassifier", "CaloCNNRegressor"]
 
 
 class _CaloEstimator(ImageReader, GridEstimator, ABC):
-    """What estimators of images share: reading and the `CaloCNN`."""
+    """Base class of estimators of images: builds the `CaloCNN`."""
 
     _called: ClassVar[str] = "images"
 
@@ -95,12 +99,12 @@ class CaloCNNClassifier(_CaloEstimator, BaseNetworkClassifier):
     preset : {"compact", "challenge", "resnet15", "attention", "regression"}, default="compact"
         Architecture, see `CaloCNN`.
     network_params : dict, default=None
-        Fields of the architecture that differ from the preset's, such as ``{"channels": (16, 32)}``.
+        Fields of the architecture that replace those of the preset, such as ``{"channels": (16, 32)}``.
     image_shape : tuple of int, default=None
         ``(H, W)`` or ``(H, W, C)`` of images that come as rows of pixels; by default such rows are
         images of one row.
     monitor : {"loss", "accuracy"}, default="loss"
-        What is compared on validation rows to tell the best pass of a member and to stop early.
+        Validation score that defines the best epoch of a member and decides on early stopping.
 
     Attributes
     ----------
@@ -109,7 +113,7 @@ class CaloCNNClassifier(_CaloEstimator, BaseNetworkClassifier):
     ensemble_ : Ensemble
         States and weights of the members.
     history_ : DataFrame
-        A row for every member and pass: losses, learning rate, momentum, seconds.
+        A row for every member and epoch: losses, learning rate, momentum, seconds.
     net_ : MemberNet
         The skorch net, dropped when pickled.
     augmenter_ : augmenter or None
@@ -122,7 +126,7 @@ class CaloCNNClassifier(_CaloEstimator, BaseNetworkClassifier):
     Notes
     -----
     Images are standardised inside the network by the mean and standard deviation of each channel at
-    fit. They may be float32 or bytes, which are never copied as a whole on a CPU, memory maps included.
+    fit. They may be float32 or bytes; on a CPU these are never copied as a whole, also if they are memory maps.
 
     References
     ----------
@@ -189,9 +193,9 @@ class CaloCNNClassifier(_CaloEstimator, BaseNetworkClassifier):
 
 
 def _has_classes(regressor: Any) -> bool:
-    """Whether there are classes to predict; a regressor that is not fitted says so itself."""
+    """Raise AttributeError if a fitted regressor has no auxiliary classes."""
     if hasattr(regressor, "ensemble_") and not hasattr(regressor, "aux_classes_"):
-        msg = f"This {type(regressor).__name__} was fitted without aux_target: it knows no classes."
+        msg = f"This {type(regressor).__name__} was fitted without aux_target: it has no classes."
         raise AttributeError(msg)
     return True
 
@@ -200,9 +204,9 @@ def _has_classes(regressor: Any) -> bool:
 class CaloCNNRegressor(_CaloEstimator, BaseNetworkRegressor):
     """Ensemble of convolutional networks that measures quantities on images, such as energies.
 
-    Where the class of the particle is known for the training images, and energies look different from
-    class to class, predicting it beside the energy helps the network (an auxiliary output): give it to
-    `fit` as `aux_target`.
+    If the class of the particle is known for the training images, and energies look different from class
+    to class, predicting the class as an auxiliary output helps the network: pass it to `fit` as
+    `aux_target`.
 
     Parameters
     ----------
@@ -253,14 +257,14 @@ class CaloCNNRegressor(_CaloEstimator, BaseNetworkRegressor):
     preset : {"compact", "challenge", "resnet15", "attention", "regression"}, default="regression"
         Architecture, see `CaloCNN`.
     network_params : dict, default=None
-        Fields of the architecture that differ from the preset's, such as ``{"channels": (16, 32)}``.
+        Fields of the architecture that replace those of the preset, such as ``{"channels": (16, 32)}``.
     image_shape : tuple of int, default=None
         ``(H, W)`` or ``(H, W, C)`` of images that come as rows of pixels; by default such rows are
         images of one row.
     loss : {"absolute_error", "squared_error", "huber"}, default="absolute_error"
         Loss on the scaled targets.
     target_weight : float, default=1.0
-        Factor of `loss`, where there is an `aux_target`.
+        Factor of `loss`, if there is an `aux_target`.
     aux_weight : float, default=0.1
         Factor of the cross-entropy of the `aux_target`.
 
@@ -269,9 +273,9 @@ class CaloCNNRegressor(_CaloEstimator, BaseNetworkRegressor):
     ensemble_ : Ensemble
         States and weights of the members.
     aux_classes_ : ndarray of shape (n_classes,)
-        Labels of the `aux_target`; only if there was one.
+        Labels of the `aux_target`, if there was one.
     history_ : DataFrame
-        A row for every member and pass: losses, learning rate, momentum, seconds.
+        A row for every member and epoch: losses, learning rate, momentum, seconds.
     net_ : MemberNet
         The skorch net, dropped when pickled.
     augmenter_ : augmenter or None
@@ -283,17 +287,16 @@ class CaloCNNRegressor(_CaloEstimator, BaseNetworkRegressor):
 
     See Also
     --------
-    CaloCNNClassifier : The same for classes alone.
-    StackedPostRegressor : A regressor behind this one, for targets of few values.
+    CaloCNNClassifier : Convolutional networks for classes only.
+    StackedPostRegressor : A second regressor on the predictions, for targets with few values.
 
     Notes
     -----
     Targets are scaled to mean 0 and standard deviation 1 for training, so that the balance of the two
-    losses does not depend on their unit: with an `aux_weight` of 0.1, a cross-entropy of one counts as
-    much as an error of a tenth of that deviation. Weights that are meant for an error in the unit of
-    the target have to be divided by it: 0.1 beside an error in keV, of energies that spread by 10 keV,
-    is 0.01 here. Validation losses, by which passes are chosen and members weighted, are those of the
-    sum.
+    losses does not depend on the unit: with an `aux_weight` of 0.1, a cross-entropy of one counts as much
+    as an error of a tenth of the standard deviation. A weight for an error in the unit of the target must
+    be divided by the standard deviation: 0.1 for an error in keV, of energies that spread by 10 keV, is
+    0.01 here. The validation loss, which selects epochs and weights members, is the sum of both losses.
 
     References
     ----------
@@ -375,12 +378,11 @@ class CaloCNNRegressor(_CaloEstimator, BaseNetworkRegressor):
         y : array-like of shape (n_samples,) or (n_samples, n_targets)
             Targets.
         sample_weight : array-like of shape (n_samples,), optional
-            Event weights, which multiply the loss of each row, that of the class included. Their
-            overall scale does not matter. Negative weights are accepted as long as their total is
-            positive.
+            Event weights, which multiply both losses of each row. Their overall scale does not matter.
+            Negative weights are accepted if the total is positive.
         aux_target : array-like of shape (n_samples,), optional
-            Labels of two or more classes to predict beside the targets. Folds share the classes out
-            evenly.
+            Labels of two or more classes to predict in addition to the targets. Classes have the same
+            proportions in all folds.
 
         Returns
         -------
@@ -389,12 +391,12 @@ class CaloCNNRegressor(_CaloEstimator, BaseNetworkRegressor):
         Raises
         ------
         ValueError
-            If inputs, targets, labels, weights or parameters are not what they should be.
+            If inputs, targets, labels, weights or parameters are invalid.
         """
         return self._fit(X, y, sample_weight, partial(self._with_classes, labels=aux_target))
 
     def _with_classes(self, target: Target, labels: Any) -> Target:
-        """Put the code of the class beside the targets, and its loss and link beside theirs."""
+        """Add the class codes to the targets, with their loss and link function."""
         if labels is None:
             return target
         labels = column_or_1d(labels, warn=True)
@@ -405,7 +407,7 @@ class CaloCNNRegressor(_CaloEstimator, BaseNetworkRegressor):
         n_targets, n_classes = target.n_outputs, len(self.aux_classes_)
         if n_classes < 2:
             msg = (
-                f"aux_target needs at least two classes, but holds one only: "
+                f"aux_target needs at least two classes, but has only one: "
                 f"{self.aux_classes_.tolist()[0]!r}. Leave it out."
             )
             raise ValueError(msg)
@@ -428,7 +430,7 @@ class CaloCNNRegressor(_CaloEstimator, BaseNetworkRegressor):
     def predict_aux_proba(self, X: Any) -> NDArray[np.float64]:
         """Return the probability of every class of the `aux_target`.
 
-        Only there if `fit` had an `aux_target`.
+        Available if `fit` had an `aux_target`.
 
         Parameters
         ----------
@@ -443,4 +445,4 @@ class CaloCNNRegressor(_CaloEstimator, BaseNetworkRegressor):
         """
         check_is_fitted(self, "ensemble_")
         out = self._predict_outputs(X)[:, len(self._target_mean) :]
-        return shares(out)
+        return class_probabilities(out)

@@ -1,4 +1,4 @@
-"""What a classifier of tables needs to be trained without dependence on a mass."""
+"""Training of classifiers whose score does not depend on a mass (DisCo)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["check_decorrelation", "with_decorrelation"]
 
 
 def check_decorrelation(strength: Any, window: Any) -> None:
-    """Raise ValueError for a strength or a range of the mass that is none."""
+    """Raise ValueError for an invalid strength or range of the mass."""
     if not (is_number(strength) and strength >= 0):
         msg = f"decorrelation_strength={strength!r} must be a finite number of at least 0."
         raise ValueError(msg)
@@ -27,14 +27,14 @@ def check_decorrelation(strength: Any, window: Any) -> None:
     ends = list(window) if np.iterable(window) else []
     if not (len(ends) == 2 and all(isinstance(end, Real) for end in ends) and ends[0] < ends[1]):
         msg = (
-            f"decorrelation_range={window!r} must be None or two numbers, of which the first is less "
-            "than the second."
+            f"decorrelation_range={window!r} must be None or two numbers, the first less than the "
+            "second."
         )
         raise ValueError(msg)
 
 
 def with_decorrelation(estimator: Any, reader: TableReader, job: Job) -> Job:
-    """Put the mass beside the classes and the penalty beside their loss, if the estimator has one.
+    """Add the mass to the targets and the penalty to the loss, if the estimator has `decorrelate`.
 
     Parameters
     ----------
@@ -51,7 +51,9 @@ def with_decorrelation(estimator: Any, reader: TableReader, job: Job) -> Job:
     column = reader.position(estimator.decorrelate, "decorrelate")
     if column in reader.categorical:
         label = reader.label(column)
-        msg = f"decorrelate={estimator.decorrelate!r}: {label} is categorical, which has no distances."
+        msg = (
+            f"decorrelate={estimator.decorrelate!r}: {label} is categorical, it must hold numbers."
+        )
         raise ValueError(msg)
     background = _background(estimator.classes_.tolist(), estimator.background_label)
     mass = job.rows[:, column].astype(np.float64)
@@ -62,7 +64,7 @@ def with_decorrelation(estimator: Any, reader: TableReader, job: Job) -> Job:
     weight = job.weight * counts
     if not weight.any():
         msg = (
-            f"no event of the background class {estimator.classes_.tolist()[background]!r} that has a weight has "
+            f"no event of the background class {estimator.classes_.tolist()[background]!r} with a weight has "
             f"{reader.label(column)} in decorrelation_range={estimator.decorrelation_range}; widen it."
         )
         raise ValueError(msg)
@@ -77,15 +79,15 @@ def with_decorrelation(estimator: Any, reader: TableReader, job: Job) -> Job:
 
 
 def _background(classes: list[Any], label: Any) -> int:
-    """Return the code of the background."""
+    """Return the code of the background class."""
     if label is None:
         return 0
     if label not in classes:
-        raise ValueError(f"background_label={label!r} is none of the classes {classes}.")
+        raise ValueError(f"background_label={label!r} is not among the classes {classes}.")
     return classes.index(label)
 
 
 def _scaled(mass: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return masses of the order of one, which changes no correlation, and zero without a weight."""
+    """Return scaled masses, which have the same correlations; zero for events without a weight."""
     mean, scale = weighted_moments(mass[:, None], weight)
     return np.where(weight != 0, (mass - mean[0]) / scale[0], 0.0)

@@ -27,7 +27,7 @@ __all__ = ["DenseNetClassifier", "DenseNetRegressor"]
 
 
 class _DenseNetEstimator(TableEstimator, ABC):
-    """What classifier and regressor share: the `DenseNet` of a table."""
+    """Base class of classifier and regressor: builds the `DenseNet` of a table."""
 
     def _embeddings(self) -> list[CategoricalColumn]:
         """Return the embedding of every categorical column."""
@@ -75,7 +75,7 @@ class _DenseNetEstimator(TableEstimator, ABC):
         }
 
     def _feature_blocks(self) -> dict[str, FeatureBlock]:
-        """Return the groups of columns, by number."""
+        """Return the blocks with column numbers."""
         if not isinstance(self.blocks, Mapping):
             msg = f"blocks={self.blocks!r} must be a mapping from names to columns or FeatureBlock."
             raise TypeError(msg)
@@ -112,7 +112,7 @@ class _DenseNetEstimator(TableEstimator, ABC):
 class DenseNetClassifier(_DenseNetEstimator, BaseNetworkClassifier):
     """Ensemble of densely connected networks that classifies rows of physics features.
 
-    Holds the recipe of the HiggsML study (arXiv:2002.01427). With ``n_members=10``,
+    Follows the HiggsML study (arXiv:2002.01427). With ``n_members=10``,
     ``augmentation=EventAugmenter()``, ``categorical_features=["PRI_jet_num"]``, an embedding of 3,
     ``class_weight="balanced"`` and the other defaults it is the final solution of that study.
 
@@ -172,42 +172,40 @@ class DenseNetClassifier(_DenseNetEstimator, BaseNetworkClassifier):
     growth_rate : float, default=0.0
         Layer d, from zero, has ``width * (1 + d * growth_rate)`` neurons.
     dense : bool, default=True
-        Whether each layer sees the outputs of all layers before it.
+        Whether each layer is connected to the outputs of all layers before it.
     activation : {"swish", "relu", "selu", "prelu"}, default="swish"
         Activation of the hidden layers, each with the initialisation that suits it.
     dropout : float, default=0.0
         Dropout rate after every hidden activation; on a CPU rounded to a 256th, at least one.
     categorical_features : sequence of str or int, or boolean mask, default=None
         Columns with categories (any integers or strings), by name or number, or a mask of all columns:
-        each gets an embedding.
-        A category that was not seen at fit gets a slot of its own.
+        each gets an embedding. A category that was not seen at fit has a separate entry.
     embedding_sizes : "auto", int or dict, default="auto"
         Length of the embeddings, for all or by column; "auto" is ``min(50, (n + 1) // 2)``.
     stratify_by : str or int, default=None
         Column that refines the strata of the folds: the study stratifies by class within the number
         of jets.
     blocks : dict of str to columns or FeatureBlock, default=None
-        Groups of columns that go through layers of their own, joined by the output layer: a
-        `SplitDenseNet`. Columns by name or number, a boolean mask, or None for all; a
-        `~skhep_nn.networks.FeatureBlock` has a depth and width of its own besides. None: all columns go
-        through the same layers.
+        Groups of columns with separate layers, joined by the output layer: a `SplitDenseNet`. Columns by
+        name or number, a boolean mask, or None for all; a `~skhep_nn.networks.FeatureBlock` also sets
+        depth and width of its layers. None: all columns go through the same layers.
     bottleneck : int, default=0
-        With `blocks`: neurons that each group of columns is compressed to for the other blocks.
+        With `blocks`: number of neurons to which each block is compressed as input of the other blocks.
     decorrelate : str or int, default=None
-        Column, such as a mass, that the score of background events should not depend on, so that a cut
-        on the score does not sculpt its spectrum. It remains one of the inputs. To the loss of each
-        event is added `decorrelation_strength` times the squared distance correlation of column and
-        score among the background events of its batch (DisCo, arXiv:2001.05310), with event
-        weights; training, validation and ``history_`` alike. What is strong enough to leave no
-        separation depends on the batch size: few events correlate by chance.
+        Column, such as a mass, on which the score of background events should not depend, so that a cut
+        on the score does not sculpt its spectrum. The column remains an input. The loss of each event
+        gets a penalty: `decorrelation_strength` times the squared distance correlation of column and
+        score among the background events of its batch (DisCo, arXiv:2001.05310), with event weights.
+        Losses of validation and ``history_`` include it. How strong the penalty must be depends on the
+        batch size, as few events correlate by chance.
     decorrelation_strength : float, default=1.0
-        With `decorrelate`: factor of the penalty. 0 trains as if there were none.
+        With `decorrelate`: factor of the penalty; 0 trains without penalty.
     decorrelation_range : tuple of two floats, default=None
-        With `decorrelate`: only background events with the column from the first to the second value
-        count, such as those with a defined mass near the signal. None: all of them.
+        With `decorrelate`: range of the column; only background events inside it enter the penalty, for
+        example events with a defined mass near the signal. None: all background events.
     background_label : label, default=None
-        With `decorrelate`: class that is background, whose probability is the score. None: the first
-        of `classes_`.
+        With `decorrelate`: background class, whose probability is the score. None: the first of
+        `classes_`.
 
     Attributes
     ----------
@@ -216,7 +214,7 @@ class DenseNetClassifier(_DenseNetEstimator, BaseNetworkClassifier):
     ensemble_ : Ensemble
         The fitted members, as numpy arrays, and their weights.
     history_ : DataFrame
-        A row for every member and pass: member, epoch, train_loss, valid_loss, lr, momentum, seconds.
+        A row for every member and epoch: member, epoch, train_loss, valid_loss, lr, momentum, seconds.
     augmenter_ : augmenter or None
         The fitted copy of `augmentation`.
     categories_ : dict of int to ndarray
@@ -230,7 +228,7 @@ class DenseNetClassifier(_DenseNetEstimator, BaseNetworkClassifier):
 
     See Also
     --------
-    DenseNetRegressor : The same for continuous targets.
+    DenseNetRegressor : Dense networks for continuous targets.
     AugmentedClassifier : Augmentation around any other classifier.
 
     References
@@ -395,7 +393,7 @@ class DenseNetRegressor(_DenseNetEstimator, BaseNetworkRegressor):
     growth_rate : float, default=0.0
         Layer d, from zero, has ``width * (1 + d * growth_rate)`` neurons.
     dense : bool, default=True
-        Whether each layer sees the outputs of all layers before it.
+        Whether each layer is connected to the outputs of all layers before it.
     activation : {"swish", "relu", "selu", "prelu"}, default="swish"
         Activation of the hidden layers, each with the initialisation that suits it.
     dropout : float, default=0.0
@@ -406,11 +404,11 @@ class DenseNetRegressor(_DenseNetEstimator, BaseNetworkRegressor):
     embedding_sizes : "auto", int or dict, default="auto"
         Length of the embeddings, for all or by column; "auto" is ``min(50, (n + 1) // 2)``.
     stratify_by : str or int, default=None
-        Column whose values the folds share out evenly.
+        Column whose values have the same proportions in all folds.
     blocks : dict of str to columns or FeatureBlock, default=None
-        Groups of columns that go through layers of their own, as in `DenseNetClassifier`.
+        Groups of columns with separate layers, as in `DenseNetClassifier`.
     bottleneck : int, default=0
-        With `blocks`: neurons that each group of columns is compressed to for the other blocks.
+        With `blocks`: number of neurons to which each block is compressed as input of the other blocks.
     loss : {"squared_error", "absolute_error", "huber"}, default="squared_error"
         Loss on the scaled targets.
 
@@ -419,7 +417,7 @@ class DenseNetRegressor(_DenseNetEstimator, BaseNetworkRegressor):
     ensemble_ : Ensemble
         The fitted members, as numpy arrays, and their weights.
     history_ : DataFrame
-        A row for every member and pass: member, epoch, train_loss, valid_loss, lr, momentum, seconds.
+        A row for every member and epoch: member, epoch, train_loss, valid_loss, lr, momentum, seconds.
     augmenter_ : augmenter or None
         The fitted copy of `augmentation`.
     categories_ : dict of int to ndarray
@@ -433,7 +431,7 @@ class DenseNetRegressor(_DenseNetEstimator, BaseNetworkRegressor):
 
     See Also
     --------
-    DenseNetClassifier : The same for classes.
+    DenseNetClassifier : Dense networks for classes.
 
     References
     ----------

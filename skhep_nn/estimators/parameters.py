@@ -25,7 +25,7 @@ def _is_device(value: Any) -> bool:
     return True
 
 
-_ANY_OF = "must be one of {} or a torch optimiser class"
+_ANY_OF = "must be one of {} or a torch optimizer class"
 _CONSTRAINTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "n_members": (is_count, "must be an integer of at least 1"),
     "batch_size": (is_count, "must be an integer of at least 1"),
@@ -40,7 +40,7 @@ _CONSTRAINTS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "validation_fraction": (lambda v: is_number(v) and 0 < v < 1, "must lie between 0 and 1"),
     "early_stopping": (
         lambda v: is_flag(v) or (is_count(v, 0)),
-        "must be a boolean or a number of passes",
+        "must be a boolean or a number of epochs",
     ),
     "monitor": (lambda v: v in ("loss", "accuracy"), "must be 'loss' or 'accuracy'"),
     "optimizer": (
@@ -66,7 +66,7 @@ _CONSTRAINTS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def check_params(estimator: Any) -> None:
-    """Raise ValueError for the first parameter that is not what it should be."""
+    """Raise ValueError for the first invalid parameter."""
     for name, value in estimator.get_params(deep=False).items():
         allowed, text = _CONSTRAINTS.get(name, (None, ""))
         if allowed is not None and not allowed(value):
@@ -75,7 +75,7 @@ def check_params(estimator: Any) -> None:
 
 
 def check_augmentation(augmentation: Any) -> None:
-    """Raise TypeError for what is no augmenter."""
+    """Raise TypeError if the object is no augmenter."""
     if augmentation is None:
         return
     missing = [
@@ -92,7 +92,7 @@ def check_augmentation(augmentation: Any) -> None:
 
 
 def check_owners(model: Any, names: set[str]) -> None:
-    """Raise ValueError where a name is of a parameter of an object that is None, and no other name gives one."""
+    """Raise ValueError if a nested parameter belongs to an object that is None and is not set as well."""
     for name in sorted(names):
         owner, nested, _ = name.partition("__")
         if nested and owner not in names and getattr(model, owner, model) is None:
@@ -102,10 +102,10 @@ def check_owners(model: Any, names: set[str]) -> None:
 
 
 def check_searchable(model: Any, names: set[str]) -> None:
-    """Raise ValueError where a search names parameters that the model does not have, or not as it is."""
+    """Raise ValueError if a search names parameters that the model does not have."""
     check_owners(model, names)
     unknown = names - set(model.get_params())
-    # Others are of an object that the search gives.
+    # Nested parameters may belong to an object that the search itself sets.
     unknown = {name for name in unknown if name.partition("__")[0] not in names - {name}}
     if unknown:
         msg = f"param_distributions names {sorted(unknown)}, which {type(model).__name__} does not have"

@@ -1,4 +1,4 @@
-"""What classifiers and regressors add to a network estimator: targets, class weights, predictions."""
+"""Base classes of network classifiers and regressors: targets, class weights, predictions."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from skhep_nn.preprocessing.moments import weighted_moments
 from skhep_nn.training.job import Target
 from skhep_nn.utils.checks import is_number
 
-__all__ = ["BaseNetworkClassifier", "BaseNetworkRegressor", "shares"]
+__all__ = ["BaseNetworkClassifier", "BaseNetworkRegressor", "class_probabilities"]
 
 
 class BaseNetworkClassifier(ClassifierMixin, BaseNetworkEstimator):  # type: ignore[misc]
-    """Two or more classes."""
+    """Network estimator for two or more classes."""
 
     def _encode_y(self, y: Any, weight: NDArray[np.float64]) -> Target:
         del weight
@@ -76,7 +76,7 @@ class BaseNetworkClassifier(ClassifierMixin, BaseNetworkEstimator):  # type: ign
             In the order of `classes_`; the weighted mean over members, averaged over the test-time
             views if `augmentation` is set and `tta` is true.
         """
-        return shares(self._predict_outputs(X))
+        return class_probabilities(self._predict_outputs(X))
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return the most probable class.
@@ -97,7 +97,7 @@ class BaseNetworkClassifier(ClassifierMixin, BaseNetworkEstimator):  # type: ign
 
 
 class BaseNetworkRegressor(RegressorMixin, BaseNetworkEstimator):  # type: ignore[misc]
-    """One or many targets, scaled to mean 0 and standard deviation 1 for training."""
+    """Network estimator for one or many targets, scaled to mean 0 and standard deviation 1 for training."""
 
     def _encode_y(self, y: Any, weight: NDArray[np.float64]) -> Target:
         y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y", estimator=self)
@@ -126,7 +126,7 @@ class BaseNetworkRegressor(RegressorMixin, BaseNetworkEstimator):  # type: ignor
         ndarray of shape (n_samples,) or (n_samples, n_targets)
             In the units of `y`.
         """
-        # Outputs of an auxiliary task may follow those of the targets.
+        # Outputs of an auxiliary task follow the outputs of the targets.
         scaled = self._predict_outputs(X)[:, : len(self._target_mean)]
         out = scaled * self._target_scale + self._target_mean
         result: NDArray[np.float64] = out[:, 0] if self._one_target else out
@@ -138,11 +138,11 @@ class BaseNetworkRegressor(RegressorMixin, BaseNetworkEstimator):  # type: ignor
         return tags
 
 
-def shares(probability: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return a column for every class, in double precision; two classes come as that of the second."""
+def class_probabilities(probability: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return probabilities with a column for every class; a single column is the second of two classes."""
     out = probability.astype(np.float64)
     if out.shape[1] == 1:
         return np.hstack([1 - out, out])
-    # In float32 they sum to one only within 1e-7, of which scikit-learn's metrics complain.
+    # float32 probabilities sum to one only within 1e-7, for which scikit-learn's metrics warn.
     normalised: NDArray[np.float64] = out / out.sum(axis=1, keepdims=True)
     return normalised

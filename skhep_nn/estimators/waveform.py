@@ -1,4 +1,4 @@
-"""Convolutional networks for traces of detectors: pulses of photomultipliers, charge amplifiers, ..."""
+"""Convolutional networks for detector traces, such as pulses of photomultipliers."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ __all__ = ["WaveformClassifier", "WaveformRegressor"]
 
 
 class _WaveformEstimator(WaveformReader, GridEstimator, ABC):
-    """What estimators of traces share: reading and the `WaveformCNN`."""
+    """Base class of estimators of traces: builds the `WaveformCNN`."""
 
-    # What digitisers give, as it is.
+    # Dtypes of digitisers, which are not converted.
     _kept: ClassVar[tuple[type, ...]] = (np.uint8, np.int8, np.uint16, np.int16, np.float16)
     _called: ClassVar[str] = "traces"
 
@@ -36,8 +36,8 @@ class _WaveformEstimator(WaveformReader, GridEstimator, ABC):
         twice = sorted(given.keys() & further.keys())
         if twice:
             raise ValueError(
-                f"network_params={further} holds {' and '.join(twice)}, which are parameters of "
-                f"{type(self).__name__} and given there too; leave one of them out."
+                f"network_params={further} has {' and '.join(twice)}, which are parameters of "
+                f"{type(self).__name__} and set there too; leave one of them out."
             )
         return WaveformCNN, params | given | further
 
@@ -98,12 +98,12 @@ class WaveformClassifier(_WaveformEstimator, BaseNetworkClassifier):
     preset : {"default", "school", "inception"}, default="default"
         Architecture, see `WaveformCNN`.
     channels : int or sequence of int, default=None
-        Channels, or filters, of every block; one number is for all blocks of the preset. None is the
-        preset's.
+        Number of channels (filters) of every block; one number is for all blocks of the preset. None
+        keeps the channels of the preset.
     kernels : int or sequence, default=None
-        Points that the convolutions of each block see. None is the preset's.
+        Kernel sizes of the convolutions of each block. None keeps the kernels of the preset.
     network_params : dict, default=None
-        Further fields of the architecture that differ from the preset's, such as ``{"n_bins": 50}``.
+        Further fields of the architecture that replace those of the preset, such as ``{"n_bins": 50}``.
 
     Attributes
     ----------
@@ -112,7 +112,7 @@ class WaveformClassifier(_WaveformEstimator, BaseNetworkClassifier):
     ensemble_ : Ensemble
         States and weights of the members.
     history_ : DataFrame
-        A row for every member and pass: losses, learning rate, momentum, seconds.
+        A row for every member and epoch: losses, learning rate, momentum, seconds.
     net_ : MemberNet
         The skorch net, dropped when pickled.
     augmenter_ : augmenter or None
@@ -126,14 +126,14 @@ class WaveformClassifier(_WaveformEstimator, BaseNetworkClassifier):
 
     See Also
     --------
-    WaveformRegressor : Measures quantities, such as the time between two pulses.
+    WaveformRegressor : Networks for quantities, such as the time between two pulses.
 
     Notes
     -----
     Traces, of shape (n_samples, T) or (n_samples, T, C), are standardised inside the network by the
-    mean and standard deviation of each channel at fit. They may be of float32, float16 or integers
-    of 8 and 16 bits, as digitisers give them, none of which are copied as a whole on a CPU, memory maps
-    included. NaN and infinity are an error that names the traces.
+    mean and standard deviation of each channel at fit. They may be float32, float16 or integers
+    of 8 and 16 bits, as digitisers write them; on a CPU these are never copied as a whole, also if they are
+    memory maps. NaN and infinity are an error that names the traces.
 
     Examples
     --------
@@ -248,23 +248,23 @@ class WaveformRegressor(_WaveformEstimator, BaseNetworkRegressor):
     preset : {"default", "school", "inception"}, default="default"
         Architecture, see `WaveformCNN`.
     channels : int or sequence of int, default=None
-        Channels, or filters, of every block; one number is for all blocks of the preset. None is the
-        preset's.
+        Number of channels (filters) of every block; one number is for all blocks of the preset. None
+        keeps the channels of the preset.
     kernels : int or sequence, default=None
-        Points that the convolutions of each block see. None is the preset's.
+        Kernel sizes of the convolutions of each block. None keeps the kernels of the preset.
     network_params : dict, default=None
-        Further fields of the architecture that differ from the preset's, such as ``{"n_bins": 50}``.
+        Further fields of the architecture that replace those of the preset, such as ``{"n_bins": 50}``.
     loss : {"squared_error", "absolute_error", "huber"}, default="squared_error"
         Loss on the targets, scaled to mean 0 and standard deviation 1 if `output` is "identity".
     output : {"identity", "sigmoid"}, default="identity"
-        "sigmoid" is for targets from 0 to 1, which are then not scaled, and keeps predictions inside.
+        "sigmoid" is for targets from 0 to 1, which are not scaled, and keeps predictions in that range.
 
     Attributes
     ----------
     ensemble_ : Ensemble
         States and weights of the members.
     history_ : DataFrame
-        A row for every member and pass: losses, learning rate, momentum, seconds.
+        A row for every member and epoch: losses, learning rate, momentum, seconds.
     net_ : MemberNet
         The skorch net, dropped when pickled.
     augmenter_ : augmenter or None
@@ -278,14 +278,14 @@ class WaveformRegressor(_WaveformEstimator, BaseNetworkRegressor):
 
     See Also
     --------
-    WaveformClassifier : The same for classes.
+    WaveformClassifier : Networks for classes.
 
     Notes
     -----
     Traces, of shape (n_samples, T) or (n_samples, T, C), are standardised inside the network by the
-    mean and standard deviation of each channel at fit. They may be of float32, float16 or integers
-    of 8 and 16 bits, as digitisers give them, none of which are copied as a whole on a CPU, memory maps
-    included. NaN and infinity are an error that names the traces.
+    mean and standard deviation of each channel at fit. They may be float32, float16 or integers
+    of 8 and 16 bits, as digitisers write them; on a CPU these are never copied as a whole, also if they are
+    memory maps. NaN and infinity are an error that names the traces.
 
     Examples
     --------
@@ -360,7 +360,7 @@ class WaveformRegressor(_WaveformEstimator, BaseNetworkRegressor):
             )
         n_targets = target.n_outputs
         self._target_mean, self._target_scale = np.zeros(n_targets), np.ones(n_targets)
-        # The plain name of the link stands for two classes, of which callbacks see both shares.
+        # The link "sigmoid" alone means two classes, for which callbacks see two probabilities.
         return target._replace(
             values=values.astype(np.float32), loss=through_sigmoid(target.loss), link="0+sigmoid"
         )

@@ -1,4 +1,4 @@
-"""Candidates of an architecture search: how large their networks are, and what training them shows."""
+"""Candidates of an architecture search: sizes of their networks, and their validation losses."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ __all__ = [
     "window_of",
 ]
 
-# Proposals in a row that may be refused before a search gives up.
+# Number of consecutive proposals that may be refused before a search ends.
 _PATIENCE = 1000
 
 _FAILURES = (ValueError, ArithmeticError, RuntimeError)
 
 
 class Candidate(NamedTuple):
-    """A set of parameters and the size of the network that it means."""
+    """Parameters of a candidate and the number of free parameters of its network."""
 
     params: dict[str, Any]
     n_parameters: int
 
 
 class Outcome(NamedTuple):
-    """What the fit of a candidate has shown: the validation loss of each member, and its time.
+    """Result of the fit of a candidate: validation loss of each member, and duration.
 
-    A fit that failed has no losses, but an error.
+    A fit that failed has losses of NaN and an error.
     """
 
     losses: NDArray[np.float64]
@@ -56,9 +56,9 @@ class Outcome(NamedTuple):
 
 
 class NetworkProbe:
-    """Builds the networks of candidates as a fit would, without memory and without training.
+    """Builds the networks of candidates as `fit` would, without allocating memory or training.
 
-    Inputs are read once, as the estimator itself reads them.
+    Inputs are read once, as `fit` reads them.
     """
 
     def __init__(self, estimator: Any, data: Data) -> None:
@@ -69,7 +69,7 @@ class NetworkProbe:
         self.fitted_attributes = {k: v for k, v in vars(probe).items() if k not in own}
 
     def candidate(self, params: Mapping[str, Any]) -> Candidate:
-        """Return a candidate; ValueError if its parameters describe no network."""
+        """Return a candidate; raises ValueError if its parameters describe no network."""
         model = clone(self.estimator).set_params(**clone(dict(params), safe=False))
         network_class, arguments = planned_network(model, self.fitted_attributes, self.n_outputs)
         with torch.device("meta"):
@@ -79,27 +79,27 @@ class NetworkProbe:
 
 
 def window_of(n_parameters: Any) -> tuple[float, float]:
-    """Return the least and the largest number of free parameters that are allowed."""
+    """Return the smallest and the largest allowed number of free parameters."""
     try:
         low, high = (None, None) if n_parameters is None else n_parameters
         window = (0.0 if low is None else float(low), np.inf if high is None else float(high))
     except (TypeError, ValueError):
         window = (1.0, 0.0)
     if not 0 <= window[0] <= window[1]:
-        msg = f"n_parameters={n_parameters!r} must be the least and the largest number allowed."
+        msg = f"n_parameters={n_parameters!r} must be the smallest and the largest allowed number."
         raise ValueError(msg)
     return window
 
 
 class Sieve:
-    """Lets candidates through that are new and of an allowed size.
+    """Selects candidates that are new and of an allowed size.
 
     Parameters
     ----------
     probe : NetworkProbe
-        Knows their networks.
+        Builds the networks of candidates.
     window : tuple of float
-        Least and largest number of free parameters.
+        Smallest and largest number of free parameters.
     """
 
     def __init__(self, probe: NetworkProbe, window: tuple[float, float]) -> None:
@@ -110,16 +110,16 @@ class Sieve:
         self._why = ""
 
     def first(self, proposals: Any) -> Candidate | None:
-        """Return the first candidate that passes; None if a thousand in a row do not."""
+        """Return the first proposal that is selected, or None after `_PATIENCE` refusals."""
         for params in islice(proposals, _PATIENCE):
-            candidate = self._passed(params)
+            candidate = self._selected(params)
             if candidate is not None:
                 self._seen.add(_key(params))
                 return candidate
         return None
 
-    def _passed(self, params: dict[str, Any]) -> Candidate | None:
-        """Return the candidate if it passes."""
+    def _selected(self, params: dict[str, Any]) -> Candidate | None:
+        """Return the candidate if it is new and of an allowed size, else None."""
         if _key(params) in self._seen:
             return None
         try:
@@ -132,7 +132,7 @@ class Sieve:
         return candidate if low <= candidate.n_parameters <= high else None
 
     def report(self, n_found: int, n_wanted: int) -> None:
-        """Say why there are no more candidates; that there are none at all is an error."""
+        """Warn that there are fewer candidates than wanted; raise ValueError if there are none."""
         low, high = self.window
         allowed = "" if self.window == (0.0, np.inf) else f" of {low:.0f} to {high:.0f} parameters"
         if n_found:
@@ -153,7 +153,7 @@ class Sieve:
 
 
 def _key(params: dict[str, Any]) -> str:
-    """Write a set of parameters so that equal ones are found."""
+    """Return a text that identifies a set of parameters."""
     return repr(sorted((name, repr(value)) for name, value in params.items()))
 
 
@@ -166,13 +166,13 @@ def fit_candidates(
     verbose: int,
     error_score: float | str,
 ) -> list[Outcome]:
-    """Fit all candidates, those that can be stacked in one run, and return what each has shown."""
+    """Fit all candidates, stacked where possible, and return their outcomes."""
     models = [
         clone(estimator).set_params(**clone(candidate.params, safe=False))
         for candidate in candidates
     ]
     groups = [part for group in stacks_of(models) for part in _parts(group, models[group[0]])]
-    # The largest first, so that no process is left with one at the end.
+    # The largest first, so that no process starts a large one at the end.
     groups.sort(key=lambda group: -len(group) * candidates[group[0]].n_parameters)
     fitted = Parallel(n_jobs=n_jobs, verbose=verbose)(
         delayed(_fit_group)([models[index] for index in group], data, error_score)
@@ -183,7 +183,7 @@ def fit_candidates(
 
 
 def _parts(group: list[int], model: Any) -> list[list[int]]:
-    """Return a group whole, or one by one where best passes could not be told apart afterwards."""
+    """Return a group, or its models one by one if the history does not show their best epochs."""
     by_loss = getattr(model, "monitor", "loss") == "loss"
     averaged = getattr(model, "averaging", None) is not None
     whole = by_loss and not (averaged or model.callbacks or model.early_stopping)
@@ -198,7 +198,7 @@ def _fit_group(models: Sequence[Any], data: Data, error_score: float | str) -> l
     try:
         all_trained = train_together(models, data.X, data.y, data.sample_weight, rows=None)
     except _FAILURES:
-        # One by one it shows which of them it was.
+        # Fitted one by one, only the model that fails gets the error.
         return [_fit(model, data, error_score) for model in models]
     seconds = (time.perf_counter() - started) / len(models)
     outcomes = []
@@ -211,7 +211,7 @@ def _fit_group(models: Sequence[Any], data: Data, error_score: float | str) -> l
 
 
 def _losses(model: Any) -> NDArray[np.float64]:
-    """Return the validation loss of each member's best pass, NaN where there is none."""
+    """Return the validation loss of each member's best epoch, NaN if there is none."""
     if hasattr(model, "net_"):
         losses = np.asarray(model.net_.best_.loss, dtype=float)
         return np.where(np.isfinite(losses), losses, np.nan)
@@ -220,7 +220,7 @@ def _losses(model: Any) -> NDArray[np.float64]:
 
 
 def _failed(model: Any, error: Exception, seconds: float, error_score: float | str) -> Outcome:
-    """Return that a fit has failed, with a warning; raise the error if that is what is wanted."""
+    """Return the outcome of a failed fit and warn, or raise the error if `error_score` is "raise"."""
     if isinstance(error_score, str):
         raise error
     text = f"a candidate could not be fitted, its score is {error_score}: {error}\n{model}"
@@ -229,7 +229,7 @@ def _failed(model: Any, error: Exception, seconds: float, error_score: float | s
 
 
 def _fit(model: Any, data: Data, error_score: float | str) -> Outcome:
-    """Fit one model."""
+    """Fit a single model."""
     started = time.perf_counter()
     try:
         model.fit(data.X, data.y, sample_weight=data.sample_weight)
@@ -241,7 +241,7 @@ def _fit(model: Any, data: Data, error_score: float | str) -> Outcome:
 def tabulate(
     candidates: Sequence[Candidate], outcomes: Sequence[Outcome], error_score: float | str
 ) -> dict[str, Any]:
-    """Return all that is known of candidates, by the names of scikit-learn's searches."""
+    """Return parameters and outcomes of candidates, as the ``cv_results_`` of scikit-learn's searches."""
     scores = -np.array([outcome.losses for outcome in outcomes])
     if not isinstance(error_score, str):
         scores[~np.isfinite(scores.mean(axis=1))] = error_score
@@ -262,7 +262,7 @@ def tabulate(
 
 
 def _masked(name: str, params: list[dict[str, Any]]) -> np.ma.MaskedArray[Any, Any]:
-    """Return the values of a parameter; masked where a candidate has none."""
+    """Return the values of a parameter, masked for candidates without it."""
     given = np.array([name in own for own in params])
     values = [own[name] for own in params if name in own]
     is_number = all(isinstance(value, Real | np.bool_) for value in values)

@@ -1,4 +1,4 @@
-"""Candidates of a hyper-ensemble: drawn, trained stacked, selected greedily, merged."""
+"""Candidates of a hyper-ensemble: drawn at random, trained stacked, selected greedily, merged."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ __all__ = [
 
 Outputs: TypeAlias = NDArray[np.float64]
 
-#: Name under which distributions hold a factor on all learning rates of the schedule.
+#: Key of the distributions for a factor on all learning rates of the schedule.
 LR_FACTOR = "lr_factor"
-# Passes and steps for which schedules are compared, where passes are not given.
-_PASSES, _STEPS = 15, 20
-# What the predictions of a fitted estimator depend on beside its networks.
+# Epochs and steps for which schedules are compared; `max_epochs` replaces the epochs if it is set.
+_EPOCHS, _STEPS = 15, 20
+# Parameters on which predictions of a fitted estimator depend, in addition to its networks.
 _AT_PREDICT = ("augmentation", "tta", "precision", "device", "categorical_features")
-# Probabilities closer than this to 0 or 1 count as if they were as far: float32 knows no better.
+# Probabilities are clipped at this distance from 0 and 1, which is about the precision of float32.
 _LEAST = 1e-7
 
 
 class Data(NamedTuple):
-    """What candidates are fitted to."""
+    """Training data of candidates."""
 
     X: Any
     y: Any
@@ -64,11 +64,11 @@ class Data(NamedTuple):
 def draw_candidates(
     estimator: Any, distributions: Any, n: int, random_state: np.random.RandomState
 ) -> tuple[list[dict[str, Any]], list[Any]]:
-    """Draw parameters and return them with the estimators that have them, each with its own seed."""
+    """Draw parameters; return them and estimators with these parameters, each with its own seed."""
     sampler = ParameterSampler(distributions, n, random_state=random_state)
     seeds = random_state.randint(np.iinfo(np.int32).max, size=n).tolist()
     with warnings.catch_warnings():
-        # Lists of values may hold fewer combinations than candidates, which then differ in their seeds.
+        # If there are fewer combinations than candidates, candidates with equal parameters differ in their seeds.
         warnings.filterwarnings("ignore", message="The total space of parameters")
         drawn = [dict(params) for params in sampler]
     params = [drawn[k % len(drawn)] for k in range(n)]
@@ -76,7 +76,7 @@ def draw_candidates(
 
 
 def _model(estimator: Any, params: Mapping[str, Any], seed: int) -> Any:
-    """Return a candidate."""
+    """Return an estimator with the drawn parameters."""
     own = {name: value for name, value in params.items() if name != LR_FACTOR}
     model = clone(estimator).set_params(**clone(own, safe=False), random_state=seed)
     if LR_FACTOR in params:
@@ -91,7 +91,7 @@ def _model(estimator: Any, params: Mapping[str, Any], seed: int) -> Any:
 
 
 def stacks_of(models: Sequence[Any]) -> list[list[int]]:
-    """Return the numbers of the models that can be trained stacked with each other."""
+    """Return groups of models, by index, that can be trained stacked."""
     stacks: dict[str, list[tuple[list[Rates] | str, list[int]]]] = {}
     for index, model in enumerate(models):
         rates = _rates(model)
@@ -106,7 +106,7 @@ def stacks_of(models: Sequence[Any]) -> list[list[int]]:
 
 
 def _fixed(model: Any) -> dict[str, Any]:
-    """Return what models of a stack have in common."""
+    """Return the parameters that stacked models must share."""
     params: dict[str, Any] = model.get_params()
     optimizer = params["optimizer"]
     if not (isinstance(optimizer, str) or optimizer in PROPORTIONAL):
@@ -116,13 +116,13 @@ def _fixed(model: Any) -> dict[str, Any]:
         for name, value in params.items()
         if not may_differ(name)
     }
-    # Without dropout there are faster ways to train.
+    # Separate stacks with and without dropout, as training without dropout is faster.
     return fixed | {"dropout": bool(params.get("dropout", 0))}
 
 
 def _rates(model: Any) -> list[Rates] | str:
-    """Return the learning rates of a model, or a name for those that depend on what training shows."""
-    schedule, n_epochs = schedule_of(model), model.max_epochs or _PASSES
+    """Return the learning rates of a model, or a hash of its schedule if they depend on the training."""
+    schedule, n_epochs = schedule_of(model), model.max_epochs or _EPOCHS
     try:
         return [schedule.rates(k, n_epochs=n_epochs, n_steps=_STEPS) for k in range(n_epochs)]
     except ValueError:
@@ -136,23 +136,23 @@ def _go_together(a: list[Rates] | str, b: list[Rates] | str) -> bool:
 
 
 class Judge:
-    """Knows the rows that candidates are validated on, and the loss of predictions for them.
+    """Chooses the validation rows of candidates, and computes the loss of predictions for them.
 
     Parameters
     ----------
     estimator : estimator
-        Reads inputs and targets, and says what the loss is.
+        Estimator that reads inputs and targets, and defines the loss.
     data : Data
         All rows.
     validation_fraction : float or None
-        Share of the rows that no candidate is trained on; None leaves them to the members' own folds.
+        Fraction of the rows on which no candidate is trained; None uses the folds of the members.
     seed : int
-        Of the choice of these rows.
+        Seed of the choice of validation rows.
 
     Attributes
     ----------
     fold : Fold
-        Rows to train candidates on, and to validate them on.
+        Training and validation rows of the candidates.
     """
 
     def __init__(
@@ -174,10 +174,10 @@ class Judge:
         own_weight = training_weight(reader, encoded)[self.fold.valid]
         if not own_weight.sum() > 0:
             raise ValueError(
-                f"the {len(own_weight)} rows that candidates are validated on have a total weight of "
-                f"{own_weight.sum():g}; take a larger validation_fraction."
+                f"the {len(own_weight)} validation rows of the candidates have a total weight of "
+                f"{own_weight.sum():g}; use a larger validation_fraction."
             )
-        # Targets are scaled as for the candidates: by the rows that these are trained on.
+        # Targets are scaled as for the candidates, by the training rows.
         of_training = np.zeros(len(everything))
         of_training[self.fold.train] = encoded.weight[self.fold.train]
         target = encode_target(reader, data.y, of_training)
@@ -189,14 +189,14 @@ class Judge:
         self.classes = getattr(reader, "classes_", None)
 
     def loss(self, outputs: Outputs) -> float:
-        """Return the weighted mean loss of predictions, as they come out of the link."""
+        """Return the weighted mean loss of predictions (outputs after the link function)."""
         raw = _before_link(torch.from_numpy(outputs), self.target.link)
         loss = float((self.target.loss.value(raw, self._values) * self._weight).sum())
         return loss if np.isfinite(loss) else np.inf
 
 
 def _before_link(outputs: torch.Tensor, link: str) -> torch.Tensor:
-    """Return outputs that a link makes these of."""
+    """Invert the link function: return logits for given probabilities."""
     if link == "sigmoid":
         return outputs.logit(eps=_LEAST)
     if link == "softmax":
@@ -209,7 +209,7 @@ def _before_link(outputs: torch.Tensor, link: str) -> torch.Tensor:
 
 
 class Trained(NamedTuple):
-    """A candidate after training: fitted, with the rows of its members, or with what went wrong."""
+    """A candidate after training, with the folds of its members, and the error if it failed."""
 
     model: Any
     folds: list[Fold]
@@ -217,7 +217,7 @@ class Trained(NamedTuple):
 
 
 def train_candidates(models: Sequence[Any], data: Data, rows: NDArray[np.int64]) -> list[Trained]:
-    """Train all candidates on some rows, those of equal shape stacked."""
+    """Train all candidates on some rows, stacked where possible."""
     parts = (None if part is None else safe_indexing(part, rows) for part in data)
     X, y, weight = parts
     trained: dict[int, Trained] = {}
@@ -230,24 +230,24 @@ def train_candidates(models: Sequence[Any], data: Data, rows: NDArray[np.int64])
 
 
 def out_of_training(trained: Trained, X: Any, n_outputs: int, judge: Judge, rows: Any) -> Outputs:
-    """Predict rows that were not trained on; NaN where a candidate cannot.
+    """Predict rows outside the training rows; NaN for a candidate that failed.
 
-    These are `rows`, or if None all, each by the member that is validated on it.
+    Predicts `rows`, or if None all rows, each by the member that is validated on it.
     """
     model = trained.model
     if trained.error is not None:
         return np.full((len(judge.fold.valid), n_outputs), np.nan)
     if judge.classes is not None and len(model.classes_) != len(judge.classes):
         missing = sorted(set(judge.classes.tolist()) - set(model.classes_.tolist()))
-        msg = f"no row of the classes {missing} is left to train on; leave such rare classes out."
+        msg = f"the training rows have none of the classes {missing}; remove such rare classes."
         raise ValueError(msg)
     if rows is not None:
         predicted: Outputs = predict_outputs(model, safe_indexing(X, rows)).astype(np.float64)
         return predicted
     if len(model.ensemble_) != model.n_members:
         msg = (
-            f"averaging={model.averaging!r} keeps several states of a member, which its own folds do not "
-            "tell apart; give validation_fraction a number."
+            f"averaging={model.averaging!r} keeps several checkpoints of a member, which the folds of members "
+            "cannot validate; set validation_fraction to a number."
         )
         raise ValueError(msg)
     predicted = np.full((len(judge.fold.valid), n_outputs), np.nan)
@@ -263,9 +263,9 @@ def out_of_training(trained: Trained, X: Any, n_outputs: int, judge: Judge, rows
 def select(
     outputs: Sequence[Outputs], loss: Callable[[Outputs], float], n_picks: int
 ) -> tuple[list[int], list[float]]:
-    """Pick candidates one by one, each time the one that makes the loss of the mean lowest.
+    """Pick candidates one by one, each time the candidate with the lowest loss of the mean prediction.
 
-    A candidate can be picked again. Returns the picks and the loss after each.
+    A candidate can be picked repeatedly. Returns the picks and the loss after each pick.
     """
     usable = [k for k, own in enumerate(outputs) if np.isfinite(own).all()]
     total = np.zeros_like(outputs[0])
@@ -283,7 +283,7 @@ def select(
 def merged(
     models: Mapping[int, Any], weights: NDArray[np.float64]
 ) -> tuple[list[Any], list[float]]:
-    """Join fitted models whose networks have one shape; return what there is then, and the weights."""
+    """Join fitted models with networks of the same shape; return the models and their weights."""
     groups: dict[str, list[int]] = {}
     for index, model in models.items():
         groups.setdefault(joblib.hash(_predicting(model)), []).append(index)
@@ -297,20 +297,20 @@ def merged(
 
 
 def _predicting(model: Any) -> tuple[Any, ...]:
-    """Return what has to agree for networks to predict side by side."""
+    """Return the values that must be equal for networks to predict stacked."""
     ensemble, params = model.ensemble_, model.get_params()
     own = {name: params.get(name) for name in _AT_PREDICT}
     return ensemble.network.__name__, _without_dropout(ensemble), own, link_of(model)
 
 
 def _without_dropout(ensemble: Ensemble) -> dict[str, Any]:
-    """Return the arguments of a network that only predicts."""
+    """Return the arguments of a network without dropout, which prediction does not use."""
     params = ensemble.network_params
     return params | {"dropout": 0.0} if "dropout" in params else params
 
 
 def _joined(ensembles: Sequence[Ensemble], weights: NDArray[np.float64]) -> Ensemble:
-    """Return one ensemble of several, given the weight of each."""
+    """Join ensembles into one, given the weight of each."""
     states = {
         name: np.concatenate([own.states[name] for own in ensembles])
         for name in ensembles[0].states

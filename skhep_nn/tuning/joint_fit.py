@@ -1,4 +1,4 @@
-"""Training several estimators as one: their members are stacked."""
+"""Training of several estimators at once, with the members of all estimators stacked."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ __all__ = ["fit_together", "may_differ", "train_together"]
 
 Estimator = TypeVar("Estimator", bound=BaseNetworkEstimator)
 
-# What estimators that train together may differ in, beside the learning rates of their schedules.
+# Parameters in which estimators that train together may differ, in addition to learning rates of schedules.
 _OWN = ("random_state", "verbose", "weight_decay", "dropout")
 
 
 class Trained(NamedTuple):
-    """What training has made of an estimator: the rows of its members, and why it is not fitted."""
+    """Folds of an estimator after training, and the error if it diverged."""
 
     folds: list[Fold]
     error: DivergedError | None
@@ -50,15 +50,14 @@ def fit_together(
 ) -> list[Estimator]:
     """Fit several estimators in one run, all their members stacked.
 
-    Many small networks train in little more time than one, on a GPU above all. Each estimator has
-    its own random numbers, its own folds and, if wanted, its own rows, and is afterwards what its own
-    `fit` would have made of it, within rounding.
+    Many small networks train in little more time than one, especially on a GPU. Each estimator has its own
+    random numbers, folds and, optionally, rows. The result equals that of `fit`, within rounding.
 
     Parameters
     ----------
     estimators : sequence of network estimators
-        Of the same class and parameters, but for `random_state`, `weight_decay`, `dropout`, and schedules
-        whose learning rates are in proportion to each other at every step. They are fitted.
+        Estimators to fit, of the same class and parameters. They may differ in `random_state`,
+        `weight_decay`, `dropout`, and schedules with proportional learning rates at every step.
     X : array-like or DataFrame of shape (n_samples, n_features)
         Inputs in physical units.
     y : array-like of shape (n_samples,) or (n_samples, n_targets)
@@ -66,29 +65,29 @@ def fit_together(
     sample_weight : array-like of shape (n_samples,), optional
         Event weights.
     rows : sequence of array-like of int, optional
-        Row numbers that each estimator is fitted on, such as those of several splits; all rows if left
-        out.
+        Row numbers to which each estimator is fitted, such as those of several splits; by default all
+        rows.
 
     Returns
     -------
     list of estimators
-        The same, fitted. The histories have the seconds of the common passes.
+        The fitted estimators. The seconds in their histories are those of the common epochs.
 
     Raises
     ------
     TypeError
-        If an estimator is none of this package's networks.
+        If an estimator is not a network estimator of this package.
     ValueError
-        If estimators cannot be trained together: they differ in more than they may, have callbacks, or
-        their rows lead to networks of different shapes or to passes of different length; if one of them
+        If estimators cannot be trained together, because they differ in other parameters, have callbacks,
+        or their rows lead to networks of different shapes or epochs of different length; if one of them
         diverges.
 
     Notes
     -----
-    - With different learning rates or weight decay, the optimiser has to be Adam, AdamW, SGD or RMSprop.
-    - A schedule that looks at validation losses, such as `ReduceOnPlateau`, sees the mean over all members.
-    - On a GPU, in fits that are too short for the fused kernels and of networks that these do not know, all
-      members draw what dropout drops from the random numbers of the first, with the same chances as alone.
+    - With different learning rates or weight decay, the optimizer has to be Adam, AdamW, SGD or RMSprop.
+    - A schedule that depends on validation losses, such as `ReduceOnPlateau`, uses the mean over all members.
+    - On a GPU without fused kernels (short fits, or networks that the kernels do not support), all members draw
+      dropout from the random numbers of the first member, with the same probabilities as in `fit`.
 
     Examples
     --------
@@ -115,7 +114,7 @@ def train_together(
     *,
     rows: Sequence[ArrayLike] | None,
 ) -> list[Trained]:
-    """Do what `fit_together` does, but leave it to others to judge estimators that diverged."""
+    """Fit several estimators in one run as `fit_together`, but return the errors of those that diverged."""
     estimators = list(estimators)
     _check(estimators, rows)
     jobs: list[Job] = []
@@ -134,7 +133,7 @@ def train_together(
         shares = [factor / factors[lead] for factor in factors]
         joined = joined._replace(member_hyperparameters=_member_hyperparameters(estimators, shares))
     net = train(joined, make_settings(estimators[lead], joined))
-    # Once for all estimators: averaged weights may need a pass over the rows for their batch-norm statistics.
+    # Once for all estimators, as averaged weights may need an epoch for their batch-norm statistics.
     kept = net.kept()
     outcomes = []
     start = 0
@@ -168,7 +167,7 @@ def _check(estimators: list[Any], rows: Sequence[ArrayLike] | None) -> None:
             )
         if estimator.callbacks or getattr(estimator, "_skl_callbacks", None):
             raise ValueError(
-                "callbacks see one estimator: fit estimators that have any one by one."
+                "callbacks see one estimator: fit estimators that have callbacks one by one."
             )
     if rows is not None and len(rows) != len(estimators):
         raise ValueError(
@@ -187,12 +186,12 @@ def _check(estimators: list[Any], rows: Sequence[ArrayLike] | None) -> None:
         if differ:
             raise ValueError(
                 f"estimators may differ in {', '.join(_OWN)} and learning rates, but these do in "
-                f"{', '.join(differ)}; fit those that agree together."
+                f"{', '.join(differ)}; fit only estimators with equal values together."
             )
 
 
 def _differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    """Return the names of parameters, other than objects with parameters of their own, that differ."""
+    """Return the names of the parameters that differ, without objects that have parameters themselves."""
     return [
         name
         for name in sorted(a.keys() | b.keys())
@@ -202,7 +201,7 @@ def _differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
 
 
 def _factors(estimators: Sequence[Any], job: Job) -> list[float]:
-    """Return learning rates as multiples of those of the first; ValueError if they are none."""
+    """Return the ratio of each estimator's learning rates to the first; ValueError if not constant."""
     first = estimators[0]
     n_epochs = make_settings(first, job).n_epochs
     n = n_steps([fold.train for fold in job.folds], first.batch_size)
@@ -219,8 +218,8 @@ def _factors(estimators: Sequence[Any], job: Job) -> list[float]:
             )
         except ValueError as error:
             msg = (
-                "estimators whose learning rates depend on validation losses, which are those of all "
-                f"members, cannot differ in {', '.join(sorted(set().union(*differ)))}; fit those that agree "
+                "estimators whose learning rates depend on the validation losses of all members cannot "
+                f"differ in {', '.join(sorted(set().union(*differ)))}; fit only estimators with equal values "
                 "together."
             )
             raise ValueError(msg) from error
@@ -228,15 +227,15 @@ def _factors(estimators: Sequence[Any], job: Job) -> list[float]:
         if factor is None:
             raise ValueError(
                 "the learning rates of estimators must be in proportion to each other at every step, and "
-                f"their momenta the same, but these differ in {', '.join(names)} to other effect; scale "
-                "all rates of a schedule, or fit those that agree together."
+                f"their momenta equal, but these differ in {', '.join(names)} in another way; scale all "
+                "rates of a schedule, or fit only estimators with equal values together."
             )
         factors.append(factor)
     return factors
 
 
 def _flat(schedule: Any) -> dict[str, Any]:
-    """Return the parameters of a schedule, and its class, under the names that an estimator has."""
+    """Return the class and parameters of a schedule, named as parameters of an estimator."""
     params = schedule.get_params() if hasattr(schedule, "get_params") else {"": schedule}
     return {"schedule": type(schedule)} | {f"schedule__{name}": v for name, v in params.items()}
 
@@ -244,7 +243,7 @@ def _flat(schedule: Any) -> dict[str, Any]:
 def _member_hyperparameters(
     estimators: Sequence[Any], factors: list[float]
 ) -> MemberHyperparameters:
-    """Return what members differ in, given the learning rates of estimators."""
+    """Return the hyperparameters of all members, given the learning rates of the estimators."""
     of_member = [
         (e, f) for e, f in zip(estimators, factors, strict=True) for _ in range(e.n_members)
     ]
@@ -256,7 +255,7 @@ def _member_hyperparameters(
 
 
 def _sharing(job: Job, others: list[Job]) -> Job:
-    """Return a job that holds no copy of what another one holds."""
+    """Return a job that shares its arrays with an earlier job that has the same data."""
     for other in others:
         ours, theirs = ((j.rows, j.weight, j.target.values) for j in (job, other))
         pairs = list(zip(ours, theirs, strict=True))
@@ -269,9 +268,9 @@ def _sharing(job: Job, others: list[Job]) -> Job:
 
 
 def _check_jobs(estimators: list[Any], jobs: list[Job]) -> None:
-    """Check that networks, losses and steps of a pass have come out the same, whatever the rows."""
+    """Check that the networks, losses and numbers of steps of all jobs are equal."""
     shapes = {
-        (job.target.loss.name, job.target.link, joblib.hash(_shaping(estimator)))
+        (job.target.loss.name, job.target.link, joblib.hash(_shared_arguments(estimator)))
         for estimator, job in zip(estimators, jobs, strict=True)
     }
     if len(shapes) > 1:
@@ -283,18 +282,18 @@ def _check_jobs(estimators: list[Any], jobs: list[Job]) -> None:
     steps = sorted({n_steps([fold.train for fold in job.folds], batch_size) for job in jobs})
     if len(steps) > 1:
         raise ValueError(
-            f"the estimators' passes have from {steps[0]} to {steps[-1]} steps, as their rows are not "
-            "as many. Take rows of equal number, or fit them one by one."
+            f"the estimators' epochs have from {steps[0]} to {steps[-1]} steps, as their numbers of rows "
+            "differ. Use equal numbers of rows, or fit them one by one."
         )
 
 
-def _shaping(estimator: Any) -> dict[str, Any]:
-    """Return the arguments of an estimator's network less the one that stacked members may differ in."""
+def _shared_arguments(estimator: Any) -> dict[str, Any]:
+    """Return the arguments of an estimator's network that stacked members must share."""
     return {name: value for name, value in network_params(estimator).items() if name != "dropout"}
 
 
 def _joined(jobs: list[Job]) -> Job:
-    """Put jobs one behind the other: members keep their rows, which jobs may share."""
+    """Concatenate jobs into one; data that jobs share are held once."""
     folds = []
     starts: dict[int, int] = {}
     parts: list[Job] = []
@@ -311,8 +310,8 @@ def _joined(jobs: list[Job]) -> Job:
         rows, weight, values = parts[0].rows, parts[0].weight, target.values
     else:
         rows, weight, values = (
-            np.concatenate(of)
-            for of in zip(*((p.rows, p.weight, p.target.values) for p in parts), strict=True)
+            np.concatenate(arrays)
+            for arrays in zip(*((p.rows, p.weight, p.target.values) for p in parts), strict=True)
         )
     return Job(
         rows,

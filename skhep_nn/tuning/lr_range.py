@@ -24,17 +24,17 @@ __all__ = ["LRRange", "lr_range_test"]
 
 FloatArray = NDArray[np.float64]
 
-# Steps of a test that is left to choose them: enough to average over, and no more than the curve needs.
+# Limits of the default number of steps: enough to average over, and no more than the curve needs.
 _FEWEST_STEPS, _MOST_STEPS = 200, 1000
-# Width of the smoothing above which it would hide a curve, as a share of the steps; and steps that divergence
-# is told by, at least.
+# Largest width of the smoothing, as a fraction of the steps, and smallest number of steps over which the loss
+# is averaged to detect divergence.
 _WIDEST, _FEWEST_RECENT = 0.1, 5
-# The usual distance of the suggested rate from that of the lowest loss.
+# Ratio of the learning rate of the lowest loss to the suggested rate.
 _BELOW_LOWEST = 10.0
 
 
 class LRRange(NamedTuple):
-    """What a learning-rate range test has found.
+    """Result of a learning-rate range test.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class LRRange(NamedTuple):
     steepest : float
         Learning rate below `lowest` at which it fell fastest with the logarithm of the rate.
     diverged : float
-        Learning rate at which the test was ended since the loss diverged; NaN where it did not.
+        Learning rate at which the loss diverged and the test ended; NaN if it did not diverge.
     table : DataFrame
         A row for every member and step, with the columns `member`, `step`, `lr`, `loss` (of the batch,
         before the step was taken) and `smoothed_loss`.
@@ -78,16 +78,16 @@ def lr_range_test(
     divergence: float = 1.0,
     params: Mapping[str, Any] | None = None,
 ) -> LRRange:
-    """Train a little while the learning rate grows, to see which rates lower the loss.
+    """Train for some steps with a growing learning rate, to find the rates at which the loss falls.
 
-    With every step the rate grows by the same factor. Where it is too low the loss stays as it is, then
-    it falls, and where the rate is too high the loss rises again. The members are trained side by side,
-    each from its own initial parameters and on its own rows: one loss curve alone is noisy.
+    The rate grows by the same factor in every step. At low rates the loss hardly changes, then it falls,
+    and at high rates it rises again. Several members are trained at once, with different initial
+    parameters and rows, as a single loss curve is noisy.
 
     Parameters
     ----------
     estimator : network estimator, or Pipeline that ends in one
-        Such as `DenseNetClassifier`. It is cloned and stays as it is.
+        For example `DenseNetClassifier`. It is cloned, not changed.
     X : array-like or DataFrame of shape (n_samples, ...)
         Inputs.
     y : array-like of shape (n_samples,) or (n_samples, n_targets)
@@ -97,23 +97,23 @@ def lr_range_test(
     min_lr, max_lr : float, default=1e-5 and 10
         First and last learning rate.
     n_steps : int, default=None
-        Number of steps, that is minibatches. None: those of one pass, but at least 200 and at most 1000.
+        Number of optimizer steps. None is one epoch, but at least 200 and at most 1000 steps.
     n_members : int, default=5
-        Number of members, in place of the estimator's own; from two on each leaves out one fold, as in
-        a fit.
+        Number of members, replaces the parameter of the estimator. If it is two or more, each member
+        leaves out one fold, as in a fit.
     smoothing : float, default=0.1
         Standard deviation of the Gaussian weights by which the losses are smoothed, in powers of ten of
-        the learning rate (at most a tenth of the range); 0 leaves them as they are.
+        the learning rate (at most a tenth of the range); 0 does not smooth.
     divergence : float, default=1
-        The test ends where the loss is not finite or has risen this many times the loss of the first
-        steps above the lowest.
+        The test ends when the loss is not finite, or exceeds the lowest loss by this factor times the
+        loss of the first steps.
     params : mapping, default=None
         Further arguments of the network's `fit`, such as ``{"aux_target": ...}``.
 
     Returns
     -------
     LRRange
-        Named tuple of the rates `suggested`, `lowest`, `steepest` and `diverged`, and of the `table` of
+        Named tuple of the rates `suggested`, `lowest`, `steepest` and `diverged`, and the `table` of
         losses.
 
     Raises
@@ -121,33 +121,32 @@ def lr_range_test(
     TypeError
         If `estimator` is no network estimator.
     ValueError
-        If rates are not positive and increasing, another parameter is not what it should be, or the loss
-        is not finite from the first steps on.
+        If rates are not positive and increasing, another parameter is invalid, or the loss is not finite
+        from the first steps on.
 
     Warns
     -----
     UserWarning
-        If the lowest loss lies so near an end of the range that the suggestion rests on that end.
+        If the lowest loss is so near an end of the range that the suggestion depends on that end.
 
     See Also
     --------
-    skhep_nn.plotting.LRRangeDisplay : The plot of it.
+    skhep_nn.plotting.LRRangeDisplay : Plot of the loss against the learning rate.
 
     Notes
     -----
-    The suggestion is a rule of thumb, a tenth of the rate of the lowest loss: at that rate itself the
-    steps have already begun to harm. Look at the plot.
+    The suggestion is a rule of thumb, a tenth of the rate of the lowest loss, as steps at that rate itself
+    are already too large. Look at the plot.
 
-    Everything but the learning rate is as in a fit: batch size, augmentation, optimiser, `class_weight`,
-    `random_state`. Momentum is the optimiser's own. Of the estimator's `callbacks` only those that act on
-    gradients take part, such as the clipping of gradients. There is no validation, averaging or early
-    stopping. Of the last steps before a divergence, losses beyond it count as being there when they are
-    smoothed.
+    Everything except the learning rate is as in a fit: batch size, augmentation, optimizer,
+    `class_weight`, `random_state`. The momentum is the default of the optimizer. Only `callbacks` that act
+    on gradients are used, such as gradient clipping. There is no validation, averaging or early stopping.
+    Before smoothing, the losses of the last steps are clipped at the loss that counts as divergence.
 
     References
     ----------
-    .. [1] L. N. Smith, section 3.3 of arXiv:1506.01186, with a linear growth of the rate.
-    .. [2] The rates of arXiv:2002.01427 were found so (section 3.2.1).
+    .. [1] L. N. Smith, section 3.3 of arXiv:1506.01186, where the rate grows linearly.
+    .. [2] Section 3.2.1 of arXiv:2002.01427, whose rates were found with this test.
 
     Examples
     --------
@@ -191,7 +190,7 @@ def lr_range_test(
         )
     smoothed = _smoothed(losses, width, recorder.window, recorder.ceiling_)
     has_diverged = recorder.ceiling_ < np.inf
-    found = _read_off(lr[: len(losses)], losses, smoothed, has_diverged=has_diverged)
+    found = _result(lr[: len(losses)], losses, smoothed, has_diverged=has_diverged)
     if found.suggested < min_lr:
         _warn(
             f"lowest at a rate of {found.lowest:.2g}, near the lower end: lower min_lr={min_lr:g}"
@@ -202,11 +201,11 @@ def lr_range_test(
 
 
 class _Covered(Exception):  # noqa: N818 - no error
-    """Ends the fit: all rates have been tried, or the loss has diverged."""
+    """Raised to end the fit when all rates have been tried, or the loss has diverged."""
 
 
 class _GivenRates(BaseEstimator):  # type: ignore[misc]
-    """Schedule of given learning rates, the last of which stays."""
+    """Schedule of given learning rates; the last one is used for all later steps."""
 
     def __init__(self, lr: FloatArray) -> None:
         self.lr = lr
@@ -219,13 +218,13 @@ class _GivenRates(BaseEstimator):  # type: ignore[misc]
         n_steps: int,
         valid_losses: Sequence[float] = (),  # noqa: ARG002
     ) -> Rates:
-        """Return the rates of the steps of one pass."""
+        """Return the learning rate of every step of an epoch."""
         at = np.arange(epoch * n_steps, (epoch + 1) * n_steps)
         return Rates(np.take(self.lr, at, mode="clip"), None)
 
 
 class _Recorder(Callback):  # type: ignore[misc]
-    """Keeps the loss of every member in every step; ends the fit after the last, or at divergence."""
+    """Records the loss of every member in every step; ends the fit after the last rate, or at divergence."""
 
     def __init__(self, n_steps: int, width: int, divergence: float) -> None:
         self.n_steps = n_steps
@@ -233,11 +232,11 @@ class _Recorder(Callback):  # type: ignore[misc]
         self.divergence = divergence
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Recorder:
-        # A fit works with copies of its callbacks, but what this one records has to come back.
+        # A fit copies its callbacks, but the losses recorded by this one are read afterwards.
         return self
 
     def initialize(self) -> _Recorder:
-        """Begin with nothing recorded."""
+        """Reset the records."""
         self.losses_: list[FloatArray] = []
         self.ceiling_ = np.inf
         self._lowest = np.inf
@@ -252,7 +251,7 @@ class _Recorder(Callback):  # type: ignore[misc]
         if not training:
             return
         self.losses_.append(kwargs["member_losses"].double().cpu().numpy())
-        # Of a few steps, as one batch with large weights is no divergence.
+        # Mean of several steps, as a single batch with large weights is no divergence.
         recent = float(np.mean(self.losses_[-self.window :]))
         if len(self.losses_) == self.window:
             self._scale = abs(recent)
@@ -269,7 +268,7 @@ class _Recorder(Callback):  # type: ignore[misc]
 def _check(
     min_lr: float, max_lr: float, n_steps: int | None, smoothing: float, divergence: float
 ) -> None:
-    """Check the parameters that the estimator does not know."""
+    """Check the parameters of the test."""
     if not (is_number(min_lr) and is_number(max_lr) and 0 < min_lr < max_lr):
         raise ValueError(
             f"min_lr={min_lr!r} and max_lr={max_lr!r} must be positive numbers, the first below the "
@@ -285,7 +284,7 @@ def _check(
 
 
 def _network_and_input(estimator: Any, X: Any, y: Any) -> tuple[Any, Any]:
-    """Return a clone of the network, and what the steps before it make of the inputs."""
+    """Return a clone of the network, and the inputs transformed by the earlier steps of a pipeline."""
     network = estimator
     if isinstance(estimator, Pipeline):
         network = estimator.steps[-1][1]
@@ -300,16 +299,16 @@ def _network_and_input(estimator: Any, X: Any, y: Any) -> tuple[Any, Any]:
 
 
 def _acts_on_gradients(callback: Any) -> bool:
-    """Whether a callback of skorch, by itself or with a name, as an object or a class, sees gradients."""
+    """Whether a callback of skorch (object, class or named tuple of either) acts on gradients."""
     callback = callback[1] if isinstance(callback, tuple) else callback
     kind = callback if isinstance(callback, type) else type(callback)
     return getattr(kind, "on_grad_computed", None) is not Callback.on_grad_computed
 
 
 def _smoothed(losses: FloatArray, width: float, window: int, ceiling: float) -> FloatArray:
-    """Smooth losses of shape (n_steps, n_members), of which the last may have passed a ceiling."""
+    """Smooth losses of shape (n_steps, n_members), with the last ones clipped at a ceiling."""
     bounded = losses.copy()
-    # Losses that explode would drown their neighbours.
+    # Diverging losses would dominate the smoothed losses around them.
     bounded[-window:] = np.fmin(losses[-window:], ceiling)
     if width == 0:
         return bounded
@@ -318,18 +317,18 @@ def _smoothed(losses: FloatArray, width: float, window: int, ceiling: float) -> 
 
 
 def _warn(text: str) -> None:
-    """Warn the caller of the test."""
+    """Emit a warning at the line that calls the test."""
     warnings.warn(f"the loss was {text}.", stacklevel=3)
 
 
-def _read_off(
+def _result(
     lr: FloatArray, losses: FloatArray, smoothed: FloatArray, *, has_diverged: bool
 ) -> LRRange:
-    """Read the rates off losses of shape (n_steps, n_members)."""
+    """Return the result for losses of shape (n_steps, n_members)."""
     n_steps, n_members = losses.shape
     mean = smoothed.mean(axis=1)
     at_lowest = int(mean.argmin())
-    slope = np.gradient(mean, np.log10(lr))[: at_lowest + 1]
+    gradient = np.gradient(mean, np.log10(lr))[: at_lowest + 1]
     table = pd.DataFrame(
         {
             "member": np.tile(np.arange(n_members), n_steps),
@@ -342,7 +341,7 @@ def _read_off(
     return LRRange(
         suggested=float(lr[at_lowest] / _BELOW_LOWEST),
         lowest=float(lr[at_lowest]),
-        steepest=float(lr[slope.argmin()]),
+        steepest=float(lr[gradient.argmin()]),
         diverged=float(lr[-1]) if has_diverged else float("nan"),
         table=table,
     )

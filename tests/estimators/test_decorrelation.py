@@ -282,10 +282,10 @@ def test_round_trip_and_search(events, tmp_path):
         ({"decorrelate": "other", "categorical_features": ["other"]}, "categorical"),
         ({"decorrelation_strength": -1}, "decorrelation_strength=-1 must be"),
         ({"decorrelation_strength": np.nan}, "decorrelation_strength=nan must be"),
-        ({"decorrelation_range": (2, 1)}, "of which the first is less"),
+        ({"decorrelation_range": (2, 1)}, "the first less than the second"),
         ({"decorrelation_range": 5}, "None or two numbers"),
         ({"decorrelation_range": (1, 2)}, "no event of the background class 'b'"),
-        ({"background_label": "x"}, "background_label='x' is none of the classes"),
+        ({"background_label": "x"}, "background_label='x' is not among the classes"),
     ],
 )
 def test_parameters_are_checked(events, params, message):

@@ -112,7 +112,7 @@ def test_together_on_cuda(events):
             [*models(1, schedule=OneCycle(1e-3)), *models(1, schedule=OneCycle(1e-2))],
             {},
             ValueError,
-            "in schedule__max_lr to other effect",
+            "in schedule__max_lr in another way",
         ),
         (
             [
