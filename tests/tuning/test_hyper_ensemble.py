@@ -284,7 +284,7 @@ def test_on_cuda(events):
                 "validation_fraction": None,
             },
             ValueError,
-            "several states of a member",
+            "several checkpoints of a member",
         ),
     ],
 )

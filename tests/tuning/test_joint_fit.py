@@ -121,7 +121,7 @@ def test_together_on_cuda(events):
             ],
             {},
             ValueError,
-            "depend on validation losses.* in schedule__lr",
+            "depend on the validation losses.* in schedule__lr",
         ),
         ([*models(1), *models(1, n_members=3)], {}, ValueError, "in n_members"),
         (models(1, callbacks=[object()]), {}, ValueError, "one by one"),

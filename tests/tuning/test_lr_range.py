@@ -141,12 +141,12 @@ def test_rates_are_read_off_the_curve():
     losses = curve[:, None] + noise
     smoothed = _lr_range._smoothed(losses, 10.0, 20, np.inf)
     assert np.std(smoothed - curve[:, None]) < 0.5 * noise.std()
-    found = _lr_range._read_off(lr, losses, smoothed, has_diverged=False)
+    found = _lr_range._result(lr, losses, smoothed, has_diverged=False)
     assert 6e-3 < found.lowest < 1.6e-2
     assert_allclose(found.suggested, found.lowest / 10)
     assert 7e-5 < found.steepest < 1.4e-4
     assert np.isnan(found.diverged)
-    assert _lr_range._read_off(lr, losses, smoothed, has_diverged=True).diverged == 1.0
+    assert _lr_range._result(lr, losses, smoothed, has_diverged=True).diverged == 1.0
 
 
 def test_explosion_does_not_leak_into_the_valley():
