@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from sklearn.utils import Bunch
 
+from skhep_nn.datasets._array_files import PathLike, integers_if_whole, list_paths
 from skhep_nn.datasets._hdf5_chunks import RowReader, import_h5py
 
 __all__ = ["CALO_SPLITS", "CaloImages", "load_calo_hdf5"]
@@ -205,7 +206,7 @@ class CaloImages:
 
 
 def load_calo_hdf5(
-    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    paths: PathLike | Sequence[PathLike],
     start: int | None = None,
     stop: int | None = None,
     *,
@@ -282,9 +283,7 @@ def load_calo_hdf5(
                 f"stop; got split={split!r}, start={start!r}, stop={stop!r}."
             )
         start, stop = CALO_SPLITS[split]
-    names = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    if not names:
-        raise ValueError("paths must name at least one file, got none.")
+    names = list_paths(paths, "paths")
     parts: list[_Part] = []
     targets: list[Array] = []
     kinds: list[tuple[tuple[int, ...], np.dtype[Any]]] = []
@@ -299,9 +298,7 @@ def load_calo_hdf5(
         targets.append(target)
         kinds.append(kind)
     images = CaloImages(parts, *kinds[0])
-    target = np.concatenate(targets)
-    if target.dtype.kind in "fiu" and np.array_equal(target, np.rint(target)):
-        target = target.astype(np.int64)
+    target = integers_if_whole(np.concatenate(targets))
     return Bunch(images=images if lazy else np.asarray(images), target=target)
 
 

@@ -12,8 +12,7 @@ from sklearn.utils import Bunch
 from skhep_nn.datasets._calo_particles import Arrivals, fly_to_calorimeter
 from skhep_nn.datasets._calo_profile import HALF_WINDOW, WINDOW, deposit_energy
 from skhep_nn.datasets._calo_readout import hit_times, interesting_towers, read_out
-from skhep_nn.utils.checks import is_count
-from skhep_nn.utils.random import as_generator
+from skhep_nn.datasets._simulation import check_count, seeded_chunks
 
 __all__ = ["make_calo_showers"]
 
@@ -125,17 +124,15 @@ def make_calo_showers(
     True
     """
     settings = _check(electron_fraction, pt, eta_max, image_shape, noise)
-    n = _check_number(n_samples)
-    root = int(as_generator(random_state).integers(2**63))
+    n = check_count("n_samples", n_samples)
     images = np.empty((n, *settings.shape, 2), dtype=np.float32)
     truth: dict[str, Array] = {}
-    for number, start in enumerate(range(0, n, _CHUNK)):
-        rng = np.random.default_rng(np.random.SeedSequence(root, spawn_key=(number,)))
-        kept = slice(0, min(_CHUNK, n - start))
+    for rng, rows in seeded_chunks(random_state, n, _CHUNK):
+        size = rows.stop - rows.start
         chunk, columns = _simulate(rng, settings)
-        images[start : start + _CHUNK] = chunk[kept]
+        images[rows] = chunk[:size]
         for name, values in columns.items():
-            truth.setdefault(name, np.empty(n, values.dtype))[start : start + _CHUNK] = values[kept]
+            truth.setdefault(name, np.empty(n, values.dtype))[rows] = values[:size]
     return Bunch(images=images, **truth)
 
 
@@ -207,13 +204,6 @@ def _seed(column: Array, arrivals: Arrivals, reach: int) -> Array:
     energy = np.bincount(arrivals.event * width + shifted, arrivals.energy, _CHUNK * width)
     seed: Array = energy.reshape(_CHUNK, width).argmax(axis=1) - reach - 1
     return seed
-
-
-def _check_number(n_samples: object) -> int:
-    """Refuse what is not a number of images."""
-    if not is_count(n_samples):
-        raise ValueError(f"n_samples must be an integer of at least 1, got {n_samples!r}.")
-    return int(n_samples)
 
 
 def _check(

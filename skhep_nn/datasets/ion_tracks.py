@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import erf
 from sklearn.utils import Bunch
 
-from skhep_nn.utils.checks import is_count
-from skhep_nn.utils.random import as_generator
+from skhep_nn.datasets._simulation import check_count, seeded_chunks
 
 __all__ = ["ION_SPLITS", "make_ion_tracks"]
 
@@ -121,14 +120,11 @@ def make_ion_tracks(
     """
     shape = _check(n_samples, split, image_shape, pixel_size)
     n = int(n_samples)
-    root = int(as_generator(random_state).integers(2**63))
     images = np.empty((n, *shape), dtype=np.uint8)
     energy, is_electron = np.empty(n), np.empty(n, dtype=np.int64)
     kinds = [(name, value) for name in _PARTICLES for value in ION_SPLITS[split][name]]
-    for number, start in enumerate(range(0, n, _CHUNK)):
-        rng = np.random.default_rng(np.random.SeedSequence(root, spawn_key=(number,)))
-        size = min(_CHUNK, n - start)
-        rows = slice(start, start + size)
+    for rng, rows in seeded_chunks(random_state, n, _CHUNK):
+        size = rows.stop - rows.start
         kind = rng.permutation(np.arange(_CHUNK) % len(kinds))
         chunk = np.empty((_CHUNK, *shape), dtype=np.uint8)
         for index, (name, value) in enumerate(kinds):
@@ -200,8 +196,7 @@ def _check(
     n_samples: object, split: object, image_shape: object, pixel_size: object
 ) -> tuple[int, int]:
     """Refuse parameters that cannot be simulated; the shape as two numbers."""
-    if not is_count(n_samples):
-        raise ValueError(f"n_samples must be an integer of at least 1, got {n_samples!r}.")
+    check_count("n_samples", n_samples)
     if split not in ION_SPLITS:
         raise ValueError(f"split must be one of {', '.join(map(repr, ION_SPLITS))}, got {split!r}.")
     shape = image_shape if isinstance(image_shape, tuple | list) else ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,13 +9,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from skhep_nn.datasets._waveform_readers import StoredArray, list_arrays, read_table
+from skhep_nn.datasets._array_files import (
+    PathLike,
+    StoredArray,
+    integers_if_whole,
+    list_arrays,
+    list_paths,
+    read_table,
+)
 
 __all__ = ["Waveforms", "load_waveforms"]
 
 Array = NDArray[Any]
 Rows = NDArray[np.intp]
-_PathLike = str | os.PathLike[str]
 
 _TRACES = ("traces", "waveforms", "waveform", "X", "x", "array")
 _TARGETS = ("target", "targets", "y", "labels", "label", "separation", "d")
@@ -45,7 +50,7 @@ class Waveforms(NamedTuple):
 
 
 def load_waveforms(
-    path: _PathLike | Sequence[_PathLike],
+    path: PathLike | Sequence[PathLike],
     *,
     traces_key: str | None = "auto",
     target_key: str | int | None = "auto",
@@ -123,9 +128,7 @@ def load_waveforms(
     """
     if non_finite not in {"error", "drop", "keep"}:
         raise ValueError(f"non_finite must be 'error', 'drop' or 'keep', got {non_finite!r}.")
-    paths = [path] if isinstance(path, str | os.PathLike) else list(path)
-    if not paths:
-        raise ValueError("path must name at least one file, got none.")
+    paths = list_paths(path, "path")
     parts: list[Waveforms] = []
     offset = 0
     for name in paths:
@@ -264,9 +267,7 @@ def _load_table(
         raise ValueError(f"{path} holds no traces")
     if column is None:
         return np.concatenate(traces), None
-    target = np.concatenate(targets)
-    whole = np.array_equal(target, np.rint(target))
-    return np.concatenate(traces), target.astype(np.int64) if whole else target
+    return np.concatenate(traces), integers_if_whole(np.concatenate(targets))
 
 
 def _target_column(
@@ -321,7 +322,7 @@ def _finite_rows(values: Array) -> NDArray[np.bool_]:
     return finite
 
 
-def _check_like(path: Path, part: Waveforms, first_path: _PathLike, first: Waveforms) -> None:
+def _check_like(path: Path, part: Waveforms, first_path: PathLike, first: Waveforms) -> None:
     """Refuse a file of another form than the first."""
     forms = []
     for waveforms in (part, first):

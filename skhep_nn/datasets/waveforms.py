@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from skhep_nn.datasets._simulation import check_count, seeded_chunks
 from skhep_nn.datasets._waveform_signal import (
     XenonChamber,
     check_chamber,
@@ -15,8 +16,6 @@ from skhep_nn.datasets._waveform_signal import (
     light_of,
     width_of,
 )
-from skhep_nn.utils.checks import is_count
-from skhep_nn.utils.random import as_generator
 
 __all__ = ["SimulatedWaveforms", "XenonChamber", "make_waveforms"]
 
@@ -178,19 +177,17 @@ def make_waveforms(
     >>> waveforms.electrons.shape, float(waveforms.target[waveforms.n_pulses == 1].max())
     ((100, 2), 0.0)
     """
-    n = _check_whole("n_samples", n_samples, 1)
+    n = check_count("n_samples", n_samples)
     settings = _check(n_points, n_pulses, separation, energy, sharing, drift_time, chamber, dtype)
-    root = int(as_generator(random_state).integers(2**63))
     traces = np.empty((n, settings.n_points), settings.dtype)
     truth: dict[str, Array] = {}
-    for number, start in enumerate(range(0, n, _CHUNK)):
-        rng = np.random.default_rng(np.random.SeedSequence(root, spawn_key=(number,)))
-        size = min(_CHUNK, n - start)
+    for rng, rows in seeded_chunks(random_state, n, _CHUNK):
+        size = rows.stop - rows.start
         columns = _vertices(rng, settings)
-        traces[start : start + size] = _record(rng, settings, columns)[:size]
+        traces[rows] = _record(rng, settings, columns)[:size]
         for name, values in columns.items():
             whole = truth.setdefault(name, np.empty((n, *values.shape[1:]), values.dtype))
-            whole[start : start + size] = values[:size]
+            whole[rows] = values[:size]
     return SimulatedWaveforms(traces=traces, **truth, sampling=settings.sampling)
 
 
@@ -253,7 +250,7 @@ def _check(
     dtype: DTypeLike,
 ) -> _Settings:
     """Refuse parameters that cannot be simulated."""
-    points = _check_whole("n_points", n_points, 50)
+    points = check_count("n_points", n_points, 50)
     kinds = n_pulses if isinstance(n_pulses, tuple | list) else (n_pulses,)
     if tuple(kinds) not in ((1,), (2,), (1, 2), (2, 1)):
         raise ValueError(f"n_pulses must be 1, 2 or (1, 2), got {n_pulses!r}.")
@@ -286,13 +283,6 @@ def _check(
         chamber,
         kind,
     )
-
-
-def _check_whole(name: str, value: object, least: int) -> int:
-    """Check a whole number."""
-    if not is_count(value, least):
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
-    return int(value)
 
 
 def _range(

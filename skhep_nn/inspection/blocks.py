@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from sklearn.pipeline import Pipeline
 from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from skhep_nn.inspection.fitted_networks import check_member, input_of_last_step, last_step
 from skhep_nn.networks.split_dense import SplitDenseNet
 
 __all__ = ["block_reliance", "bottleneck_outputs", "bottleneck_reliance", "split_estimator"]
@@ -240,7 +240,7 @@ def bottleneck_outputs(
 def split_estimator(estimator: Any, *, bottleneck: bool = False) -> Any:
     """Return the fitted estimator of networks with blocks, the last step of a Pipeline."""
     check_is_fitted(estimator)
-    last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
+    last = last_step(estimator)
     ensemble = getattr(last, "ensemble_", None)
     if ensemble is None or not issubclass(ensemble.network, SplitDenseNet):
         raise TypeError(
@@ -266,11 +266,9 @@ def _passes(estimator: Any, X: Any, member: int | None) -> Iterator[_Pass]:
     """Run members one after the other."""
     fitted = split_estimator(estimator)
     n_members = len(fitted.ensemble_)
-    if member is not None and not -n_members <= member < n_members:
-        raise ValueError(f"member={member} does not exist: the ensemble has {n_members}")
-    if isinstance(estimator, Pipeline) and len(estimator) > 1:
-        X = estimator[:-1].transform(X)
-    rows = torch.as_tensor(fitted._encode_X(X, reset=False))
+    if member is not None:
+        check_member(member, n_members)
+    rows = torch.as_tensor(fitted._encode_X(input_of_last_step(estimator, X), reset=False))
     for k in range(n_members) if member is None else [member % n_members]:
         network = fitted.ensemble_.member(k)
         with torch.inference_mode():

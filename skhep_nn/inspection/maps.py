@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
+
+from skhep_nn.inspection.fitted_networks import check_member, input_of_last_step, last_step
 
 __all__ = ["feature_maps", "network_and_image"]
 
@@ -110,19 +111,14 @@ def network_and_image(
 ) -> tuple[nn.Module, Array]:
     """One member of a fitted estimator, and the image of shape (1, H, W, C) that it would see."""
     check_is_fitted(estimator)
-    batch = np.asarray(image)[None]
-    if isinstance(estimator, Pipeline):
-        if len(estimator) > 1:
-            batch = estimator[:-1].transform(batch)
-        estimator = estimator[-1]
+    batch = input_of_last_step(estimator, np.asarray(image)[None])
+    estimator = last_step(estimator)
     if not hasattr(estimator, "ensemble_") or not hasattr(estimator, "image_shape_"):
         raise TypeError(
             f"expected a fitted estimator of images, such as CaloCNNClassifier, got "
             f"{type(estimator).__name__}"
         )
-    n_members = len(estimator.ensemble_)
-    if not -n_members <= member < n_members:
-        raise ValueError(f"member={member} does not exist: the ensemble has {n_members}")
+    check_member(member, len(estimator.ensemble_))
     values = np.ascontiguousarray(estimator.read(batch).values)
     return estimator.ensemble_.member(member), values
 

@@ -12,6 +12,7 @@ import pandas as pd
 from skhep_nn.utils.validation import (
     BoolArray,
     FloatArray,
+    check_edges,
     check_labels,
     check_vector,
     check_weight,
@@ -334,10 +335,7 @@ def _edges(quantity: FloatArray, bins: int | npt.ArrayLike) -> FloatArray:
             raise ValueError(f"bins={bins!r} must be an integer of at least 1, or the edges")
         edges = np.unique(np.quantile(quantity, np.linspace(0, 1, int(n_bins) + 1)))
         return edges if len(edges) > 1 else edges[0] + np.array([-0.5, 0.5])
-    edges = np.asarray(bins, dtype=float)
-    if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all():
-        raise ValueError(f"bins={bins!r} must be at least two edges that increase")
-    return edges
+    return check_edges(bins)
 
 
 def _place(classes: list[Any], pos_label: Any) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from skhep_nn.utils.validation import FloatArray, check_vector
+from skhep_nn.utils.validation import FloatArray, check_vector, check_weight
 
 __all__ = ["distance_correlation"]
 
@@ -62,9 +62,7 @@ def distance_correlation(
     """
     n = np.size(x)
     first, second = check_vector(x, n, "x"), check_vector(y, n, "y")
-    weight = (
-        np.ones(n) if sample_weight is None else check_vector(sample_weight, n, "sample_weight")
-    )
+    weight = check_weight(sample_weight, n)
     if weight.min(initial=0.0) < 0 or not weight.sum() > 0:
         msg = (
             f"sample_weight must not be negative and have a positive total, got {weight.sum():g} with a "

@@ -9,7 +9,13 @@ import numpy.typing as npt
 
 from skhep_nn.metrics.correlation import distance_correlation
 from skhep_nn.utils.checks import is_number
-from skhep_nn.utils.validation import BoolArray, FloatArray, check_events, check_score
+from skhep_nn.utils.validation import (
+    BoolArray,
+    FloatArray,
+    check_edges,
+    check_events,
+    check_score,
+)
 
 __all__ = ["MassSculpting", "Spectra", "background_spectra", "mass_sculpting"]
 
@@ -177,10 +183,7 @@ def _edges(masses: FloatArray, bins: int | npt.ArrayLike) -> FloatArray:
             low, high = low - 0.5, low + 0.5
         edges: FloatArray = np.histogram_bin_edges(finite, bins, range=(low, high))
         return edges
-    edges = np.asarray(bins, dtype=np.float64)
-    if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all():
-        raise ValueError(f"bins={bins!r} must be a number of bins or at least two growing edges")
-    return edges
+    return check_edges(bins)
 
 
 def _cut(score: FloatArray, weight: FloatArray, efficiency: float) -> float:

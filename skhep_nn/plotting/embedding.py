@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from skhep_nn.inspection.fitted_networks import check_member
 from skhep_nn.plotting.heatmap import draw_heatmap
 
 if TYPE_CHECKING:
@@ -117,9 +118,7 @@ class EmbeddingDisplay:
             )
         column = _column_of(estimator, feature)
         ensemble = estimator.ensemble_
-        n_members = len(ensemble)
-        if not -n_members <= member < n_members:
-            raise ValueError(f"member={member} does not exist: the ensemble has {n_members}")
+        check_member(member, len(ensemble))
         place = sorted(categories).index(column)
         return cls(
             vectors=ensemble.states[f"input_stage.embeddings.{place}.weight"][member],

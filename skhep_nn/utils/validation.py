@@ -1,4 +1,4 @@
-"""Checks of labels, scores and event weights."""
+"""Checks of labels, scores, event weights, masks and edges of bins."""
 
 from typing import Any
 
@@ -89,3 +89,13 @@ def check_mask(selected: npt.ArrayLike, n: int, name: str = "selected") -> BoolA
     if mask.shape != (n,):
         raise ValueError(f"{name} has shape {mask.shape}, expected ({n},) like y")
     return mask
+
+
+def check_edges(bins: npt.ArrayLike) -> FloatArray:
+    """Return edges of bins in increasing order."""
+    edges = np.asarray(bins, dtype=np.float64)
+    if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all():
+        raise ValueError(
+            f"bins={bins!r} must be a number of bins or at least two edges that increase"
+        )
+    return edges

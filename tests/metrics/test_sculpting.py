@@ -42,7 +42,7 @@ def test_sculpting_of_the_sharpest_and_of_no_cut():
     [
         ({"y": ["s"] * 4}, "expected signal and background"),
         ({"mass": [1, 2, 3]}, r"mass has shape \(3,\)"),
-        ({"bins": [2, 1]}, "at least two growing edges"),
+        ({"bins": [2, 1]}, "at least two edges that increase"),
         ({"bins": [50, 60]}, "no mass of the background lies between 50 and 60"),
         ({"signal_efficiency": 1}, "between 0 and 1"),
         ({"score": [1, np.nan, 2, 3]}, r"score\[1\] is nan"),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -15,9 +16,17 @@ from numpy.typing import NDArray
 
 from skhep_nn.datasets._hdf5_chunks import RowReader, import_h5py, offset_of
 
-__all__ = ["StoredArray", "list_arrays", "read_table"]
+__all__ = [
+    "PathLike",
+    "StoredArray",
+    "integers_if_whole",
+    "list_arrays",
+    "list_paths",
+    "read_table",
+]
 
 Array = NDArray[Any]
+PathLike = str | os.PathLike[str]
 
 _ZIP, _NPY, _HDF5, _GZIP = b"PK\x03\x04", b"\x93NUMPY", b"\x89HDF\r\n\x1a\n", b"\x1f\x8b"
 _TEXT = "utf-8-sig"  # spreadsheets put a mark before the first number
@@ -32,6 +41,21 @@ class StoredArray(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     read: Callable[[bool], Array]
+
+
+def list_paths(paths: PathLike | Sequence[PathLike], name: str) -> list[PathLike]:
+    """Return one path or several as a list; `name` is the parameter in the error message."""
+    listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    if not listed:
+        raise ValueError(f"{name} must name at least one file, got none.")
+    return listed
+
+
+def integers_if_whole(values: Array) -> Array:
+    """Return values as int64 if all are whole numbers, as they are otherwise."""
+    if values.dtype.kind in "fiu" and np.array_equal(values, np.rint(values)):
+        return values.astype(np.int64)
+    return values
 
 
 def list_arrays(path: Path) -> dict[str, StoredArray] | None:
