@@ -308,6 +308,6 @@ def test_a_class_that_is_too_rare(events):
         try:
             model = ensemble(n_candidates=1, n_selected=1, random_state=seed).fit(X, labels)
         except ValueError as error:
-            assert "no row of the classes ['rare']" in str(error)  # noqa: PT017
+            assert "none of the classes ['rare']" in str(error)  # noqa: PT017
         else:
             assert len(model.classes_) == 3
