@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from skhep_nn.inputs.images import chunks, floating
 from skhep_nn.inputs.waveforms import WaveformTransformer, baseline_window
-from skhep_nn.utils.checks import is_count
+from skhep_nn.utils.checks import is_count, is_number
 from skhep_nn.utils.public import public
 from skhep_nn.utils.random import random_numbers
 from skhep_nn.utils.stored_frames import PlainState, Rebuilds, each
@@ -166,8 +166,9 @@ class WaveformAugmenter(PlainState, WaveformTransformer):
     def _check_parameters(self, n_points: int) -> None:
         """Raise ValueError for the first parameter that is out of its range."""
         shift: Any = self.shift
-        number = isinstance(shift, Real) and not isinstance(shift, bool)
-        if not number or not 0 <= shift < (n_points if isinstance(shift, Integral) else 1):
+        if not is_number(shift) or not 0 <= shift < (
+            n_points if isinstance(shift, Integral) else 1
+        ):
             raise ValueError(
                 f"shift must be an integer from 0 to below the {n_points} points of a trace or a "
                 f"fraction of at least 0 and below 1, got {shift!r}."

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from skhep_nn.inputs.images import check_finite_rows
 from skhep_nn.inputs.transformers import GridReader, GridTransformer, Names
+from skhep_nn.utils.checks import is_integer
 
 __all__ = [
     "WaveformReader",
@@ -49,8 +50,8 @@ def baseline_window(baseline: Any, n_points: int) -> slice | None:
         bounds = (0, max(1, int(float(baseline) * n_points)))
     elif isinstance(baseline, tuple | list):
         bounds = tuple(baseline)
-    whole = all(isinstance(b, Integral) and not isinstance(b, bool) for b in bounds)
-    if len(bounds) != 2 or not whole or not 0 <= bounds[0] < bounds[1] <= n_points:
+    are_integers = all(is_integer(b) for b in bounds)
+    if len(bounds) != 2 or not are_integers or not 0 <= bounds[0] < bounds[1] <= n_points:
         raise ValueError(
             f"baseline must be None, a number of points from 1 to the {n_points} of a trace, a "
             f"fraction of the trace between 0 and 1, or the points (start, stop), got {baseline!r}."

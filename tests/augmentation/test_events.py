@@ -68,8 +68,8 @@ def every_augmentation(augmenter, X):
 
 def assert_same_physics(primary, expected):
     derived = derive_features(primary)
-    # Where lepton and tau have the same azimuth, or opposite ones, the sign of the centrality is
-    # a matter of rounding.
+    # If lepton and tau have the same azimuth, or opposite ones, rounding determines the sign of the
+    # centrality.
     clear = np.abs(np.sin(primary["PRI_tau_phi"] - primary["PRI_lep_phi"])) > 1e-6
     for name in expected:
         kept = clear if name == "DER_met_phi_centrality" else slice(None)
@@ -100,7 +100,7 @@ def test_aligned_real_events_do_not_depend_on_the_augmentation(challenge):
     for X in (challenge, cartesian):
         aligner = EventAligner().fit(X)
         expected = aligner.transform(X)
-        # An exact tie has no sign that survives rounding: the tau in one plane with the lepton.
+        # If the tau is in one plane with the lepton, rounding determines the sign.
         clear = np.abs(np.sin(challenge["PRI_tau_phi"] - challenge["PRI_lep_phi"])) > 1e-6
         for turned in every_augmentation(EventAugmenter(random_state=0).fit(X), X):
             aligned = aligner.transform(turned)
@@ -119,7 +119,7 @@ def test_both_representations_turn_alike(cylindrical):
     pd.testing.assert_frame_equal(to_cartesian.transform(one), other, rtol=1e-9)
 
 
-def test_phi_stays_in_its_turn(cylindrical):
+def test_phi_stays_in_range(cylindrical):
     turned = EventAugmenter(random_state=0).fit(cylindrical).transform(cylindrical)
     for name in ("tau_phi", "lep_phi", "met_phi", "jet_phi"):
         phi = turned[name].dropna()
@@ -193,7 +193,7 @@ def test_rotation_and_its_inverse_cancel(events):
 
 @pytest.mark.parametrize("index", range(8))
 def test_views_are_involutions(events, index):
-    """Half a turn and reflections in one axis undo themselves, and they commute."""
+    """Half a turn and reflections in one axis are their own inverses, and commute."""
     augmenter = EventAugmenter().fit(events)
     X = torch.as_tensor(events.to_numpy(float))
     twice = augmenter.view_tensor(augmenter.view_tensor(X, index), index)
@@ -252,7 +252,7 @@ def test_transform_is_seeded(events):
     assert not np.allclose(first, augmenter.transform(events), equal_nan=True)
 
 
-def test_global_random_states_are_left_alone(events):
+def test_global_random_states_do_not_change(events):
     augmenter = EventAugmenter().fit(events)
     numpy_state, torch_state = np.random.get_state()[1].copy(), torch.random.get_rng_state()  # noqa: NPY002
     one, other = augmenter.transform(events), augmenter.transform(events)
@@ -384,7 +384,7 @@ def test_copies(events, tmp_path):
     assert clone(augmenter).get_params() == augmenter.get_params()
 
 
-def test_no_momenta_is_told():
+def test_no_momenta_warns():
     X = np.ones((3, 2))
     with pytest.warns(UserWarning, match=r"found no momenta.*give them as columns"):
         augmenter = EventAugmenter().fit(X)
@@ -401,7 +401,7 @@ def test_no_momenta_is_told():
         (["lep_pt", "lep_eta", "met", "met_phi"], "'lep_pt' has no 'lep_phi'"),
     ],
 )
-def test_rest_of_a_momentum_is_an_error(names, named):
+def test_an_incomplete_momentum_is_an_error(names, named):
     with pytest.raises(ValueError, match=named):
         EventAugmenter().fit(pd.DataFrame(np.ones((2, 4)), columns=names))
 
@@ -436,7 +436,7 @@ def test_bad_input(events):
         EventAugmenter(columns=["e_px", "e_px"]).fit(np.ones((2, 2)))
 
 
-def test_labels_pass_as_categories(events):
+def test_labels_stay_as_categories(events):
     X = events.assign(channel=pd.Categorical(["e", "mu"] * 100))
     turned = EventAugmenter(random_state=0).fit_transform(X)
     pd.testing.assert_series_equal(turned["channel"], X["channel"])

@@ -32,13 +32,13 @@ def test_scikit_learn_conformance(estimator, check):
 
 
 def dihedral(image):
-    """All eight placements of a square image, by numpy's own turns."""
+    """All eight orientations of a square image, made by numpy's functions."""
     turned = [np.rot90(image, k) for k in range(4)]
     return turned + [np.swapaxes(t, 0, 1) for t in turned]
 
 
 def placements(pool, image):
-    """Which of the pool an image is, by its bytes."""
+    """Return the position of an image in a pool, compared by bytes."""
     keys = [np.ascontiguousarray(p).tobytes() for p in pool]
     return keys.index(np.ascontiguousarray(image).tobytes())
 
@@ -67,8 +67,8 @@ def test_views_of_a_square_are_its_eight_symmetries():
         (TOGETHER, (6, 6), 1),
     ],
 )
-def test_random_copies_are_all_the_views_alike_often(params, shape, n_views):
-    """Numpy's path and torch's draw each view, and nothing else, with equal probability."""
+def test_random_copies_are_all_views_equally_often(params, shape, n_views):
+    """Arrays and tensors get each view, and nothing else, with equal probability."""
     image = np.random.default_rng(0).random(shape)
     X = np.repeat(image[np.newaxis], 4000, axis=0)
     augmenter = ImageAugmenter(**params, random_state=0).fit(X)
@@ -98,7 +98,7 @@ def test_axes(phi_axis, eta, phi):
     assert augmenter.n_views_ == 1
 
 
-def test_rolls_are_along_the_azimuth_the_image_had_before_it_was_turned():
+def test_rolls_are_along_the_azimuth_before_the_turn():
     image = np.zeros((8, 8))
     image[3] = np.arange(8)
     X = np.repeat(image[np.newaxis], 300, axis=0)
@@ -245,7 +245,7 @@ def test_batches_of_members(images):
     assert augmenter.transform_tensor(X[:0], generator).shape == X[:0].shape
 
 
-def test_transform_is_seeded_and_leaves_global_states_alone(images):
+def test_transform_is_seeded_and_keeps_global_states(images):
     numpy_state, torch_state = np.random.get_state()[1].copy(), torch.random.get_rng_state()  # noqa: NPY002
     augmenter = ImageAugmenter(random_state=1, smearing=0.2).fit(images)
     np.testing.assert_array_equal(augmenter.transform(images), augmenter.transform(images))

@@ -60,7 +60,7 @@ def copies_of(augmenter, X, *, kind="array", seed=0):
 
 
 def by_hand(trace, shift, *, padding="edge", mirrored=False):
-    """A trace shifted by numpy's own padding."""
+    """Return a trace shifted with numpy's padding."""
     trace = trace[::-1] if mirrored else trace
     if padding == "wrap":
         return np.roll(trace, shift, axis=0)
@@ -73,7 +73,7 @@ def by_hand(trace, shift, *, padding="edge", mirrored=False):
 @pytest.mark.parametrize("padding", ["edge", "wrap"])
 @pytest.mark.parametrize("mirror", [False, True])
 @pytest.mark.parametrize("shape", [(9,), (9, 2)])
-def test_shifts_are_all_alike_often(kind, padding, mirror, shape):
+def test_all_shifts_are_equally_often(kind, padding, mirror, shape):
     trace = np.random.default_rng(0).random(shape)
     X = np.repeat(trace[np.newaxis], 4000, axis=0)
     augmenter = WaveformAugmenter(
@@ -266,7 +266,7 @@ def test_foreign_byte_order_and_read_only_data():
 
 
 def test_arrays_and_tensors_are_altered_alike(traces):
-    """One set of draws gives the same copies, whichever way it comes."""
+    """The same random numbers give the same copies of arrays and tensors."""
     augmenter = WaveformAugmenter(**EVERYTHING).fit(traces)
     generator = torch.Generator().manual_seed(0)
     X = torch.from_numpy(traces)
@@ -307,7 +307,7 @@ def test_batches_of_members(traces):
         assert torch.equal(column.view_tensor(X, 1), view)
 
 
-def test_transform_is_seeded_and_leaves_global_states_alone(traces):
+def test_transform_is_seeded_and_keeps_global_states(traces):
     numpy_state, torch_state = np.random.get_state()[1].copy(), torch.random.get_rng_state()  # noqa: NPY002
     augmenter = WaveformAugmenter(**EVERYTHING, random_state=1).fit(traces)
     np.testing.assert_array_equal(augmenter.transform(traces), augmenter.transform(traces))
@@ -453,7 +453,7 @@ def test_real_traces_keep_their_energy(data_dir):
 
 
 def test_networks_average_the_views(traces):
-    """In a network of tables, which knows nothing of traces."""
+    """Also in a network of tables."""
     if traces.ndim == 3:
         pytest.skip("tables have no channels")
     rng = np.random.default_rng(0)

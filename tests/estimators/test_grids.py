@@ -1,4 +1,4 @@
-"""What estimators of images and of traces share: types, units and what they say of wrong input."""
+"""Estimators of images and traces: types, units and messages for bad input."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def traces():
 @pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
 @pytest.mark.parametrize("n_rows", [60, 7])
 def test_half_precision_traces(traces, precision, n_rows):
-    """Whatever the networks compute in; rows of any number are filled up for the products."""
+    """At any precision of the networks, and with numbers of rows that are padded for the products."""
     X, y = traces
     X = X.astype(np.float16)
     model = WaveformRegressor(precision=precision, **TRACES).fit(X, y)
@@ -50,7 +50,7 @@ def test_half_precision_traces(traces, precision, n_rows):
 @pytest.mark.parametrize("scale", [1e-35, 1e-12, 1e25])
 @pytest.mark.parametrize("offset", [0, 3])
 def test_units_do_not_matter(images, traces, scale, offset):
-    """Charges in coulombs and energies in joules are numbers, too."""
+    """Very small units, such as coulombs and joules, work as well."""
     for kind, params, (X, y) in (
         (CaloCNNRegressor, IMAGES, images),
         (WaveformRegressor, TRACES, traces),
@@ -58,8 +58,8 @@ def test_units_do_not_matter(images, traces, scale, offset):
         few = {"max_epochs": 3, "precision": "float32"}
         shifted = X + offset * X.std()
         expected, found = (
-            kind(**params | few).fit(of, y).predict(of)
-            for of in (shifted.astype(np.float32), (shifted * scale).astype(np.float32))
+            kind(**params | few).fit(values, y).predict(values)
+            for values in (shifted.astype(np.float32), (shifted * scale).astype(np.float32))
         )
         np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-3 * np.ptp(y))
 

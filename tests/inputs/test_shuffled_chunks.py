@@ -11,7 +11,7 @@ from skhep_nn.inputs.shuffled_chunks import ArrayChunks, ShuffledChunks, even_bo
 
 
 class Recorded(ArrayChunks):
-    """Rows that are their own numbers; remembers what was read, and by which thread."""
+    """Source whose rows hold their own numbers; records the rows read and the thread that read them."""
 
     def __init__(self, n, chunk_size, delay=0.0):
         super().__init__(np.arange(n, dtype=np.int64), chunk_size)
@@ -71,11 +71,11 @@ def test_the_next_buffer_is_read_while_this_one_is_used():
     start = time.perf_counter()
     for _ in batches:
         time.sleep(0.2)
-    # One after the other would be 0.8 s of reading and 0.8 s of use.
+    # One after the other takes 0.8 s of reading and 0.8 s of use.
     assert time.perf_counter() - start < 1.35
 
 
-def test_only_chosen_rows_come_and_only_their_chunks_are_read():
+def test_only_chosen_rows_and_their_chunks_are_read():
     source = Recorded(1_000, 100)
     rows = np.array([905, 3, 7, 910, 450])
     batches = ShuffledChunks(source, 2, rows=rows, random_state=0)
@@ -98,7 +98,7 @@ def test_the_last_batch_can_be_dropped():
     assert [len(rows) for _, rows in batches] == [10] * 10 == [10] * len(batches)
 
 
-def test_a_seed_gives_the_same_epochs_and_each_is_another():
+def test_a_seed_gives_the_same_epochs_which_differ_from_each_other():
     def two_epochs(delay):
         batches = ShuffledChunks(Recorded(500, 20, delay), 64, buffer_size=100, random_state=3)
         return [order_of(batches) for _ in range(2)]
@@ -108,7 +108,7 @@ def test_a_seed_gives_the_same_epochs_and_each_is_another():
     assert not np.array_equal(*first)
 
 
-def test_epochs_do_not_depend_on_whether_those_before_were_finished():
+def test_epochs_do_not_depend_on_whether_previous_ones_were_finished():
     finished, left = (ShuffledChunks(np.arange(300), 10, random_state=5) for _ in range(2))
     list(finished)
     next(iter(left))
@@ -117,7 +117,7 @@ def test_epochs_do_not_depend_on_whether_those_before_were_finished():
 
 @pytest.mark.parametrize(("chunk_size", "largest"), [(26, 0.026), (1_000, 0.09)])
 def test_sorted_classes_are_mixed_in_every_batch(chunk_size, largest):
-    """Two files of one class each, as published: the share of a class in batches of 500."""
+    """Share of a class in batches of 500, for two published files of one class each."""
     n, batch_size = 100_000, 500
     source = ArrayChunks(np.arange(n) >= n // 2, chunk_size)
     batches = ShuffledChunks(source, batch_size, buffer_size=8_000, random_state=0)
@@ -127,13 +127,13 @@ def test_sorted_classes_are_mixed_in_every_batch(chunk_size, largest):
     assert np.mean(share) == pytest.approx(0.5)
 
 
-def test_places_of_rows_are_not_those_in_the_file():
+def test_order_of_rows_differs_from_the_file():
     n = 100_000
     batches = ShuffledChunks(ArrayChunks(np.arange(n), 500), 256, buffer_size=8_000, random_state=1)
     order = order_of(batches)
     correlation = np.corrcoef(order, np.arange(n))[0, 1]
     assert abs(correlation) < 5 / np.sqrt(n)
-    # Neighbours of the file end up anywhere in a buffer, not beside each other.
+    # Neighbours in the file are not beside each other in a buffer.
     place = np.argsort(order)
     assert np.mean(np.abs(np.diff(place)) < 256) < 0.1
 
@@ -147,7 +147,7 @@ def test_memory_maps_and_their_pieces(tmp_path):
         np.testing.assert_array_equal(values, data[rows])
 
 
-def test_an_epoch_that_is_left_stops_reading():
+def test_an_unfinished_epoch_stops_reading():
     source = Recorded(10_000, 10, delay=0.002)
     epoch = iter(ShuffledChunks(source, 10, buffer_size=5_000, random_state=0))
     next(epoch)
@@ -157,7 +157,7 @@ def test_an_epoch_that_is_left_stops_reading():
     assert len(source.reads) < 700
 
 
-def test_errors_of_the_source_reach_the_one_who_iterates():
+def test_errors_of_the_source_reach_the_caller():
     class Broken(Recorded):
         def read(self, start, stop):
             if start > 0:
@@ -182,13 +182,13 @@ def test_errors_of_the_source_reach_the_one_who_iterates():
         ({"rows": [[1, 2]]}, r"got an array of shape \(1, 2\)"),
     ],
 )
-def test_parameters_that_cannot_be(changes, message):
+def test_bad_parameters(changes, message):
     parameters = {"batch_size": 2} | changes
     with pytest.raises(ValueError, match=message):
         ShuffledChunks(np.arange(10), **parameters)
 
 
-def test_sources_that_are_none():
+def test_bad_sources():
     with pytest.raises(TypeError, match=r"read.*chunk_bounds.* got list"):
         ShuffledChunks([1, 2, 3], 2)
     source = ArrayChunks(np.arange(10))

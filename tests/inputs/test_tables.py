@@ -1,4 +1,4 @@
-"""How tables become arrays: columns by name or number, categories, and what is refused."""
+"""Conversion of tables to arrays: columns by name or number, categories, refused values."""
 
 import pickle
 import warnings
@@ -110,7 +110,7 @@ class TestEmbeddingSizes:
 
 
 class TestOtherFrames:
-    """Names of data frames other than those of pandas are kept and compared."""
+    """Column names of data frames of other libraries are kept and compared."""
 
     @staticmethod
     def check(make, frame, y):
@@ -140,7 +140,7 @@ class TestReadOnly:
         mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
         model = quick().fit(mapped, y)
         p = model.predict_proba(mapped)
-        # Torch warns once a process only, so that a later test would not notice.
+        # Torch warns only once in a process, so that a later test would not notice.
         assert model._encode_X(mapped, reset=False).flags.writeable
         np.testing.assert_array_equal(p, quick().fit(X, y).predict_proba(X))
 
@@ -163,7 +163,7 @@ class TestReadOnly:
 
 
 class TestOffsets:
-    """Single precision has seven digits: what differs only beyond them is lost."""
+    """Single precision has seven digits; smaller differences are lost."""
 
     @pytest.mark.parametrize("width", [100.0, 1.0, 5000.0])
     def test_warned_of_by_name(self, frame, y, width):
@@ -180,7 +180,7 @@ class TestOffsets:
         assert np.isfinite(model.predict_proba(frame)).all()
 
     def test_silent_where_all_is_well(self, frame, y):
-        """Constants of any kind, one that was computed in two ways, categories, and no offset."""
+        """No warning for constants of any kind, one computed in two ways, categories, or without an offset."""
         time = TIMESTAMP + np.arange(60) % 4
         frame = frame.assign(
             zero=0.0,
@@ -210,7 +210,7 @@ class TestOffsets:
 
 
 def test_targets_with_an_offset_are_resolved():
-    """Targets are scaled in double precision, and a constant one is hit to a fraction of one."""
+    """Targets are scaled in double precision, and a constant one is predicted to a fraction of 1."""
     X = np.random.default_rng(0).normal(size=(300, 2))
     model = DenseNetRegressor(max_epochs=60, random_state=0)
     y = TIMESTAMP + 30 * X[:, 0]
@@ -273,7 +273,7 @@ class TestNotNumbers:
             quick().fit(X, y)
 
     def test_missing_among_objects(self, frame, y):
-        """All that pandas calls missing is NaN to us."""
+        """All missing values of pandas count as NaN."""
         for missing in (None, pd.NA, np.nan):
             bad = frame.astype(object)
             bad.iloc[3, 1] = missing
@@ -288,13 +288,13 @@ class TestCategories:
         assert model.categories_[3].tolist() == [2, 10, "e", "mu"]
         again = pickle.loads(pickle.dumps(model))
         np.testing.assert_array_equal(again.predict_proba(frame), model.predict_proba(frame))
-        # Each is known: text "2" is another category than the number 2.
+        # All are known: the text "2" and the number 2 are different categories.
         codes = model._encode_X(frame, reset=False)[:, 3]
         assert codes[:4].tolist() == [3, 0, 1, 2]
         assert (model._encode_X(frame.assign(channel="2"), reset=False)[:, 3] == -1).all()
 
     def test_nan_of_pyarrow(self, frame, y):
-        """To pandas it is a value of such a column, not a missing one."""
+        """Pandas treats it as a value of such a column, not as missing."""
         pyarrow = pytest.importorskip("pyarrow")
         values = pyarrow.array([1.0, float("nan")] * 30)
         frame["region"] = pd.Series(values, dtype=pd.ArrowDtype(pyarrow.float64()))
@@ -326,8 +326,8 @@ def test_fitted_attributes_are_documented(estimator):
         assert f"\n    {name} : " in attributes
 
 
-def test_plain_columns_are_read_as_they_are_in_any_other_way():
-    """Columns of numpy's numbers are turned into rows piece by piece: with more rows than a piece."""
+def test_numpy_columns_are_read_like_other_columns():
+    """Frames of numpy columns are copied in blocks of rows; the table has more rows than a block."""
     rng = np.random.default_rng(0)
     n = 9000
     frame = pd.DataFrame(
@@ -352,8 +352,8 @@ def test_plain_columns_are_read_as_they_are_in_any_other_way():
     assert set(codes) == {-1.0, 2.0}
 
 
-def test_columns_that_are_nothing_in_single_precision():
-    """What is constant from the beginning is no reason to warn."""
+def test_columns_that_vanish_in_single_precision():
+    """Columns that are constant in double precision, too, do not warn."""
     X = np.random.default_rng(0).normal(size=(60, 3))
     y = X[:, 0] > 0
     X[:, 1] = 0

@@ -53,7 +53,7 @@ def test_pair_quantities_agree_with_vector(pairs):
     np.testing.assert_allclose(delta_phi(pa["phi"], pb["phi"]), a.deltaphi(b), atol=1e-12)
     separation = delta_r(pa["eta"], pa["phi"], pb["eta"], pb["phi"])
     np.testing.assert_allclose(separation, a.deltaR(b), rtol=1e-12)
-    # The transverse mass is the mass of the pair put into the transverse plane.
+    # The transverse mass is the mass of the pair projected to the transverse plane.
     flat_a, flat_b = (as_vector({**p, "eta": np.zeros(1000)}) for p in (pa, pb))
     mt = transverse_mass(pa["pt"], pa["phi"], pb["pt"], pb["phi"])
     np.testing.assert_allclose(mt, (flat_a + flat_b).mass, rtol=1e-5, atol=1e-4)

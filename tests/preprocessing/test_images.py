@@ -103,7 +103,7 @@ def test_blobs_at_the_edge_and_hot_pixels_there(pedestal):
     np.testing.assert_array_equal(cut, pedestal + 30)
 
 
-def test_blobs_are_those_of_the_first_channel_and_all_channels_are_cut():
+def test_the_first_channel_has_the_blobs_and_all_channels_are_cropped():
     X = np.zeros((2, 9, 9, 2), dtype=np.uint8)
     X[:, 2, 3, 0], X[:, 7, 7, 1] = 200, 250
     X[:, 2, 3, 1] = 17
@@ -168,7 +168,7 @@ def test_range_of_all_pixels(images):
     np.testing.assert_allclose(scaled.max((0, 1, 2)), 1, atol=1e-6)
     np.testing.assert_array_equal(scaler.data_min_, images.min((0, 1, 2)))
     np.testing.assert_array_equal(scaler.data_max_, images.max((0, 1, 2)))
-    # scikit-learn's own, given all pixels of a channel as one column
+    # scikit-learn's scaler, given all pixels of a channel as one column
     reference = MinMaxScaler().fit_transform(images.reshape(-1, 2)).reshape(images.shape)
     np.testing.assert_allclose(scaled, reference, atol=1e-6)
     shifted = images + np.array([0, 100], dtype=np.float32)
@@ -319,7 +319,7 @@ def test_half_precision_is_computed_in_single():
     ],
 )
 def test_images_that_stay_in_their_file(tmp_path, monkeypatch, transformer):
-    """They are read some at a time, and come back as arrays."""
+    """They are read in chunks and returned as arrays."""
     h5py = pytest.importorskip("h5py")
     showers = make_calo_showers(30, random_state=0)
     with h5py.File(tmp_path / "x.h5", "w") as file:
@@ -339,6 +339,6 @@ def test_images_that_stay_in_their_file(tmp_path, monkeypatch, transformer):
 
 
 @pytest.mark.parametrize("params", [{"size": 4.0}, {"size": None}, {"centre": None}, {"centre": 3}])
-def test_sizes_and_centres_that_are_none(images, params):
+def test_bad_sizes_and_centres(images, params):
     with pytest.raises(ValueError, match=rf"{next(iter(params))}.* (one or two integers|a cell)"):
         ImageCropper(**{"size": 2} | params).fit(images)

@@ -14,7 +14,7 @@ def test_against_numpy():
     np.testing.assert_allclose(mean, expected)
     variance = np.average((X - expected) ** 2, axis=0, weights=weight)
     np.testing.assert_allclose(scale, np.sqrt(variance))
-    # Only the size of a weight counts, so that no variance is negative.
+    # Only the modulus of a weight counts, so that no variance is negative.
     signs = rng.choice([-1.0, 1.0], 500)
     np.testing.assert_array_equal(weighted_moments(X, weight * signs), (mean, scale))
 
@@ -29,8 +29,8 @@ def test_constant_columns(dtype, value, tame):
     np.testing.assert_allclose(weighted_moments(X, weight, tame_constants=True)[1], tame, rtol=1e-6)
 
 
-def test_rounding_is_that_of_the_type():
-    """A float64 column of timestamps differs, a float32 one holds only its own rounding."""
+def test_rounding_depends_on_the_type():
+    """A column of timestamps varies in float64, but only by rounding in float32."""
     times = 1.6e9 + np.random.default_rng(0).uniform(0, 100, (500, 1))
     weight = np.ones(500)
     np.testing.assert_allclose(weighted_moments(times, weight)[1], times.std(), rtol=1e-6)

@@ -26,7 +26,7 @@ def test_scikit_learn_conformance(estimator, check):
 
 
 def pulses(n=40, n_points=200, n_channels=2, *, pedestal=1000.0, seed=0):
-    """Pulses of many heights in the middle of noisy traces, each on its own pedestal."""
+    """Pulses of many heights in the middle of noisy traces with different pedestals."""
     rng = np.random.default_rng(seed)
     time = np.arange(n_points)[:, np.newaxis]
     height = rng.uniform(100, 500, (n, 1, n_channels))
@@ -50,12 +50,12 @@ def test_published_scale_of_all_traces(dtype):
     assert beyond.min() > 1
 
 
-def test_each_trace_by_itself():
+def test_each_trace_separately():
     X = pulses()[0]
     scaled = WaveformScaler(per="trace").fit_transform(X)
     np.testing.assert_array_equal(scaled.min(axis=1), 0)
     np.testing.assert_array_equal(scaled.max(axis=1), 1)
-    # A trace's own range does not depend on its baseline.
+    # The range of a single trace does not depend on its baseline.
     levelled = WaveformScaler(per="trace", baseline=20).fit_transform(X)
     np.testing.assert_allclose(levelled, scaled, atol=1e-5)
 
@@ -172,7 +172,7 @@ def test_types(dtype, expected, params):
 @pytest.mark.parametrize("statistic", ["median", "mean"])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "uint16"])
 def test_constant_traces(method, per, statistic, dtype):
-    """Nothing is scaled up from rounding: a flat trace is zero."""
+    """Rounding errors are not scaled up: a flat trace becomes zero."""
     X = np.full((3, 100, 2), 13_700 if dtype == "uint16" else 0.1).astype(dtype)
     scaler = WaveformScaler(method=method, per=per, baseline=33, statistic=statistic)
     np.testing.assert_allclose(scaler.fit_transform(X), 0, atol=1e-7)
@@ -191,7 +191,7 @@ def test_inverse(method, polarity):
     assert back.dtype == np.float32
 
 
-def test_no_inverse_of_what_is_not_kept():
+def test_no_inverse_without_kept_scales():
     assert hasattr(WaveformScaler(method=None, per="trace"), "inverse_transform")
     for params in ({"per": "trace"}, {"baseline": 5}):
         with pytest.raises(AttributeError, match="inverse_transform"):
@@ -301,6 +301,6 @@ def test_real_germanium_traces(data_dir):
     assert flat.dtype == np.float32
     level = X[:, 0] - flat[:, 0]
     assert np.median(np.abs(level - baseline)) < 60
-    # The digitiser's energy is that of the step which follows the charge collection.
+    # The digitiser gives the energy of the step after the charge collection.
     step = flat[:, 2800:3200].mean(axis=1)
     assert np.corrcoef(step, energy)[0, 1] > 0.995
