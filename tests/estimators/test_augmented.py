@@ -58,7 +58,7 @@ def data():
 
 
 class Recorder(DummyClassifier):
-    """Classifier that keeps what it was fitted to."""
+    """Classifier that keeps its training data."""
 
     def fit(self, X, y, sample_weight=None, extra=None, names=None):
         self.seen_ = X, y, sample_weight, extra, names
@@ -66,7 +66,7 @@ class Recorder(DummyClassifier):
 
 
 class Shift(TransformerMixin, BaseEstimator):
-    """Augmenter of another kind: no `random_state`, three views of which none is the identity."""
+    """Augmenter of another kind: no `random_state`, three views, no view of the unchanged rows."""
 
     def fit(self, X, y=None):
         self.n_features_in_ = X.shape[1]
@@ -161,7 +161,7 @@ def test_classifiers_without_probabilities(data):
 
 
 class LabelsOnly(ClassifierMixin, BaseEstimator):
-    """Classifier that says nothing but labels."""
+    """Classifier that predicts only labels."""
 
     def fit(self, X, y):
         self.inner_ = RidgeClassifier().fit(X, y)
@@ -355,7 +355,7 @@ def test_bad_parameters_and_data(data):
     ],
 )
 def test_copies_on_both_sides_of_an_inner_split(data, estimator, name):
-    """An event that is known from a copy of it is no test of anything."""
+    """Validation on a copy of a training event tests nothing."""
     X, y, _ = data
     model = AugmentedClassifier(estimator, random_state=0)
     with pytest.warns(UserWarning, match=rf"\({name}\), and copies of one event are on both sides"):
@@ -366,7 +366,7 @@ def test_copies_on_both_sides_of_an_inner_split(data, estimator, name):
 
 
 def test_boosting_counts_copies_when_it_decides_to_stop_early():
-    """By itself it stops early above 10,000 rows."""
+    """By default it stops early above 10,000 rows."""
     assert inner_split(HistGradientBoostingClassifier(), 10_000) is None
     assert inner_split(HistGradientBoostingClassifier(), 10_001) == "early_stopping"
     assert inner_split(HistGradientBoostingClassifier(early_stopping=False), 10_001) is None
@@ -375,7 +375,7 @@ def test_boosting_counts_copies_when_it_decides_to_stop_early():
 
 
 class Frame:
-    """A table of another library that can be turned into one of pandas."""
+    """A table of another library that can be converted to pandas."""
 
     def __init__(self, table):
         self.table, self.columns, self.shape = table, list(table.columns), table.shape

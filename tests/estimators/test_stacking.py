@@ -1,4 +1,4 @@
-"""A second regressor behind a first one."""
+"""A second regressor on the predictions of a first one."""
 
 import warnings
 
@@ -41,13 +41,13 @@ FOLDS = "rows of weight zero take part in the folds, rows that are left out do n
 )
 def test_conforms_to_scikit_learn(estimator, check):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the suite warns of what it skips
+        warnings.simplefilter("ignore")  # the suite warns about checks that it skips
         check(estimator)
 
 
 @pytest.fixture(scope="module")
 def data():
-    """Rows whose target is one of four values, seen through noise."""
+    """Noisy rows whose target is one of four values."""
     rng = np.random.default_rng(0)
     y = rng.choice(VALUES, 400)
     return y[:, None] * [1, 0.5, 0.2] + rng.normal(scale=0.4, size=(400, 3)), y
@@ -61,7 +61,7 @@ def stacked(estimator=None, **params):
 
 
 class Recorder(RandomForestRegressor):
-    """Remembers what it was fitted to."""
+    """Regressor that keeps its training data."""
 
     def fit(self, X, y, sample_weight=None):
         self.seen_ = X, y, sample_weight
@@ -77,7 +77,7 @@ def test_the_post_regressor_sees_out_of_fold_predictions_and_sums(data):
     expected = np.column_stack([cross_val_predict(tree, X, y, cv=folds), X.sum(1)])
     np.testing.assert_allclose(features, expected)
     np.testing.assert_array_equal(target, y)
-    # Predictions for rows that were fitted to would be perfect:
+    # Predictions for training rows would be perfect:
     assert np.abs(features[:, 0] - y).mean() > 0.01
     np.testing.assert_array_equal(model.estimator_.predict(X), y)
     np.testing.assert_array_equal(
@@ -86,7 +86,7 @@ def test_the_post_regressor_sees_out_of_fold_predictions_and_sums(data):
 
 
 def test_it_gains_where_targets_are_a_few_values_and_loses_elsewhere(data):
-    """What the documentation warns of."""
+    """The case of the warning in the documentation."""
     X, y = data
     model = StackedPostRegressor(LinearRegression(), random_state=0).fit(X[:300], y[:300])
     post = model.post_regressor_
@@ -133,7 +133,7 @@ def test_input_features_and_their_names(data, features, names):
     np.testing.assert_array_equal(importances, model.post_regressor_.feature_importances_)
     assert len(model.predict(X[:7])) == 7
     if isinstance(features, PCA):
-        assert not hasattr(features, "components_")  # a copy was fitted
+        assert not hasattr(features, "components_")  # a clone was fitted
 
 
 def test_names_can_be_given(data):
@@ -164,7 +164,7 @@ def test_prefit(data):
         stacked(cv="prefit").fit(X, y)
     frozen = clone(stacked(FrozenEstimator(fitted), cv="prefit")).fit(X[200:], y[200:])
     np.testing.assert_array_equal(frozen.predict(X), model.predict(X))
-    # Only the post-regressor is fitted, so that only it has to take weights.
+    # Only the post-regressor is fitted, and only it has to take weights.
     fitted = KNeighborsRegressor().fit(X[:200], y[:200])
     stacked(fitted, cv="prefit").fit(X[200:], y[200:], sample_weight=np.ones(200))
 
@@ -193,7 +193,7 @@ def test_random_state_alone_decides(data):
     models = [StackedPostRegressor(tree, random_state=s).fit(X, y).predict(X) for s in (1, 1, 2)]
     np.testing.assert_array_equal(models[0], models[1])
     assert not np.array_equal(models[0], models[2])
-    before = np.random.get_state()[1].copy()  # noqa: NPY002 - that of others
+    before = np.random.get_state()[1].copy()  # noqa: NPY002 - the state of other code
     StackedPostRegressor(tree).fit(X, y)
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
 
@@ -263,7 +263,7 @@ def test_networks_with_classes(spots):
     model = stacked(network, aux_features=True, cv=3).fit(images, energy, aux_target=label)
     assert list(model.post_feature_names_) == ["prediction", "probability of ion", "sum"]
     assert np.abs(model.predict(images) - energy).mean() < 0.5
-    # A class that only one of the folds has: there are probabilities of it all the same.
+    # A class that only one of the folds has still gets probabilities.
     rare = label.astype(object)
     rare[[0, 3]] = "muon"
     folds = [(np.arange(40, 120), np.arange(40)), (np.arange(80), np.arange(80, 120))]

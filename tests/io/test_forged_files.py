@@ -183,7 +183,7 @@ FORGED = {
     "package itself": node("skhep_nn", "io", "TypeNode"),
     "dots": node("skhep_nn", "networks.DenseNet", "TypeNode"),
     "network as a type of keys": table({"a": text(1)}, NETWORK),
-    "network as what is made by default": node(
+    "network as default value": node(
         "collections",
         "defaultdict",
         "DefaultDictNode",

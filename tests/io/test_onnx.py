@@ -1,4 +1,4 @@
-"""Networks as ONNX: the same predictions by another runtime, from the input that `fit` had."""
+"""Networks as ONNX: the same predictions by another runtime, from the same input as in `fit`."""
 
 import json
 import logging
@@ -54,7 +54,7 @@ def events():
 
 
 def run(model, X):
-    """All outputs of a graph, by name."""
+    """Return all outputs of a graph by name."""
     session = runtime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
@@ -67,7 +67,7 @@ def told(model):
     return {entry.key: json.loads(entry.value) for entry in model.metadata_props}
 
 
-def test_the_whole_of_a_higgs_job(events, tmp_path):
+def test_higgs_job_in_one_graph(events, tmp_path):
     """Momenta, filled columns, categories, views, members and their weights."""
     network = DenseNetClassifier(
         n_members=3,
@@ -89,10 +89,10 @@ def test_the_whole_of_a_higgs_job(events, tmp_path):
     stored = onnx.load(tmp_path / "higgs.onnx")
     assert told(stored)["classes"] == network.classes_.tolist()
     assert told(stored)["feature_names_in"] == list(events.data.columns)
-    # Any number of rows, not only that of the example.
+    # Any number of rows, not only the number of example rows.
     one = run(stored, rows[:1])["probabilities"]
     np.testing.assert_allclose(one, outputs["probabilities"][:1], atol=TOLERANCE)
-    # As many networks in the graph as members, not one for each of their eight views.
+    # The graph holds one network for each member, not one for each of their eight views.
     products = [node for node in stored.graph.node if node.op_type in ("MatMul", "Gemm")]
     assert len(products) < 10 * len(network.ensemble_)
 
@@ -107,7 +107,7 @@ def test_aligned_events(events, steps):
         DenseNetClassifier(**SMALL_DENSE, **FAST),
     ).fit(X, events.target)
     found = run(to_onnx(model), X)["probabilities"]
-    # An event on the edge may be turned the other way round in single precision: none of these is.
+    # Rounding to single precision may turn an event on the edge the other way; no event here is on the edge.
     np.testing.assert_allclose(found, model.predict_proba(X), rtol=0, atol=1e-5)
 
 
@@ -153,7 +153,7 @@ def test_targets_that_single_precision_cannot_hold(offset, scale):
 
 @pytest.mark.parametrize("n_columns", [1, 3])
 def test_inputs_in_small_units(n_columns):
-    """What simplifies a graph takes small numbers for zero."""
+    """The optimiser of the graph takes small numbers for zero."""
     X = 1e-12 * (5 + np.random.default_rng(0).normal(size=(300, n_columns)))
     model = DenseNetClassifier(**SMALL_DENSE, **FAST).fit(X, X[:, 0] > 5e-12)
     found = run(to_onnx(model), X)["probabilities"]
@@ -161,7 +161,7 @@ def test_inputs_in_small_units(n_columns):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_what_predict_refuses_comes_out_as_nan(events, bad):
+def test_samples_that_predict_refuses_become_nan(events, bad):
     X = events.data[["PRI_tau_pt", "PRI_lep_pt", "PRI_jet_num"]].copy()
     table = DenseNetClassifier(categorical_features=["PRI_jet_num"], **SMALL_DENSE, **FAST)
     table.fit(X, events.target)
@@ -241,8 +241,8 @@ def test_categories_of_numbers(values):
     np.testing.assert_allclose(found, model.predict_proba(rows), rtol=0, atol=TOLERANCE)
 
 
-def test_nothing_of_torch_or_python_acts_or_stays(events):
-    """Also while others export."""
+def test_global_settings_neither_act_nor_change(events):
+    """Also while other threads export."""
     X = events.data[["PRI_tau_pt", "PRI_lep_pt"]]
     model = DenseNetClassifier(**SMALL_DENSE, **FAST).fit(X, events.target)
     expected = model.predict_proba(X)
@@ -272,7 +272,7 @@ def test_names_of_the_columns_of_an_array(events):
     )
 
 
-# -- what cannot be written -----------------------------------------------------------------------
+# -- estimators that cannot be exported -----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ def test_steps_that_are_not_written(events):
         to_onnx(fitted, "nowhere/model.onnx")
 
 
-def test_passed_steps_are_none(events):
+def test_passthrough_steps_are_ignored(events):
     X = events.data[["PRI_tau_pt", "PRI_lep_pt"]]
     network = DenseNetClassifier(**SMALL_DENSE, **FAST)
     model = make_pipeline("passthrough", network).fit(X, events.target)

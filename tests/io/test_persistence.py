@@ -1,4 +1,4 @@
-"""Stored without pickle and loaded again: the same predictions, and nothing made that is not trusted."""
+"""Estimators stored without pickle and loaded again: the same predictions, and no untrusted types."""
 
 import io
 import pickle
@@ -129,7 +129,7 @@ def test_waveforms(tmp_path):
     )
 
 
-def test_what_is_built_around_estimators(events, tmp_path):
+def test_meta_estimators(events, tmp_path):
     X = events.data.filter(regex="PRI_(tau|lep|met)").drop(columns="PRI_met_sumet")
     boosting = HistGradientBoostingClassifier(max_iter=3)
     model = AugmentedClassifier(boosting, augmenter=EventAugmenter(), random_state=0)
@@ -153,7 +153,7 @@ def test_hyper_ensembles_keep_their_tables(events, tmp_path):
 
 
 def _others(model):
-    """Types in a model that are neither ours nor those of skops."""
+    """Return types in a model that neither this package nor skops trusts."""
     named = skops_io.get_untrusted_types(data=skops_io.dumps(model))
     return [name for name in named if name not in STORED]
 
@@ -170,13 +170,13 @@ def test_pickle_sees_the_same_tables(events):
     pd.testing.assert_frame_equal(loaded.history_, model.history_)
 
 
-# -- what is refused ------------------------------------------------------------------------------
+# -- refused files --------------------------------------------------------------------------------
 
 
-def test_what_others_have_smuggled_in_is_not_made(tmp_path):
+def test_foreign_types_are_not_created(tmp_path):
     path = tmp_path / "model.skops"
     model = DenseNetClassifier(**FAST)
-    model.extra_ = io.StringIO  # a class that neither skops nor we vouch for
+    model.extra_ = io.StringIO  # a class that neither skops nor this package trusts
     save(model, path)
     with pytest.raises(ValueError, match=r"_?io\.StringIO"):
         load(path)
@@ -199,8 +199,8 @@ def test_what_others_have_smuggled_in_is_not_made(tmp_path):
     ],
     ids=["lambda", "truth", "text and number", "index", "randint"],
 )
-def test_what_could_not_be_loaded_is_not_stored(model, message, tmp_path):
-    """And the file that is there stays."""
+def test_unloadable_estimators_are_not_stored(model, message, tmp_path):
+    """An existing file is not changed."""
     path = tmp_path / "model.skops"
     save(DenseNetClassifier(), path)
     before = path.read_bytes()
@@ -216,7 +216,7 @@ def test_keys_that_are_numbers(events, tmp_path):
     assert through_file(model, tmp_path).class_weight == {0: 1.0, 1: 30.0}
 
 
-def test_several_may_store_to_one_place(tmp_path):
+def test_several_may_store_to_one_path(tmp_path):
     path = tmp_path / "model.skops"
 
     def store(n_members):
@@ -229,7 +229,7 @@ def test_several_may_store_to_one_place(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_places(tmp_path, monkeypatch):
+def test_paths(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     save(DenseNetClassifier(n_members=4), "~/model.skops")
     assert load("~/model.skops").n_members == 4
@@ -249,7 +249,7 @@ def test_trusted_is_a_list_of_names(tmp_path):
 
 
 def rewritten(path, old, new):
-    """A copy of a file with another description, without the checksum, as files of the first version are."""
+    """Return a copy of a file with another description and, like files of the first version, no checksum."""
     other = path.with_name("other.skops")
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(other, "w") as target:
         for name in set(source.namelist()) - {"checksum.sha256"}:
@@ -279,7 +279,7 @@ def test_files_of_other_versions_and_damaged_ones(tmp_path):
 
 
 def changed(path, change):
-    """Rewrite the archive with one entry changed, and nothing else."""
+    """Rewrite the archive with only one entry changed."""
     with zipfile.ZipFile(path) as archive:
         entries = {name: archive.read(name) for name in archive.namelist()}
     change(entries)
@@ -307,7 +307,7 @@ def test_any_change_is_found_by_the_checksum(tmp_path):
 
 
 def test_files_without_a_checksum_load(tmp_path):
-    """The first version wrote none."""
+    """The first version wrote no checksums."""
     path = tmp_path / "model.skops"
     save(DenseNetClassifier(n_members=4), path)
     changed(path, lambda entries: entries.pop("checksum.sha256"))
@@ -330,7 +330,7 @@ def test_tables_with_more_than_arrays_stay_whole_in_a_pickle():
     pd.testing.assert_frame_equal(loaded.history_, model.history_)
 
 
-def test_files_that_are_none(tmp_path):
+def test_files_of_other_kinds(tmp_path):
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "nowhere.skops")
     text = tmp_path / "notes.txt"

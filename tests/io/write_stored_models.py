@@ -1,4 +1,4 @@
-"""Write one small fitted estimator of each kind, by `save` and by joblib, with what each predicts.
+"""Write one small fitted estimator of each kind, by `save` and by joblib, with its predictions.
 
 Run it once per release, before names or files move: ``python tests/io/write_stored_models.py FOLDER``.
 `test_stored_models.py` then holds that later versions still load these files and predict the same.
@@ -54,7 +54,7 @@ def make_inputs() -> dict[str, Any]:
 
 
 def make_models() -> dict[str, tuple[Any, str, str, str]]:
-    """Return for each name an estimator, its inputs, its target and the method that is compared."""
+    """Return for each name an estimator, its inputs, its target and the method to compare."""
     cnn = {
         "network_params": {"channels": (4, 4), "kernels": 3, "dropout": (0.0, 0.1), "dense": (8,)}
     }
@@ -215,7 +215,7 @@ def make_models() -> dict[str, tuple[Any, str, str, str]]:
 
 
 def write(folder: Path) -> None:
-    """Fit, store and write down what each predicts."""
+    """Fit and store all estimators, and write their predictions."""
     folder.mkdir(parents=True)
     inputs = make_inputs()
     predictions = {}

@@ -1,4 +1,4 @@
-"""The display of the significance against the cut."""
+"""Display of the significance against the cut."""
 
 import pytest
 from numpy.testing import assert_allclose

@@ -1,4 +1,4 @@
-"""Displays of networks of split columns: what they draw is what the tables say."""
+"""Displays of networks with blocks of columns draw the numbers of the tables."""
 
 import matplotlib.pyplot as plt
 import numpy as np

@@ -46,7 +46,7 @@ def test_vectors_are_what_the_network_reads(model, table, feature, categories, s
     assert display.categories == categories
     assert display.vectors.shape == (len(categories), size)
     assert display.feature == (feature if isinstance(feature, str) else "n_jets")
-    # The rows behind the one number of the network's inputs, for an event of each category.
+    # The elements of the embedding follow the one numerical input, for an event of each category.
     events = table.drop_duplicates(display.feature).sort_values(display.feature)
     with torch.inference_mode():
         network = model.ensemble_.member(member)

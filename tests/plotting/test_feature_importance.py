@@ -29,7 +29,7 @@ def importance():
 
 @pytest.fixture
 def dependence():
-    """Three features; `b` is the easiest, and the order of its rows is not that of the features."""
+    """Three features; `b` is the easiest, and its rows are not in the order of the features."""
     rows = [
         ("b", 0.9, "c", 1.3),
         ("b", 0.9, "a", 0.2),

@@ -1,4 +1,4 @@
-"""The display of a training history."""
+"""Display of a training history."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -72,7 +72,7 @@ def test_plain_plot_has_no_panels(history):
 
 
 def test_further_losses_are_drawn(history):
-    """Figure 8: the loss of the model in training, and that of the average of its states."""
+    """Figure 8: the loss of the network in training, and the loss of its averaged weights."""
     averaged = history.assign(weight_average_loss=0.5 * history["valid_loss"])
     display = HistoryDisplay(history=averaged).plot(panels=True)
     assert legend_texts(display.ax_) == ["training", "validation", "weight average"]
@@ -91,7 +91,7 @@ def test_panels_of_a_network(schedule):
     assert legend_texts(display.ax_) == ["training"]
 
 
-def test_what_has_no_history():
+def test_estimator_without_history():
     X = np.arange(20.0)[:, None]
     search = GridSearchCV(LogisticRegression(), {"C": [1.0]}, cv=2).fit(X, X[:, 0] > 9)
     with pytest.raises(TypeError, match="GridSearchCV has no history_: give the fitted network"):

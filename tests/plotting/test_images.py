@@ -28,7 +28,7 @@ from skhep_nn.plotting import (
 
 @pytest.fixture
 def showers():
-    """Images of which the first pixel is the number of the image."""
+    """Images whose first pixel is the number of the image."""
     rng = np.random.default_rng(0)
     X = rng.exponential(size=(30, 6, 8, 2))
     X[:, 0, 0, 0] = np.arange(30)
@@ -255,7 +255,7 @@ def test_error_without_matplotlib_names_the_extra():
     assert "skhep_nn[plot]" in run.stderr
 
 
-def test_predictions_of_what_has_no_probabilities(showers):
+def test_predictions_of_a_regressor_are_refused(showers):
     X, y = showers
     model = DummyRegressor().fit(np.zeros((len(X), 1)), np.zeros(len(X)))
     with pytest.raises(TypeError, match="DummyRegressor is no classifier"):

@@ -16,7 +16,7 @@ ONE_SIGMA = 0.6826894921
 
 @pytest.fixture
 def calibrated():
-    """Probabilities to be taken at their word, and labels."""
+    """Return calibrated probabilities, and labels."""
     rng = np.random.default_rng(0)
     probability = rng.random(3000)
     return np.where(rng.random(3000) < probability, "s", "b"), probability
@@ -36,7 +36,7 @@ def test_without_weights_it_is_scikit_learns(calibrated, strategy):
     y, p = calibrated
     curve = curve_of(y, p, n_bins=7, strategy=strategy)
     fraction, mean = calibration_curve(y, p, n_bins=7, strategy=strategy, pos_label="s")
-    assert_allclose(curve["fraction"], fraction, rtol=0.02)  # what lies on an edge may differ
+    assert_allclose(curve["fraction"], fraction, rtol=0.02)  # events on an edge of a bin may differ
     assert_allclose(curve["mean_prediction"], mean, rtol=0.02)
     assert curve["n"].sum() == 3000
     if strategy == "quantile":
@@ -66,19 +66,19 @@ def test_weights_of_integers_are_repetitions(calibrated):
     pd.testing.assert_frame_equal(weighted.curves[names], repeated.curves[names])
     pd.testing.assert_frame_equal(weighted.histograms, repeated.histograms)
     assert_allclose(weighted.expected_calibration_error, repeated.expected_calibration_error)
-    # Repetitions are no more events than there are.
+    # Repeated events are not counted as several independent events.
     narrow = repeated.curves["fraction_high"] - repeated.curves["fraction_low"]
     assert (weighted.curves["fraction_high"] - weighted.curves["fraction_low"] > 1.3 * narrow).all()
 
 
 @pytest.mark.parametrize("signal_weight", [1.0, 0.05, 20.0])
 def test_intervals_cover(signal_weight):
-    """In two of three bins, also where weights depend on the class, as simulated ones do."""
+    """In two of three bins, also if weights depend on the class, as in simulations."""
     rng, n_trials = np.random.default_rng(2), 60
     p = rng.uniform(0.2, 0.8, 1500 * n_trials)
     is_signal = rng.random(len(p)) < p
     weight = np.where(is_signal, signal_weight, 1.0) * rng.gamma(2.0, size=len(p))
-    p = signal_weight * p / (signal_weight * p + 1 - p)  # what the weights make of it
+    p = signal_weight * p / (signal_weight * p + 1 - p)  # the probability with weights
     trials = np.arange(len(p)) % n_trials
     options = {"n_bins": 5, "strategy": "quantile", "groups": trials, "histogram": False}
     curves = curve_of(is_signal, p, sample_weight=weight, **options)
@@ -117,7 +117,7 @@ def test_expected_calibration_error():
     display = ReliabilityDisplay.from_predictions(y, p, sample_weight=weight, n_bins=2)
     # Bins of weights 4 and 6: fractions 1/4 and 1 against means 1/4 and 2/3.
     assert display.expected_calibration_error.to_dict() == pytest.approx({"1": 0.6 / 3})
-    # With bins of their own the first two are wrong by 0.2 and 0.6.
+    # In separate bins the first two events are wrong by 0.2 and 0.6.
     fine = ReliabilityDisplay.from_predictions(y, p, sample_weight=weight, n_bins=10)
     expected = (3 * 0.2 + 1 * 0.6 + 4 * 0.4 + 2 * 0.2) / 10
     assert fine.expected_calibration_error["1"] == pytest.approx(expected)
@@ -176,7 +176,7 @@ def test_groups(calibrated):
 
 
 def test_calibration_of_a_network_on_simulated_events():
-    """Trained too long it is too sure of itself; scikit-learn's calibration with weights helps."""
+    """After too many epochs the network is too certain; scikit-learn's calibration with weights helps."""
     events = make_higgs_events(3000, random_state=0)
     X, y = CartesianMomenta().fit_transform(events.data), events.target
     w = class_balanced_weights(y, events.sample_weight)

@@ -23,7 +23,7 @@ def test_one_cycle_is_that_of_the_study():
 
 
 def test_restarts_are_those_of_the_study():
-    """Figure 6: cycles of 1, 2 and 4 passes from 0.002 to zero."""
+    """Figure 6: cycles of 1, 2 and 4 epochs from 0.002 to zero."""
     display = ScheduleDisplay.from_schedule(CosineRestarts(), n_epochs=7, n_steps=20)
     rises = np.flatnonzero(np.diff(display.lr) > 0) + 1
     assert_allclose(rises, [20, 60])
@@ -40,7 +40,7 @@ def test_schedule_that_looks_at_losses():
     )
     assert display.lr[0] == 1.0
     assert display.lr[-1] < 0.5
-    # Losses that come later cannot have had a say.
+    # Later losses must not have an effect.
     assert_allclose(display.lr[:4], 1.0)
 
 

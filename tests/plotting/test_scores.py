@@ -1,4 +1,4 @@
-"""The display of the classifier output."""
+"""Display of the classifier output."""
 
 import subprocess
 import sys

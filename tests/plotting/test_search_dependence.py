@@ -1,4 +1,4 @@
-"""Displays of a search: what was sampled, what the score depends on, progress and size."""
+"""Displays of a search: candidates, dependence of the score, progress and size."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -60,7 +60,7 @@ def red_point(ax):
     return float(line.get_xdata()[0]), float(line.get_ydata()[0])
 
 
-# -- what was sampled -----------------------------------------------------------------------------
+# -- candidates -----------------------------------------------------------------------------------
 
 
 def test_samples(results):
@@ -89,7 +89,7 @@ def test_samples_of_a_search(search):
     assert sum(bar.get_height() for bar in display.axes_[0, 0].patches) == 12
 
 
-# -- what the score depends on --------------------------------------------------------------------
+# -- dependence of the score ----------------------------------------------------------------------
 
 
 def test_dependence(model, results):
@@ -180,7 +180,7 @@ def test_size():
     display = SearchSizeDisplay.from_results(results)
     assert len(display.table) == 199
     assert abs(display.slope - 0.002) < 3 * display.slope_error
-    # Of a straight line: scatter / (spread of sizes * sqrt(n)).
+    # Standard error of the slope of a line: scatter / (spread of sizes * sqrt(n)).
     assert_allclose(display.slope_error, 0.01 / (sizes.std() / 1e4 * np.sqrt(199)), rtol=0.15)
     assert_allclose(display.intercept, -0.4, atol=0.005)
     line = display.ax_.get_lines()[-1]

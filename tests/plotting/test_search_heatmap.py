@@ -1,4 +1,4 @@
-"""The heat map of a search over parameters."""
+"""Heat map of a search over parameters."""
 
 import subprocess
 import sys
@@ -39,7 +39,7 @@ def search(sample):
 
 
 def expected(search, neighbours, weights, reduce):
-    """The score of a cell, from the results as the search holds them."""
+    """Return the score of a cell, computed from the results of the search."""
     scores = [
         score
         for params, score in zip(
@@ -161,7 +161,7 @@ def test_a_table_of_results_gives_the_same(search):
 
 
 def test_values_of_any_kind():
-    """Lists, objects and None are shown as they show themselves; only numbers are sorted."""
+    """Lists, objects and None are shown by their repr; only numbers are sorted."""
     values = np.empty(4, dtype=object)
     values[:] = [[16, 32], None, Ridge(), True]
     results = {
@@ -229,7 +229,7 @@ def test_wrong_calls(options, match):
         SearchHeatmapDisplay.from_results(results, **{"y": "tree__n", **options})
 
 
-def test_what_is_no_search(search, sample):
+def test_estimators_without_results(search, sample):
     with pytest.raises(NotFittedError):
         SearchHeatmapDisplay.from_estimator(GridSearchCV(Ridge(), {}), x="a", y="b")
     with pytest.raises(TypeError, match="such as GridSearchCV, got Ridge"):

@@ -1,4 +1,4 @@
-"""Search over architectures: what is drawn, how it is scored, what is kept."""
+"""Search over architectures: candidates, scores and results."""
 
 import warnings
 
@@ -49,7 +49,7 @@ SPACE = {
 )
 def test_conforms_to_scikit_learn(estimator, check):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the suite warns of what it skips
+        warnings.simplefilter("ignore")  # the suite warns about checks that it skips
         check(estimator)
 
 
@@ -62,7 +62,7 @@ def data():
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """Searches whose candidates are not trained, but lose what a formula says."""
+    """Searches whose candidates are not trained; a formula gives their losses."""
 
     def loss(params):
         depth, width = (params["depth"] - 5) / 4, (params["width"] - 60) / 40
@@ -197,7 +197,7 @@ def test_same_seed_same_search_whatever_the_number_of_processes(data):
 
 def test_candidates_share_folds_and_starting_values(data):
     network = clone(NETWORK).set_params(random_state=None)
-    # Neither of them changes a prediction, or what is learnt.
+    # Neither parameter changes the training or a prediction.
     space = {"tta": [True, False]}
     scores = search_of(network, space, n_iter=2).fit(*data).cv_results_["mean_test_score"]
     assert scores[0] == scores[1]
@@ -211,7 +211,7 @@ def test_global_random_state_is_left_alone(data):
     assert_array_equal(check_random_state(None).get_state()[1], before)
 
 
-# -- what is drawn --------------------------------------------------------------------------------
+# -- candidates -----------------------------------------------------------------------------------
 
 
 def test_window_of_sizes(scripted, data):
@@ -275,7 +275,7 @@ def test_objects_among_the_parameters(data):
 
 @pytest.fixture
 def stacked(monkeypatch):
-    """How many candidates each stacked run has trained."""
+    """Numbers of candidates in each stacked run."""
 
     def counted(models, *args, **kwargs):
         sizes.append(len(models))
@@ -312,7 +312,7 @@ def test_several_candidates_of_each_shape(data, stacked):
     assert widths == [widths[0]] * 4 + [widths[4]] * 4
     assert widths[0] != widths[4]
     assert len(set(search.cv_results_["param_weight_decay"].tolist())) == 8
-    # Rates that are not in proportion at every step go apart.
+    # Learning rates that are not proportional at every step need separate runs.
     assert len(stacked) <= 2
     few = {"width": randint(4, 100), "weight_decay": [0.0, 0.1]}
     search = search_of(space=few, n_iter=6, n_per_shape=3, refit=False).fit(*data)
@@ -320,7 +320,7 @@ def test_several_candidates_of_each_shape(data, stacked):
 
 
 @pytest.mark.parametrize("params", [{"early_stopping": True}, {"callbacks": [EpochTimer()]}])
-def test_what_is_never_stacked(data, stacked, params):
+def test_candidates_that_are_never_stacked(data, stacked, params):
     network = clone(NETWORK).set_params(**params)
     search = search_of(network, {"random_state": [1, 2]}, n_iter=2, refit=False).fit(*data)
     alone = [
@@ -365,11 +365,11 @@ def test_fits_that_fail(data):
         search_of(network, space, n_iter=1).fit(*data)
 
 
-# -- where models choose --------------------------------------------------------------------------
+# -- candidates chosen by models ------------------------------------------------------------------
 
 
 def regret(search):
-    """What the best parameters lose more than the planted optimum."""
+    """Return the difference between the losses of the best parameters and of the planted optimum."""
     best = search.best_params_
     depth, width = (best["depth"] - 5) / 4, (best["width"] - 60) / 40
     return 0.05 * depth**2 + 0.03 * width**2 + 0.1 * best["dropout"]
@@ -393,7 +393,7 @@ def test_gaussian_process_finds_the_optimum_sooner(scripted, data):
     assert sizes[:3] == [30] * 3
     assert sizes[3:9] == [10, 4, 4, 4, 4, 4]
     chosen = scripted[4]
-    # Chosen together, and yet not the same.
+    # Candidates that are chosen together differ.
     assert len({(own["depth"], own["width"], own["growth_rate"]) for own in chosen}) == 4
 
 
@@ -410,7 +410,7 @@ def test_optuna_finds_the_optimum(scripted, data):
     options = {"method": "optuna", "n_parameters": (5e3, 1e5), "refit": False}
     found = []
     for seed in range(4):
-        scripted.clear()  # and so the same noise every time
+        scripted.clear()  # for the same noise in each search
         found.append(search_of(n_iter=40, **options, random_state=seed).fit(*data))
     assert [len(search.cv_results_["params"]) for search in found] == [40] * 4
     assert np.mean([regret(search) for search in found]) < 0.008
@@ -426,7 +426,7 @@ def test_optuna_finds_the_optimum(scripted, data):
 
 def test_optuna_learns_what_is_refused(scripted, data):
     pytest.importorskip("optuna")
-    # The optimum lies outside of the window.
+    # The optimum lies outside the limits of the size.
     options = {"method": "optuna", "n_parameters": (5e3, 8e3), "refit": False}
     results = search_of(n_iter=30, **options).fit(*data).cv_results_
     assert len(results["params"]) == 30
@@ -461,6 +461,6 @@ def test_optuna_is_an_extra(data, monkeypatch):
         ({"refit": "score"}, TypeError, "refit='score'"),
     ],
 )
-def test_parameters_that_make_no_sense(data, params, error, match):
+def test_invalid_parameters(data, params, error, match):
     with pytest.raises(error, match=match):
         search_of().set_params(**params).fit(*data)

@@ -1,4 +1,4 @@
-"""Ensembles of networks that differ in how they were trained."""
+"""Ensembles of networks with different hyperparameters."""
 
 import warnings
 
@@ -52,7 +52,7 @@ SPACE = {"lr_factor": [0.6, 1.0], "weight_decay": loguniform(1e-6, 1e-4), "dropo
 )
 def test_conforms_to_scikit_learn(estimator, check):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the suite warns of what it skips
+        warnings.simplefilter("ignore")  # the suite warns about checks that it skips
         check(estimator)
 
 
@@ -92,7 +92,7 @@ def test_tables_say_what_was_picked(events):
     np.testing.assert_allclose(lr / lr.max(), table["lr_factor"] / table["lr_factor"].max())
 
 
-def test_one_weight_for_all_is_that_of_each(events):
+def test_a_number_as_weight_is_the_weight_of_each_event(events):
     model = HyperEnsembleClassifier(
         DenseNetClassifier(depth=1, max_epochs=2), n_candidates=2, n_selected=2, random_state=0
     )
@@ -104,7 +104,7 @@ def test_one_weight_for_all_is_that_of_each(events):
 
 
 def test_one_ensemble_where_shapes_agree(events):
-    """Dropout and decay do not count once trained; activations do."""
+    """Dropout and weight decay do not matter after training; activations do."""
     X, y, w = events
     model = ensemble().fit(X, y, sample_weight=w)
     (one,) = model.ensembles_
@@ -121,14 +121,13 @@ def test_one_ensemble_where_shapes_agree(events):
     "space", [SPACE, {"activation": ["swish", "relu", "selu"], "depth": [1, 2]}]
 )
 def test_predictions_are_the_mean_of_the_picks(events, space):
-    """Each candidate alone, with the parameters and random numbers that it had."""
+    """A single pick is the best candidate; several are averaged with their weights."""
     X, y, w = events
     model = ensemble(space).fit(X, y, sample_weight=w)
     alone = ensemble(space, n_selected=1, n_candidates=6).fit(X, y, sample_weight=w)
     best = alone.selection_["candidate"][0]
     assert alone.weights_[best] == 1
     valid_loss = model.selection_["valid_loss"]
-    # The rows of the selection, found by fitting to all the same: its loss can be had from outside.
     probability = model.predict_proba(X)
     np.testing.assert_allclose(probability.sum(1), 1, atol=1e-6)
     by_hand = sum(
@@ -140,7 +139,7 @@ def test_predictions_are_the_mean_of_the_picks(events, space):
 
 
 def test_validation_loss_is_that_of_rows_not_trained_on(events):
-    """Recomputed by scikit-learn from what predicts, on the same rows."""
+    """Compute the loss again with scikit-learn, from the predictions for the same rows."""
     from skhep_nn.tuning.ensemble_selection import Data, Judge
 
     X, y, w = events
@@ -159,14 +158,14 @@ def seed_of(random_state):
 
 
 def test_the_members_own_folds(events):
-    """Out-of-fold predictions: a row is judged by a member that has not seen it."""
+    """Out-of-fold predictions: the member that was not trained on a row predicts it."""
     X, y, w = events
     model = ensemble(estimator=network(n_members=2), validation_fraction=None).fit(
         X, y, sample_weight=w
     )
     (one,) = model.ensembles_
     assert len(one) == 2 * (model.weights_ > 0).sum()
-    # One candidate alone, by the validation losses of its own training.
+    # A single candidate, by the validation losses of its training.
     by_fold = model.history_.groupby(["candidate", "member"])["valid_loss"].min()
     of_candidates = by_fold.groupby("candidate").mean()
     np.testing.assert_allclose(model.candidates_["valid_loss"], of_candidates, rtol=0.05)
@@ -192,7 +191,7 @@ def test_candidates_that_diverge_are_never_picked(events):
         ensemble({"schedule": [Constant(1e30)]}, n_candidates=2).fit(X, y)
 
 
-def test_what_trains_stacked():
+def test_candidates_that_train_stacked():
     def stacks(*own):
         return stacks_of([network(**params) for params in own])
 
@@ -288,7 +287,7 @@ def test_on_cuda(events):
         ),
     ],
 )
-def test_what_cannot_be(events, params, error, message):
+def test_invalid_parameters(events, params, error, message):
     X, y, _ = events
     with pytest.raises(error, match=message):
         ensemble(**params).fit(X[:300], y[:300])
@@ -300,7 +299,7 @@ def test_not_fitted(events):
 
 
 def test_a_class_that_is_too_rare(events):
-    """Its only row is either not trained on, which is said, or not validated on."""
+    """The only row of a class is missing either in training, which is an error, or in validation."""
     X, y, _ = events
     labels = np.array(y, dtype=object)
     labels[0] = "rare"

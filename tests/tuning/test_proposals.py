@@ -1,11 +1,11 @@
-"""The choice of the next candidates of a search."""
+"""Choice of the next candidates of a search."""
 
 import numpy as np
 
 from skhep_nn.tuning.proposals import proposals_of
 
 
-def test_what_is_chosen_together_differs():
+def test_candidates_chosen_together_differ():
     grid = {"a": list(range(12)), "b": [0, 1]}
     tried = [{"a": a, "b": b} for a in (0, 2, 4, 8, 11) for b in (0, 1)]
     scores = [-((own["a"] - 6.3) ** 2) / 50 for own in tried]

@@ -1,4 +1,4 @@
-"""The model of the scores of a search: what it finds, and which questions it refuses."""
+"""Model of the scores of a search: its predictions, optimum and errors."""
 
 import numpy as np
 import pandas as pd
@@ -72,7 +72,7 @@ def test_partial_dependence_is_the_mean_over_candidates(planted):
     for depth, mean in zip(table["depth"], table["mean"], strict=True):
         rows = model.table.iloc[chosen].assign(depth=depth)
         assert_allclose(mean, model.predict(rows)["mean"].mean())
-    # An average is known better than any of its parts, and worst at the ends.
+    # The uncertainty of an average is below that of its parts, and largest at the ends.
     assert table["std"].max() < model.predict(rows)["std"].mean()
     assert table["std"].iloc[[0, -1]].min() > table["std"].min()
 
@@ -89,7 +89,7 @@ def test_partial_dependence_on_two(planted):
 
 
 def test_deviations_without_noise_are_those_of_the_process(planted):
-    """A second way: the process's own prediction, less the white noise that it adds."""
+    """Compare with the prediction of the process, less its white noise."""
     model, _, _ = planted
     process = model._process
     rows = np.hstack([axis.columns(model.table[axis.name].tolist()) for axis in model.axes])
