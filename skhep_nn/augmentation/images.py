@@ -140,14 +140,9 @@ class ImageAugmenter(PlainState, ImageTransformer):
         """Check the parameters and list the views."""
         height, width, n_channels = values.shape[1:]
         self._check_parameters(height, width, n_channels)
-        flips = (
-            (self.flip_eta, self.flip_phi)
-            if self.phi_axis == 1
-            else (
-                self.flip_phi,
-                self.flip_eta,
-            )
-        )
+        flips = (self.flip_eta, self.flip_phi)
+        if self.phi_axis == 0:
+            flips = flips[::-1]
         # A single row is its own mirror image.
         self._mirrors_rows = bool(flips[0]) and height > 1
         self._mirrors_columns = bool(flips[1]) and width > 1

@@ -6,7 +6,7 @@ import abc
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
+from skhep_nn.inputs.transformers import Names
 from skhep_nn.utils.sklearn_private import check_feature_names_in
 
-Names: TypeAlias = NDArray[np.object_]
+__all__ = ["EventTransformer", "as_pandas"]
 
-READ_AS: dict[str, Any] = {"dtype": [np.float64, np.float32], "ensure_all_finite": "allow-nan"}
+_READ_AS: dict[str, Any] = {"dtype": [np.float64, np.float32], "ensure_all_finite": "allow-nan"}
 
 
 def as_pandas(X: Any) -> Any:
@@ -72,13 +73,13 @@ class EventTransformer(TransformerMixin, BaseEstimator, abc.ABC):  # type: ignor
         if isinstance(X, pd.DataFrame):
             validate_data(self, X, reset=reset, skip_check_array=True)
             return X, self._numbers(X)
-        return None, validate_data(self, X, reset=reset, **READ_AS)
+        return None, validate_data(self, X, reset=reset, **_READ_AS)
 
     def read_output(self, X: Any) -> tuple[pd.DataFrame | None, NDArray[Any]]:
         """Validate the output of `transform` in the same way."""
         names = list(self.get_feature_names_out())
         table = X if isinstance(X, pd.DataFrame) else None
-        values = check_array(X, input_name="X", **READ_AS) if table is None else self._numbers(X)
+        values = check_array(X, input_name="X", **_READ_AS) if table is None else self._numbers(X)
         if values.shape[1] != len(names):
             raise ValueError(
                 f"X has {values.shape[1]} features, but {type(self).__name__}.transform gives "
@@ -107,7 +108,7 @@ class EventTransformer(TransformerMixin, BaseEstimator, abc.ABC):  # type: ignor
                 f"{type(self).__name__} needs numeric columns, got {', '.join(bad)}. Drop or "
                 "convert them; columns of labels pass through as pandas categories."
             )
-        values: NDArray[Any] = check_array(numbers, input_name="X", estimator=self, **READ_AS)
+        values: NDArray[Any] = check_array(numbers, input_name="X", estimator=self, **_READ_AS)
         return values
 
     def _names(self) -> list[str]:

@@ -16,12 +16,11 @@ from skhep_nn.inputs.transformers import GridReader, GridTransformer, Names
 from skhep_nn.utils.checks import is_count
 
 __all__ = [
+    "CHUNK",
     "ImageReader",
     "ImageTransformer",
     "Images",
     "LazyImages",
-    "Names",
-    "all_finite",
     "check_finite_rows",
     "chunks",
     "floating",
@@ -84,7 +83,7 @@ def check_finite_rows(values: NDArray[Any], called: str, what: str = "NaN or inf
     axes = tuple(range(1, values.ndim))
     bad: list[int] = []
     for some in chunks(values):
-        if not all_finite(values[some]):
+        if not _all_finite(values[some]):
             finite = np.isfinite(values[some])
             bad += (some.start + np.flatnonzero(~finite.all(axes))).tolist()
     if bad:
@@ -97,7 +96,7 @@ def check_finite_rows(values: NDArray[Any], called: str, what: str = "NaN or inf
         raise ValueError(msg)
 
 
-def all_finite(values: NDArray[Any]) -> bool:
+def _all_finite(values: NDArray[Any]) -> bool:
     """Whether all numbers are finite; tests their sum first, which is quick."""
     if values.dtype.kind != "f":
         return True
@@ -147,7 +146,7 @@ class LazyImages:
         values: NDArray[Any] = np.asarray(self.source.read(start, stop)).astype(
             self.dtype, copy=False
         )
-        if not all_finite(values):
+        if not _all_finite(values):
             raise ValueError(f"Input X contains NaN or infinity in images {start} to {stop}.")
         return values.reshape(-1, *self.shape[1:])
 

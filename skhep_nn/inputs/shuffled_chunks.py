@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from skhep_nn.utils.checks import is_count
 
-__all__ = ["ArrayChunks", "ChunkSource", "ReaderThreads", "ShuffledChunks", "even_bounds"]
+__all__ = ["ArrayChunks", "ChunkSource", "Pick", "ReaderThreads", "ShuffledChunks", "even_bounds"]
 
 Array = NDArray[Any]
 Rows = NDArray[np.intp]

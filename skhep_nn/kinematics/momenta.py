@@ -12,6 +12,19 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+__all__ = [
+    "Array",
+    "CartesianLayout",
+    "Momentum",
+    "MomentumColumns",
+    "Turn",
+    "as_arrays",
+    "find_complete",
+    "find_momenta",
+    "find_object",
+    "wrap_angle",
+]
+
 Array: TypeAlias = Any
 """A numpy array, a torch tensor, or an object that ``numpy.asarray`` converts."""
 
@@ -211,11 +224,11 @@ class MomentumColumns(NamedTuple):
             return turned
         table = X.copy(deep=False)
         for i in self.indices().tolist():
-            table.isetitem(i, turned[:, i].astype(float_type(X.dtypes.iloc[i]), copy=False))
+            table.isetitem(i, turned[:, i].astype(_float_type(X.dtypes.iloc[i]), copy=False))
         return table
 
 
-def float_type(dtype: Any) -> Any:
+def _float_type(dtype: Any) -> Any:
     """Return the type of a column if it is floating-point, otherwise float64."""
     return dtype if isinstance(dtype, np.dtype) and dtype.kind == "f" else np.dtype(float)
 

@@ -7,9 +7,17 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any, ClassVar, NamedTuple
 
-from skhep_nn.inputs.events import EventTransformer, Names
-from skhep_nn.kinematics import momenta as _momenta
+from skhep_nn.inputs.events import EventTransformer
+from skhep_nn.inputs.transformers import Names
 from skhep_nn.kinematics.formulas import cartesian_from_cylindrical, cylindrical_from_cartesian
+from skhep_nn.kinematics.momenta import (
+    CartesianLayout,
+    Momentum,
+    MomentumColumns,
+    Turn,
+    find_complete,
+    find_object,
+)
 from skhep_nn.utils.public import public
 from skhep_nn.utils.stored_frames import PlainState, Rebuilds, each, one
 
@@ -47,7 +55,7 @@ class CartesianMomenta(PlainState, EventTransformer):
     0    50.0     0.0     0.0   0.0
     """
 
-    _rebuild: ClassVar[Rebuilds] = {"_layout": one(_momenta.CartesianLayout.rebuilt)}
+    _rebuild: ClassVar[Rebuilds] = {"_layout": one(CartesianLayout.rebuilt)}
 
     def __init__(
         self, *, missing: float | None = 0.0, columns: Sequence[str] | None = None
@@ -55,16 +63,16 @@ class CartesianMomenta(PlainState, EventTransformer):
         self.missing = missing
         self.columns = columns
 
-    def _prepare(self, names: list[str]) -> Sequence[_momenta.Momentum]:
+    def _prepare(self, names: list[str]) -> Sequence[Momentum]:
         """Find the momenta and decide on the output columns."""
         missing: Any = self.missing
         if missing is not None and (not isinstance(missing, Real) or math.isinf(missing)):
             raise ValueError(f"missing must be a finite number or None, got {missing!r}.")
-        self._layout = _momenta.CartesianLayout.of(names, self.n_features_in_)
+        self._layout = CartesianLayout.of(names, self.n_features_in_)
         return self._layout.momenta
 
     @property
-    def layout(self) -> _momenta.CartesianLayout:
+    def layout(self) -> CartesianLayout:
         """Columns that `transform` returns, for exports to other formats."""
         return self._layout
 
@@ -124,8 +132,8 @@ class Alignment(NamedTuple):
         Positions of the columns that stay.
     """
 
-    columns: _momenta.MomentumColumns
-    objects: list[_momenta.Momentum]
+    columns: MomentumColumns
+    objects: list[Momentum]
     kept: list[int]
 
 
@@ -162,8 +170,8 @@ class EventAligner(PlainState, EventTransformer):
     """
 
     _rebuild: ClassVar[Rebuilds] = {
-        "_columns": one(_momenta.MomentumColumns),
-        "_objects": each(_momenta.Momentum),
+        "_columns": one(MomentumColumns),
+        "_objects": each(Momentum),
     }
 
     def __init__(
@@ -177,12 +185,12 @@ class EventAligner(PlainState, EventTransformer):
         self.orient = orient
         self.columns = columns
 
-    def _prepare(self, names: list[str]) -> Sequence[_momenta.Momentum]:
+    def _prepare(self, names: list[str]) -> Sequence[Momentum]:
         """Find the columns to turn, the two objects and the column to drop."""
-        momenta = _momenta.find_complete(names)
-        self._columns = _momenta.MomentumColumns.of(momenta)
+        momenta = find_complete(names)
+        self._columns = MomentumColumns.of(momenta)
         roles = {"reference": self.reference, "orient": self.orient} if momenta else {}
-        self._objects = [_momenta.find_object(momenta, *role) for role in roles.items()]
+        self._objects = [find_object(momenta, *role) for role in roles.items()]
         constant = [momentum.y for momentum in self._objects[:1]]
         self._kept = [i for i in range(self.n_features_in_) if i not in constant]
         return momenta
@@ -208,9 +216,7 @@ class EventAligner(PlainState, EventTransformer):
         table, values = self.read(X)
         if not self._objects:
             return (values if table is None else table).copy()
-        turned = self._columns.turn_table(
-            table, values, _momenta.Turn.aligning(values, *self._objects)
-        )
+        turned = self._columns.turn_table(table, values, Turn.aligning(values, *self._objects))
         return turned[:, self._kept] if table is None else turned.iloc[:, self._kept]
 
     def _names_out(self, names_in: Names) -> Names:
