@@ -77,7 +77,7 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
 
     _rebuild: ClassVar[Rebuilds] = {"history_": frame}
 
-    # -- what a subclass defines ------------------------------------------------------------------
+    # -- defined by subclasses --------------------------------------------------------------------
 
     @abstractmethod
     def _encode_X(self, X: Any, *, reset: bool) -> NDArray[np.float32]:

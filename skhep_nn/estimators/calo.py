@@ -99,7 +99,7 @@ class CaloCNNClassifier(_CaloEstimator, BaseNetworkClassifier):
     preset : {"compact", "challenge", "resnet15", "attention", "regression"}, default="compact"
         Architecture, see `CaloCNN`.
     network_params : dict, default=None
-        Fields of the architecture that replace those of the preset, such as ``{"channels": (16, 32)}``.
+        Fields that change the architecture of the preset, such as ``{"channels": (16, 32)}``.
     image_shape : tuple of int, default=None
         ``(H, W)`` or ``(H, W, C)`` of images that come as rows of pixels; by default such rows are
         images of one row.
@@ -257,7 +257,7 @@ class CaloCNNRegressor(_CaloEstimator, BaseNetworkRegressor):
     preset : {"compact", "challenge", "resnet15", "attention", "regression"}, default="regression"
         Architecture, see `CaloCNN`.
     network_params : dict, default=None
-        Fields of the architecture that replace those of the preset, such as ``{"channels": (16, 32)}``.
+        Fields that change the architecture of the preset, such as ``{"channels": (16, 32)}``.
     image_shape : tuple of int, default=None
         ``(H, W)`` or ``(H, W, C)`` of images that come as rows of pixels; by default such rows are
         images of one row.

@@ -103,7 +103,7 @@ class WaveformClassifier(_WaveformEstimator, BaseNetworkClassifier):
     kernels : int or sequence, default=None
         Kernel sizes of the convolutions of each block. None keeps the kernels of the preset.
     network_params : dict, default=None
-        Further fields of the architecture that replace those of the preset, such as ``{"n_bins": 50}``.
+        Further fields that change the architecture of the preset, such as ``{"n_bins": 50}``.
 
     Attributes
     ----------
@@ -253,7 +253,7 @@ class WaveformRegressor(_WaveformEstimator, BaseNetworkRegressor):
     kernels : int or sequence, default=None
         Kernel sizes of the convolutions of each block. None keeps the kernels of the preset.
     network_params : dict, default=None
-        Further fields of the architecture that replace those of the preset, such as ``{"n_bins": 50}``.
+        Further fields that change the architecture of the preset, such as ``{"n_bins": 50}``.
     loss : {"squared_error", "absolute_error", "huber"}, default="squared_error"
         Loss on the targets, scaled to mean 0 and standard deviation 1 if `output` is "identity".
     output : {"identity", "sigmoid"}, default="identity"

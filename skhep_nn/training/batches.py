@@ -35,8 +35,8 @@ _LANES, _FEW_LANES = 64, 32
 
 # Number of row numbers in an epoch from which they are drawn on several threads.
 _WORTH_THREADS = 500_000
-# Bytes that are gathered at once: for one member what fits the cache of a CPU core, for all members what keeps
-# a GPU busy.
+# Bytes that are gathered at once: rows of one member fit the cache of a CPU core, rows of all members keep a
+# GPU busy.
 _GATHERED_BYTES = 1 << 18
 _CUDA_GATHERED_BYTES, _CUDA_GATHERED_STEPS = 1 << 26, 32
 

@@ -143,7 +143,7 @@ class MemberSteps:
             names = ", ".join(kind.__name__ for kind in PROPORTIONAL)
             msg = (
                 f"members that differ in learning rate or weight decay train together by one of {names}, "
-                f"got {type(optimizer).__name__}; fit those that agree together."
+                f"got {type(optimizer).__name__}; fit only estimators with equal values together."
             )
             raise ValueError(msg)
         decay = np.zeros(len(settings.lr_factor))

@@ -1,6 +1,6 @@
-"""Passes over the rows of one epoch: the abstract class, and the plain pass that every network can take.
+"""How an epoch is computed: the abstract class `Pass`, and the eager pass for every network.
 
-`CpuPass` (`cpu_parallel`) and `GraphPass` (`cuda_graphs`) compute the same faster, where they can.
+`CpuPass` (`cpu_parallel`) and `GraphPass` (`cuda_graphs`) compute the same faster, for some networks.
 """
 
 from __future__ import annotations

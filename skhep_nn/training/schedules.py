@@ -102,7 +102,7 @@ class Constant(_Schedule):
     Parameters
     ----------
     lr : float, default=2e-3
-        Learning rate; the default is that of section 3.2 of arXiv:2002.01427.
+        Learning rate; the default is from section 3.2 of arXiv:2002.01427.
 
     Examples
     --------

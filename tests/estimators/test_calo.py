@@ -372,7 +372,7 @@ def test_early_stopping_restores_the_best_pass(spots):
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_the_best_pass_can_be_that_of_the_best_accuracy(blobs, n_classes):
     X, _ = blobs
-    # Labels that are partly chance: accuracy and loss have their best passes apart.
+    # Labels that are partly chance: accuracy and loss have different best epochs.
     rng = np.random.default_rng(1)
     y = np.where(rng.random(240) < 0.6, blobs[1], rng.integers(0, n_classes, 240))
     w = rng.uniform(0.5, 2, 240)

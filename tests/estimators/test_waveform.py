@@ -25,7 +25,7 @@ ROUNDING = "mini-batch training in float32 agrees to 1e-7, the check asks for 1e
 # A network that the many tiny fits of scikit-learn's suite can afford.
 SMALL = {"kernels": (8, 3), "channels": (8, 12), "device": "cpu"}
 SMALL["network_params"] = {"strides": (4, 1), "dense": (16,), "n_bins": 16}
-# On rows of a few numbers a batch normalisation, whose moments are those of a batch, blurs what the
+# On rows of a few numbers a batch normalisation, whose statistics are of one batch, blurs what the
 # suite asks for.
 TINY = {"channels": (16,), "kernels": 3, "precision": "float32", "batch_size": 32}
 TINY["network_params"] = {"strides": 1, "head": "flatten", "dense": (16,), "norm": False}

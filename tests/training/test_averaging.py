@@ -60,7 +60,7 @@ def images():
 
 
 class Recorder(Callback):
-    """Keeps the stacked state after every pass."""
+    """Keeps the stacked state after every epoch."""
 
     def __init__(self):
         self.states = []
@@ -76,7 +76,7 @@ def dense(cls=DenseNetClassifier, **params):
 
 
 def recorded(model, *data):
-    """Fit, and return the model and its states after every pass."""
+    """Fit, and return the model and its states after every epoch."""
     model.set_params(callbacks=[Recorder(), *(model.callbacks or [])]).fit(*data)
     return model, dict(model.net_.callbacks_)["Recorder"].states
 
@@ -212,7 +212,7 @@ def test_a_member_that_stops_before_the_start_stays_at_its_best_pass():
 @pytest.mark.parametrize("augmented", [False, True])
 @pytest.mark.parametrize("averaging", [StochasticWeightAveraging(1, renewal_period=1), FIXED])
 def test_training_takes_no_note_of_it(images, events, averaging, augmented):
-    """Dropout and augmentation draw the same numbers; weights, moments and optimiser are put back."""
+    """Dropout and augmentation draw the same numbers; weights, batch-norm statistics and optimizer are restored."""
     momenta = pd.DataFrame(events[0][:, :3], columns=["lep_px", "lep_py", "lep_pz"])
     cnn = calo(batch_size=32, network_params=CNN | {"dropout": 0.2, "dense_dropout": 0.2})
     for model, augmentation, data in (
@@ -287,7 +287,7 @@ def test_renewal_is_that_of_the_study(period):
 
 
 class Script(Callback):
-    """Makes every member predict a given constant in each pass."""
+    """Makes every member predict a given constant in each epoch."""
 
     def __init__(self, values):
         self.values = values
@@ -400,7 +400,7 @@ def test_all_states_of_a_member_that_diverged_are_left_out(events):
         model = dense(averaging=averaging, schedule=CYCLES, n_members=2, callbacks=[Spoil()])
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            model.fit(X, y)  # the best pass was earlier
+            model.fit(X, y)  # the best epoch was earlier
         assert len(model.ensemble_) == n_states
 
         class SpoilAtOnce(Spoil):
@@ -429,7 +429,7 @@ def batch_norms(network):
 
 
 def assert_moments_are_of(network, batches):
-    """The moments of every layer are the means over batches of what its inputs give."""
+    """The statistics of every layer are the means over batches of the statistics of its inputs."""
     seen = {id(m): [] for m in batch_norms(network)}
     for m in batch_norms(network):
         m.register_forward_pre_hook(

@@ -224,8 +224,8 @@ def test_launches_of_a_step(events, monkeypatch):
         n_steps = -(-len(events[0]) * (n_members - 1) // n_members // 256)
         more = {name: counted[2][name] - counted[1][name] for name in counted[0]}
         a_step.append({name: n / (2 * n_steps) for name, n in more.items()})
-        assert more["waits"] <= 2 * 12, "waits of a pass do not depend on its steps"
-    # A graph for every step, another for every block, and what validation and the end of a pass take:
+        assert more["waits"] <= 2 * 12, "waits of an epoch do not depend on its steps"
+    # A graph for every step, another for every block, and what validation and the end of an epoch take:
     # counted 9.3 at these few steps a pass, 2.1 at the size of the study.
     assert max(work["starts"] for work in a_step) <= 12
     assert a_step[1]["kernels"] <= 1.3 * a_step[0]["kernels"]

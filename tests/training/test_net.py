@@ -270,7 +270,7 @@ def test_negative_weights_cancel_events(events):
     settings = {"batch_size": 10_000, "schedule": Constant(1e-2), "max_epochs": 20}
     plain = classifier(**settings)
     paired = classifier(**settings)
-    for model in (plain, paired):  # the moments use |w|: take them out of the comparison
+    for model in (plain, paired):  # the input statistics use |w|: take them out of the comparison
         model._input_state = lambda *args: {}
     p = plain.fit(X, y).predict_proba(X)
     q = paired.fit(X2, y2, sample_weight=w2).predict_proba(X)

@@ -86,7 +86,7 @@ def test_table_is_tidy(rows):
 
 
 def test_losses_are_those_of_a_fit(rows):
-    """With all rates the same, the mean over the steps of a pass is what a fit writes down."""
+    """With all rates the same, the mean over the steps of an epoch is the loss in the history of a fit."""
     model = DenseNetClassifier(
         **SMALL, n_members=3, batch_size=32, schedule=Constant(3e-3), max_epochs=2
     ).fit(rows.X, rows.y)
@@ -305,7 +305,7 @@ def test_further_arguments_of_fit():
 
 
 def test_images_in_a_file(tmp_path):
-    """What reads ahead in the file ends with the test, which is in the middle of a pass."""
+    """Threads that read ahead in the file end with the test, which ends in the middle of an epoch."""
     h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "images.hdf5", "w") as file:
         images = np.random.default_rng(0).normal(size=(400, 8, 8))
