@@ -1,7 +1,8 @@
 # Needs only make and Python >= 3.11: everything else goes into .venv.
 #
 #   make demo   the Higgs job on simulated events: table on the terminal, files in results/
-#   make test   lint, types, spelling and the whole test suite with doctests
+#   make test   lint, imports between wings, types, spelling and the whole test suite with doctests
+#   make unit PYTEST_ARGS='-m "not slow"'   the quick run: tests and doctests without the long ones
 #
 # Another Python: make test PYTHON=/path/to/python3.12; on idle cores: make test PYTEST_ARGS="-n 2"
 

@@ -1,4 +1,4 @@
-"""What the parts of `speed.py` share: timing in turns, floors, hand-written loops, fresh processes."""
+"""What the parts of `benchmarks.speed.job` share: timing in turns, floors, hand-written loops, fresh processes."""
 
 from __future__ import annotations
 

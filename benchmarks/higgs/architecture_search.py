@@ -24,7 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see higgsml.py
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see benchmarks/higgs/job.py
 
 import numpy as np
 import pandas as pd
@@ -97,7 +97,7 @@ class Finalist(NamedTuple):
 
 
 def split(args: argparse.Namespace) -> list[Events]:
-    """Return events to search and train on, and to test on: the first split of `higgsml_ladder.py`."""
+    """Return events to search and train on, and to test on: the first split of `benchmarks.higgs.ladder`."""
     sample = prepare(read_events(args), 1)
     X = sample.tables[False]
     halves = (sample.splits[0].train, sample.splits[0].test)

@@ -16,7 +16,7 @@ import os
 import time
 from pathlib import Path
 
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see higgsml.py
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see benchmarks/higgs/job.py
 
 from benchmarks.common.reporting import console, machine, mean_and_error, show_part, write_parts
 from benchmarks.higgs.job import progress_bar, read_events

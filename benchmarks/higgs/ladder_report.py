@@ -1,4 +1,4 @@
-"""Tables, statements and figure of `higgsml_ladder.py`."""
+"""Tables, statements and figure of `benchmarks.higgs.ladder`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of `higgsml_ladder.py`: what each technique of the study changes, and what the study found."""
+"""Rows of `benchmarks.higgs.ladder`: what each technique of the study changes, and what the study found."""
 
 from __future__ import annotations
 

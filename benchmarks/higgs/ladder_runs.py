@@ -1,4 +1,4 @@
-"""Runs of `higgsml_ladder.py`: events, splits, trainings of one row for all seeds, scores."""
+"""Runs of `benchmarks.higgs.ladder`: events, splits, trainings of one row for all seeds, scores."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _challenge(is_train: NDArray[np.bool_], test: Rows, y: NDArray[np.int64], se
 
 
 def _halves(y: NDArray[np.int64], seed: int) -> Split:
-    """Hold 30 % back, as `higgsml.py` does; each half is scored at the cut of the other."""
+    """Hold 30 % back, as `benchmarks.higgs.job` does; each half is scored at the cut of the other."""
     train, test = train_test_split(np.arange(len(y)), test_size=0.3, stratify=y, random_state=seed)
     halves = StratifiedKFold(2, shuffle=True, random_state=seed).split(test, y[test])
     return Split(train, test, [(test[a], test[b]) for a, b in halves])

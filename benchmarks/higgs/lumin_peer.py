@@ -3,7 +3,7 @@
 Usage: LUMIN_PYTHON benchmarks/higgs/lumin_peer.py IN.npz OUT.npz [--members 10] [--epochs 15] [--seed 0]
 
 Runs under a Python that has LUMIN, which cannot live beside this package: ``lumin==0.9.1
-torch==2.13.0 pdpbox==0.3.0`` is known to work. ``benchmarks/higgs/job.py --lumin-python`` calls it.
+torch==2.13.0 pdpbox==0.3.0`` is known to work. ``python -m benchmarks.higgs.job --lumin-python`` calls it.
 
 IN.npz holds ``X_train`` and ``X_test`` (momenta in Cartesian form), ``names`` (their columns),
 ``y_train`` (0 or 1) and ``w_train`` (class-balanced, mean 1). OUT.npz gets ``proba`` (the

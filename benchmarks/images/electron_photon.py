@@ -24,10 +24,10 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
+from benchmarks.common.bootstrap import bootstrap
 from benchmarks.common.reporting import Part, console, machine, show_part, write_parts
 from benchmarks.images.electron_photon_models import (
     SHAPES,
-    Array,
     Data,
     Result,
     channels,
@@ -43,16 +43,6 @@ PUBLISHED = {"challenge": (None, 0.8104), "compact": (0.7255, None)}
 
 
 # -- scores ---------------------------------------------------------------------------------------
-
-
-def bootstrap(target: Array, probas: dict[str, Array], n_draws: int, seed: int) -> pd.DataFrame:
-    """Areas under the ROC curves for draws of the test events, the same for all models."""
-    rng = np.random.default_rng(seed)
-    areas = []
-    for _ in range(n_draws):
-        rows = rng.integers(0, len(target), len(target))
-        areas.append({n: roc_auc_score(target[rows], p[rows]) for n, p in probas.items()})
-    return pd.DataFrame(areas)
 
 
 def score_table(data: Data, results: dict[str, Result], areas: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Images and models of `electron_photon.py`: our networks and their peers."""
+"""Images and models of `benchmarks.images.electron_photon`: our networks and their peers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Part of `speed.py`: networks for images and waveforms against loops by hand of the same network."""
+"""Part of `benchmarks.speed.job`: networks for images and waveforms against loops by hand of the same network."""
 
 from __future__ import annotations
 

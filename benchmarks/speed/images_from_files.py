@@ -4,7 +4,7 @@ Usage: python -m benchmarks.speed.images_from_files [rates file memory precision
 
 Parts, all if none is named:
 
-* ``rates``, of training and prediction, against loops by hand of the same network (the part ``images`` of `speed.py`).
+* ``rates``, of training and prediction, against loops by hand of the same network (the part ``images`` of `benchmarks.speed.job`).
 * ``file``: training straight from HDF5, in the page cache, against the same images in memory.
 * ``memory``: peak of a fit on images in memory and mapped from a file, against their size.
 * ``precision``: the AUC in single and in half precision after the same number of passes.
@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see higgsml.py
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see benchmarks/higgs/job.py
 
 import h5py
 import numpy as np

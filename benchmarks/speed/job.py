@@ -23,7 +23,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see higgsml.py
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see benchmarks/higgs/job.py
 
 import torch
 

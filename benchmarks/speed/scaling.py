@@ -1,4 +1,4 @@
-"""Parts of `speed.py`: time and memory against the size of the job, and rows that stay on the host."""
+"""Parts of `benchmarks.speed.job`: time and memory against the size of the job, and rows that stay on the host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts of `speed.py`: training and prediction on tables, ours against what people use."""
+"""Parts of `benchmarks.speed.job`: training and prediction on tables, ours against what people use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts of `speed.py`: whole jobs on tables, from a hundred rows to the job of the study."""
+"""Parts of `benchmarks.speed.job`: whole jobs on tables, from a hundred rows to the job of the study."""
 
 from __future__ import annotations
 

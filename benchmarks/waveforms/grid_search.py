@@ -1,4 +1,4 @@
-"""Part of `waveforms.py`: the worked grid search over batch size, filters, kernel and optimiser."""
+"""Part of `benchmarks.waveforms.job`: the worked grid search over batch size, filters, kernel and optimiser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models of `waveforms.py`: our networks and their peers, all of them estimators on raw traces."""
+"""Models of `benchmarks.waveforms.job`: our networks and their peers, all of them estimators on raw traces."""
 
 from __future__ import annotations
 

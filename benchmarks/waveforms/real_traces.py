@@ -1,4 +1,4 @@
-"""Part of `waveforms.py` on files of real traces: classes or values, out of folds."""
+"""Part of `benchmarks.waveforms.job` on files of real traces: classes or values, out of folds."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from sklearn.model_selection import KFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
+from benchmarks.common.bootstrap import bootstrap
 from benchmarks.common.reporting import Part, console
-from benchmarks.images.electron_photon import bootstrap
 from benchmarks.waveforms.models import OURS, Result, evaluate, few_traces
 from benchmarks.waveforms.pulse_shapes import step_height
 from benchmarks.waveforms.simulated_pulses import class_differences, class_scores

@@ -1,4 +1,4 @@
-"""Parts of `waveforms.py` on simulated traces: separations of two pulses, and one pulse or two."""
+"""Parts of `benchmarks.waveforms.job` on simulated traces: separations of two pulses, and one pulse or two."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from benchmarks.common.bootstrap import bootstrap
 from benchmarks.common.reporting import Part, console
-from benchmarks.images.electron_photon import bootstrap
 from benchmarks.waveforms.models import (
     OURS,
     SCHOOL,

@@ -1,4 +1,4 @@
-"""Parts of `waveforms.py`: rates against a plain loop of the same network, memory of a fit."""
+"""Parts of `benchmarks.waveforms.job`: rates against a plain loop of the same network, memory of a fit."""
 
 from __future__ import annotations
 
