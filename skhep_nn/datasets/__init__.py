@@ -1,4 +1,4 @@
-"""Loaders, downloads and simulators, one module a domain."""
+"""Loaders, downloads and simulators, one module for each kind of data."""
 
 from skhep_nn.datasets.calo_files import CALO_SPLITS, CaloImages, load_calo_hdf5
 from skhep_nn.datasets.calo_showers import make_calo_showers

@@ -1,4 +1,4 @@
-"""Arrays in files of several formats, of which shape and type are known before they are read."""
+"""Arrays in npy, npz, HDF5 and text files; shape and type are available before reading."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PathLike = str | os.PathLike[str]
 _ZIP, _NPY, _HDF5, _GZIP = b"PK\x03\x04", b"\x93NUMPY", b"\x89HDF\r\n\x1a\n", b"\x1f\x8b"
 _TEXT = "utf-8-sig"  # spreadsheets put a mark before the first number
 _BLOCK = 500  # lines of text that are parsed at a time
-# What zipfile, numpy and zlib raise for files that are damaged or cut off.
+# Errors of zipfile, numpy and zlib for files that are damaged or cut off.
 _DAMAGED = (ValueError, EOFError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 
@@ -73,7 +73,7 @@ def list_arrays(path: Path) -> dict[str, StoredArray] | None:
             return _list_npy(path)
     except _DAMAGED as error:
         raise ValueError(f"{path} is damaged or cut off: {error}") from error
-    # A block of the user's may lie before the signature.
+    # HDF5 allows a user block before the signature.
     if begin == _HDF5 or path.suffix in {".h5", ".hdf5"}:
         return _list_hdf5(path)
     return None
@@ -86,7 +86,7 @@ def _list_npy(path: Path) -> dict[str, StoredArray]:
         offset = file.tell()
 
     def read(memory_map: bool) -> Array:
-        """Map or read it."""
+        """Map the array into memory, or read it."""
         array = _map(path, "array", shape, dtype, order, offset)
         return array if memory_map else np.array(array)
 
@@ -113,7 +113,7 @@ def _list_npz(path: Path) -> dict[str, StoredArray]:
                 form: tuple[tuple[int, ...], np.dtype[Any], str] = (shape, dtype, order),
                 start: int = start,
             ) -> Array:
-                """Map what is stored as it is, unpack the rest."""
+                """Map an uncompressed array into memory, decompress others."""
                 if memory_map and member.compress_type == zipfile.ZIP_STORED:
                     return _map(path, name, *form, _member_start(path, member) + start)
                 try:
@@ -173,7 +173,7 @@ def _list_hdf5(path: Path) -> dict[str, StoredArray]:
     arrays: dict[str, StoredArray] = {}
 
     def visit(name: str, node: Any) -> None:
-        """Note an array."""
+        """Collect an array."""
         if not isinstance(node, h5py.Dataset) or node.shape is None:
             return
         plan = node.id.get_create_plist()
@@ -182,7 +182,7 @@ def _list_hdf5(path: Path) -> dict[str, StoredArray]:
         shape, dtype = node.shape, node.dtype
 
         def read(memory_map: bool) -> Array:
-            """Map what lies in one piece, read the rest."""
+            """Map a contiguous array into memory, read others."""
             if memory_map and offset is not None:
                 return _map(path, name, shape, dtype, "C", offset)
             with h5py.File(path, "r") as file:
@@ -206,7 +206,7 @@ def _list_hdf5(path: Path) -> dict[str, StoredArray]:
 
 
 def read_table(path: Path) -> tuple[list[str], Iterator[Array]]:
-    """Read names of columns, none without a header, and blocks of rows of a text of numbers."""
+    """Read column names (empty without a header) and blocks of rows from a text of numbers."""
     with path.open("rb") as file:
         packed = file.read(2) == _GZIP
     lines = _lines(path, packed)
@@ -237,7 +237,7 @@ def _lines(path: Path, packed: bool) -> Iterator[str]:
 def _blocks(
     path: Path, lines: Iterable[str], separator: str | None, n_fields: int
 ) -> Iterator[Array]:
-    """Parse lines, some at a time."""
+    """Parse lines in blocks."""
     lines = iter(lines)
     for start in itertools.count(0, _BLOCK):
         block = list(itertools.islice(lines, _BLOCK))
@@ -246,16 +246,16 @@ def _blocks(
         try:
             rows = np.loadtxt(block, float, None, separator, ndmin=2)
         except ValueError as error:
-            raise _complaint(path, block, separator, n_fields, start) from error
+            raise _broken_row_error(path, block, separator, n_fields, start) from error
         if rows.shape[1] != n_fields:
-            raise _complaint(path, block, separator, n_fields, start)
+            raise _broken_row_error(path, block, separator, n_fields, start)
         yield rows
 
 
-def _complaint(
+def _broken_row_error(
     path: Path, block: list[str], separator: str | None, n_fields: int, start: int
 ) -> ValueError:
-    """Find the row that cannot be read, and what is wrong with it."""
+    """Return an error that names the unreadable row and its problem."""
     for number, line in enumerate(block, start):
         fields = line.split(separator)
         if len(fields) != n_fields:
@@ -273,7 +273,7 @@ def _complaint(
 
 
 def _is_number(text: str) -> bool:
-    """Tell whether a text is a number."""
+    """Return whether a text is a number."""
     try:
         float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Electrons and photons on their way through a tracker and a magnetic field to a calorimeter."""
+"""Flight of electrons and photons through a tracker and a magnetic field to a calorimeter."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _LAYER_RADIUS = np.array(
 _LAYER_SHARE = np.array([2, 7, 7, 7, 9, 9, 9, 9, 6, 6, 6, 6, 6, 6, 5]) / 100
 _PASSED = np.concatenate([[0.0], np.cumsum(_LAYER_SHARE)])
 
-_SOFTEST = 0.003  # of the electron's energy: less is not treated as radiation
+_SOFTEST = 0.003  # smallest share of the electron's energy that counts as radiation
 
 
 class Flock(NamedTuple):
-    """Particles of many events in flight, one entry a particle."""
+    """Particles of many events in flight, one entry for each particle."""
 
     event: Array
     energy: Array  # GeV
     layer: Array  # layers passed so far
     offset: Array  # m, along azimuth, from the straight line of the primary particle
-    slope: Array  # rad, against that line
+    angle: Array  # rad, against that line
     charge: Array  # -1, 0, 1
 
 
@@ -55,9 +55,9 @@ def tracker_material(eta: Array) -> Array:
 def fly_to_calorimeter(
     rng: np.random.Generator, energy: Array, eta: Array, charge: Array
 ) -> tuple[Arrivals, Array]:
-    """Take one primary particle an event to the calorimeter; also its number of conversions.
+    """Take the primary particle of each event to the calorimeter; also count its conversions.
 
-    Electrons radiate, photons convert to pairs, which radiate again; photons of that last
+    Electrons radiate, photons convert to pairs, which radiate again; photons of the last
     generation do not convert.
     """
     n = energy.size
@@ -92,8 +92,8 @@ def _join(*flocks: Flock) -> Flock:
 def _bend(
     rng: np.random.Generator, start: Flock, material: Array, cosh_eta: Array
 ) -> tuple[Flock, Flock]:
-    """Take electrons to the calorimeter; also the photons they radiate, where they do."""
-    energy, offset, slope = start.energy.copy(), start.offset.copy(), start.slope.copy()
+    """Take electrons to the calorimeter; also return their radiated photons at the layer of origin."""
+    energy, offset, angle = start.energy.copy(), start.offset.copy(), start.angle.copy()
     radius = np.concatenate([[0.0], _LAYER_RADIUS])[start.layer]
     curvature = start.charge * _FIELD * cosh_eta[start.event]
     candidates = material[start.event] * 4 / 3 * np.log(1 / _SOFTEST)
@@ -103,8 +103,8 @@ def _bend(
         """Follow the arc to a radius; curvature is small enough for a parabola."""
         step = np.where(moving, to - radius, 0.0)
         bend = curvature / energy * step
-        offset[:] += (slope + 0.5 * bend) * step
-        slope[:] += bend
+        offset[:] += (angle + 0.5 * bend) * step
+        angle[:] += bend
         radius[moving] = to
 
     for layer in range(_LAYER_RADIUS.size):
@@ -119,15 +119,15 @@ def _bend(
             photon_energy = u[chosen] * energy[chosen]
             energy[chosen] = np.maximum(energy[chosen] - photon_energy, 1e-3)
             passed, uncharged = np.full(chosen.size, layer + 1), np.zeros(chosen.size)
-            place = (offset[chosen], slope[chosen])
+            place = (offset[chosen], angle[chosen])
             radiated.append(Flock(start.event[chosen], photon_energy, passed, *place, uncharged))
     advance(RADIUS, np.ones(energy.size, dtype=bool))
-    end = Flock(start.event, energy, start.layer, offset, slope, start.charge)
+    end = Flock(start.event, energy, start.layer, offset, angle, start.charge)
     return end, _join(*radiated)
 
 
 def _convert(rng: np.random.Generator, photons: Flock, material: Array) -> tuple[Flock, Flock]:
-    """Let photons convert: those that do not, at the calorimeter, and the pairs at their layers."""
+    """Convert photons; return unconverted photons at the calorimeter and pairs at their layers."""
     n = photons.event.size
     free_path = 9 / 7 * rng.standard_exponential(n) / material[photons.event]
     layer = np.searchsorted(_PASSED, _PASSED[photons.layer] + free_path)
@@ -138,7 +138,7 @@ def _convert(rng: np.random.Generator, photons: Flock, material: Array) -> tuple
     # 1 - 4/3 z (1 - z) is six parts uniform and one part (1 - 2 z)^2.
     v = 2 * rng.random(layer.size) - 1
     share = 0.5 * (1 + np.where(rng.random(layer.size) < 1 / 7, np.cbrt(v), v))
-    pairs = pairs._replace(layer=layer, offset=pairs.offset + pairs.slope * step)
+    pairs = pairs._replace(layer=layer, offset=pairs.offset + pairs.angle * step)
     legs = [
         pairs._replace(energy=pairs.energy * fraction, charge=np.full(layer.size, charge))
         for fraction, charge in ((share, 1.0), (1 - share, -1.0))
@@ -149,11 +149,11 @@ def _convert(rng: np.random.Generator, photons: Flock, material: Array) -> tuple
 def _extrapolate(photons: Flock) -> Flock:
     """Take photons to the calorimeter on a straight line."""
     radius = np.concatenate([[0.0], _LAYER_RADIUS])[photons.layer]
-    return photons._replace(offset=photons.offset + photons.slope * (RADIUS - radius))
+    return photons._replace(offset=photons.offset + photons.angle * (RADIUS - radius))
 
 
 def _arrive(flock: Flock, cosh_eta: Array) -> Arrivals:
-    """Turn what reached the calorimeter into its units."""
+    """Express the particles at the calorimeter in its units."""
     start = np.concatenate([[0.0], _LAYER_RADIUS])[flock.layer]
     curvature = flock.charge * _FIELD * cosh_eta[flock.event] / flock.energy
     # An arc is longer than its chord by length^3 curvature^2 / 24.

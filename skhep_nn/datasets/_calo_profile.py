@@ -1,4 +1,4 @@
-"""Electromagnetic showers in a homogeneous calorimeter, as the GFlash parametrisation has them."""
+"""Electromagnetic showers in a homogeneous calorimeter by the GFlash parametrisation."""
 
 from __future__ import annotations
 
@@ -18,25 +18,27 @@ _RADIATION_LENGTH = 0.89  # cm
 _MOLIERE_RADIUS = 2.3  # cm
 _CRYSTAL_SIZE = 2.37  # cm, at the depth of the shower
 _CRYSTAL_DEPTH = 25.8  # radiation lengths
-_LIGHT = 0.89 * (2.2 - 1) / 29.98  # ns a radiation length: what depth gains in light's way out
+_LIGHT = (
+    0.89 * (2.2 - 1) / 29.98
+)  # ns for each radiation length: deeper light has a shorter way out
 
 # Soft electrons of a shower bend in the magnetic field, which widens it along azimuth.
 _STRETCH = 1.12
 
 HALF_WINDOW = 5  # crystals on either side of the one that is hit
 WINDOW = 2 * HALF_WINDOW + 1
-_USUAL_DEPTH = 8.0  # radiation lengths, of the mean of the energy
+_USUAL_DEPTH = 8.0  # radiation lengths, mean depth of the energy
 # Crystals are tilted by three degrees, so that deeper showers sit further on.
 _TILT = np.tan(np.radians(3)) * _RADIATION_LENGTH / _CRYSTAL_SIZE
 
-_BINS = 32  # a side of a crystal, of the table of lateral shares
-# Of a normal distribution: slices in depth, each with a fifth of the energy.
+_BINS = 32  # bins along a side of a crystal in the table of lateral shares
+# Slices in depth, each with a fifth of the energy, as quantiles of a normal distribution.
 _SLICES = np.array([-1.2816, -0.5244, 0.0, 0.5244, 1.2816])
-_RADII = np.geomspace(0.04, 4.0, 9)  # Moliere radii, of the table
+_RADII = np.geomspace(0.04, 4.0, 9)  # radii of the table in Moliere radii
 
 
 class Showers(NamedTuple):
-    """What showers leave in a window of crystals around the one where they are densest."""
+    """Deposits of showers in a window around the crystal where they are densest."""
 
     row: Array  # crystal at the centre of the window
     column: Array
@@ -46,7 +48,7 @@ class Showers(NamedTuple):
 
 @lru_cache(maxsize=1)
 def _lateral_table() -> Array:
-    """Shares of crystals, (bins of the impact, radius, crystals of the window)."""
+    """Return the shares of crystals, (bins of the impact, radius, crystals of the window)."""
     impact = (np.arange(_BINS) + 0.5) / _BINS
     edges = np.arange(-HALF_WINDOW, HALF_WINDOW + 2)
     # Edges of crystals as seen from the impact, in Moliere radii.
@@ -66,7 +68,7 @@ def _lateral_table() -> Array:
 def deposit_energy(
     rng: np.random.Generator, energy: Array, is_photon: Array, row: Array, column: Array
 ) -> Showers:
-    """Shower particles of an energy (GeV) that enter at a place, in units of crystals."""
+    """Shower particles of given energy (GeV) and place of entry (in crystals)."""
     n = energy.size
     log_energy = np.log(np.maximum(energy, 0.1))
     top, alpha = _draw_longitudinal(rng, log_energy - np.log(_CRITICAL_ENERGY))
@@ -105,7 +107,7 @@ def _draw_longitudinal(rng: np.random.Generator, log_y: Array) -> tuple[Array, A
 
 
 def _radial_weights(log_energy: Array, alpha: Array) -> Array:
-    """Weights of the radii of the table, mean over the depth of the shower."""
+    """Return weights for the radii of the table, averaged over the depth of the shower."""
     # Quantiles of a gamma distribution (Wilson and Hilferty), in units of its mode.
     shape = alpha[:, None]
     quantile = shape * (1 - 1 / (9 * shape) + _SLICES / (3 * np.sqrt(shape))) ** 3
@@ -120,7 +122,7 @@ def _radial_weights(log_energy: Array, alpha: Array) -> Array:
 
 
 def _onto_table(radius: Array, share: Array) -> Array:
-    """Spread a share over the two radii of the table around one, and sum over depth."""
+    """Distribute shares over the two nearest radii of the table, averaged over depth."""
     step = np.log(_RADII[1] / _RADII[0])
     place = np.clip(np.log(radius / _RADII[0]) / step, 0, _RADII.size - 1)
     distance = np.abs(place[:, :, None] - np.arange(_RADII.size))

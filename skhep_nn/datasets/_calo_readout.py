@@ -1,4 +1,4 @@
-"""Which crystals a calorimeter reads out, with what noise and at what time."""
+"""Read-out of a calorimeter: selection of crystals, noise and hit times."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-TOWER = 5  # crystals a side of a trigger tower
+TOWER = 5  # crystals along a side of a trigger tower
 TOWER_THRESHOLD = 2.5  # GeV of transverse energy: with its eight neighbours, it is read out
-NOISE_THRESHOLD = 1.95  # of the noise, for crystals outside the cluster
+NOISE_THRESHOLD = 1.95  # in units of the noise, for crystals outside the cluster
 DOMINO_THRESHOLD = 0.3  # GeV: a column of the cluster, with one more on either side
 ROAD = 17  # columns on either side of the seed in which the cluster may grow
 
@@ -20,7 +20,7 @@ _TIME_SPREAD = 40.0  # ns: the fit of a pulse of noise
 
 
 def read_out(rng: np.random.Generator, deposit: Array, noise: float, towers: Array) -> Array:
-    """Energies that are kept, 0 elsewhere; `towers` are those that are read out."""
+    """Return the energies that are kept, 0 elsewhere; `towers` marks the crystals read out."""
     seen = deposit + np.float32(noise) * rng.standard_normal(deposit.shape, dtype=np.float32)
     kept = towers & (seen > NOISE_THRESHOLD * noise)
     middle, seed = (size // 2 for size in deposit.shape[1:])
@@ -35,7 +35,7 @@ def read_out(rng: np.random.Generator, deposit: Array, noise: float, towers: Arr
 
 
 def interesting_towers(deposit: Array, transverse: Array, corner: Array) -> Array:
-    """Crystals of the towers that are read out; `corner` says where the grid of towers lies."""
+    """Mark crystals of the towers that are read out; `corner` is the offset of the grid of towers."""
     membership = [_membership(size, corner[axis]) for axis, size in enumerate(deposit.shape[1:])]
     rows, columns = membership
     energy = np.matmul(np.matmul(rows.transpose(0, 2, 1), deposit), columns)
@@ -54,7 +54,7 @@ def _membership(size: int, corner: Array) -> Array:
 
 
 def _grown(membership: Array) -> Array:
-    """Count neighbouring towers as well."""
+    """Extend the membership to neighbouring towers."""
     grown = membership.copy()
     grown[:, :, 1:] += membership[:, :, :-1]
     grown[:, :, :-1] += membership[:, :, 1:]
@@ -62,7 +62,7 @@ def _grown(membership: Array) -> Array:
 
 
 def hit_times(rng: np.random.Generator, energy: Array, true_time: Array, noise: float) -> Array:
-    """Measured times (ns) of hits; a pulse is timed the better the more it stands out."""
+    """Return measured times (ns) of hits; the resolution improves with energy over noise."""
     if noise > 0:
         spread = np.minimum(_NOISE_TIME * noise / energy, _TIME_SPREAD)
     else:

@@ -1,4 +1,4 @@
-"""Downloads into a cache that never holds half a file."""
+"""Downloads into a cache that only receives complete files."""
 
 import os
 from collections.abc import Callable
@@ -21,13 +21,13 @@ def cached_download(
 ) -> Path:
     """Return the path of a cached file, downloading it where it is absent or `force` asks for it.
 
-    `check` sees the temporary file and raises ValueError if it is not what was asked for; then, as
-    after any other failure (OSError), the cache is as it was.
+    `check` receives the temporary file and raises ValueError if its content is wrong. The cache
+    is unchanged then, as after any other failure (OSError).
     """
     with needs("pooch", "fetch"):
         import pooch
 
-    # Another encoding would be undone on the way, and with it the checksum of a gzip file.
+    # Any other encoding would unpack the gzip file in transit and so lose its checksum.
     download = pooch.HTTPDownloader(
         progressbar=progressbar, chunk_size=1 << 20, headers={"Accept-Encoding": "identity"}
     )

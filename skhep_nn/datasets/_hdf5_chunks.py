@@ -1,4 +1,4 @@
-"""Rows of HDF5 arrays, in a way that threads can share the work of unpacking."""
+"""Reader of rows of HDF5 arrays that lets several threads decompress at the same time."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def import_h5py() -> Any:
 
 
 class RowReader:
-    """Reads rows of a dataset so that threads are in each other's way as little as possible.
+    """Reads rows of a dataset with little locking between threads.
 
-    The library does one thing at a time in a process, and lets no other thread of Python run meanwhile. So
-    what lies in the file as it does in memory is read by the operating system; what gzip alone has packed is
-    unpacked here, which takes a third of the library's time for small chunks. The rest is left to it.
+    The HDF5 library serves one call at a time and blocks all other Python threads meanwhile. Uncompressed
+    data are therefore read by the operating system. Chunks compressed by gzip are decompressed here, which
+    takes a third of the library's time for small chunks. The library reads all other data.
 
     Parameters
     ----------
     dataset : h5py.Dataset
-        Of a file that is open for reading.
+        Array of a file that is open for reading.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -56,7 +56,7 @@ class RowReader:
             self._read_plain(self._descriptor, start, stop, out)
 
     def _unpack(self, filters: list[int], start: int, stop: int, out: Array) -> None:
-        """Unpack the chunks that rows lie in."""
+        """Decompress the chunks that contain the rows."""
         shape, chunks = self.dataset.shape, self.dataset.chunks
         grid = [range(start - start % chunks[0], stop, chunks[0])]
         grid += [range(0, n, step) for n, step in zip(shape[1:], chunks[1:], strict=True)]
@@ -64,7 +64,7 @@ class RowReader:
             _unpack(self.dataset, place, filters, start, out)
 
     def _read_plain(self, descriptor: int, start: int, stop: int, out: Array) -> None:
-        """Read rows that lie in the file as they do in memory."""
+        """Read rows that the file stores uncompressed and contiguous."""
         dataset = self.dataset
         size = len(dataset) if dataset.chunks is None else dataset.chunks[0]
         row_bytes = out[:1].nbytes
@@ -79,7 +79,7 @@ class RowReader:
                 raise OSError(msg)
 
     def _offset(self, first: int) -> int | None:
-        """Return where the chunk that begins with a row lies in the file, None if it was never written."""
+        """Return the position in the file of the chunk that begins at row `first`, None if never written."""
         dataset = self.dataset
         if dataset.chunks is None:
             return offset_of(dataset)
@@ -89,7 +89,7 @@ class RowReader:
 
 
 def offset_of(dataset: Any) -> int | None:
-    """Return where a dataset lies in its file in one piece, None if it does not."""
+    """Return the position in the file of a contiguous dataset, None for other layouts."""
     if dataset.is_virtual or dataset.external or dataset.id.get_storage_size() == 0:
         return None
     offset: int | None = dataset.id.get_offset()
@@ -97,7 +97,7 @@ def offset_of(dataset: Any) -> int | None:
 
 
 def _descriptor(dataset: Any) -> int | None:
-    """Return the descriptor of the file, None where rows do not lie in it as they do in memory."""
+    """Return the file descriptor, None unless rows are stored uncompressed and contiguous."""
     file = dataset.file
     simple = file.driver == "sec2" and file.mode == "r" and hasattr(os, "preadv")
     if not simple or dataset.dtype.hasobject or not dataset.dtype.isnative or not dataset.ndim:
@@ -111,7 +111,7 @@ def _descriptor(dataset: Any) -> int | None:
 
 
 def _fill(descriptor: int, rows: Array, offset: int) -> int:
-    """Fill an array with what lies in a file from a place on; return the number of bytes that are missing."""
+    """Fill an array with the bytes of a file from `offset`; return the number of missing bytes."""
     view = rows.reshape(-1).view(np.uint8).data
     while view:
         n_read = os.preadv(descriptor, [view], offset)
@@ -122,9 +122,9 @@ def _fill(descriptor: int, rows: Array, offset: int) -> int:
 
 
 def _filters(dataset: Any) -> list[int] | None:
-    """List the filters of the chunks in the order of packing, None where the library has to do it."""
+    """List the filters of the chunks in the order of compression, None if only the library can undo them."""
     plan = dataset.id.get_create_plist()
-    # Numbers of this machine only: others would have to be turned around.
+    # Other byte orders would need swapping.
     if dataset.chunks is None or dataset.dtype.hasobject or not dataset.dtype.isnative:
         return None
     filters = [plan.get_filter(index)[0] for index in range(plan.get_nfilters())]
@@ -134,9 +134,9 @@ def _filters(dataset: Any) -> list[int] | None:
 def _unpack(
     dataset: Any, place: tuple[int, ...], filters: list[int], start: int, out: Array
 ) -> None:
-    """Unpack one chunk to its place in an array whose first row is `start`."""
+    """Decompress one chunk into its place in an array whose first row is `start`."""
     shape, dtype = dataset.chunks, dataset.dtype
-    # The last chunks stand over the edge; the first and last rows may not be wanted.
+    # The last chunks extend over the edge; the first and last rows may not be wanted.
     ends = [min(a + b, n) for a, b, n in zip(place, shape, dataset.shape, strict=True)]
     first, last = max(place[0], start), min(ends[0], start + len(out))
     inner = tuple(slice(a, b) for a, b in zip(place[1:], ends[1:], strict=True))
@@ -147,7 +147,7 @@ def _unpack(
     except (OSError, RuntimeError, ValueError, zlib.error):
         data = None
     if data is None or data.size != np.prod(shape) * dtype.itemsize:
-        # Never written, stored as it is, or damaged, which the library says in its own words.
+        # The chunk was never written, is uncompressed or damaged: the library reads it or raises.
         target[...] = dataset[(slice(first, last), *inner)]
         return
     if _SHUFFLE in filters:

@@ -43,11 +43,14 @@ _RAPIDITY = np.array([component.rapidity for component in COMPONENTS])
 _FAKE_TAU = np.array([component.fake_tau for component in COMPONENTS])
 _FAKE_ERROR = 0.3
 _FAKE_OPPOSITE = 0.6  # azimuth to the leading jet: 1 is uniform, less is back to back
-_FAKE_FOLLOW, _FAKE_SPREAD = 0.5, 1.35  # eta of a jet seen as a tau, about that of the W
+_FAKE_FOLLOW, _FAKE_SPREAD = (
+    0.5,
+    1.35,
+)  # eta of a fake tau: share of the rapidity of the W, and spread
 
 
 class Objects(NamedTuple):
-    """Reconstructed objects; `seen` and `sum_et` are without lepton and tau."""
+    """Reconstructed objects; `seen` and `sum_et` exclude lepton and tau."""
 
     lepton: Direction
     tau: Direction
@@ -108,7 +111,7 @@ def _simulate_w(rng: np.random.Generator, part: Array, mass: Array) -> Objects:
     recoil = draw_recoil(rng, _TABLE, part, rapidity)
     fake_pt = TAU_PT_MIN + draw_excess(rng, _FAKE_TAU[part, 0], _FAKE_TAU[part, 1], 1)[0]
     fake_eta = _FAKE_FOLLOW * rapidity + _FAKE_SPREAD * rng.standard_normal(n)
-    # Beside a jet, the other parton is rather on the far side of it than anywhere.
+    # The other parton tends to be opposite to the leading jet.
     turn = np.pi * rng.random(n) ** _FAKE_OPPOSITE * np.copysign(1.0, rng.random(n) - 0.5)
     leading = recoil.jets.phi[0]
     fake_phi = np.where(np.isnan(leading), draw_azimuth(rng, n), leading + turn)
@@ -138,22 +141,22 @@ def _breit_wigner(rng: np.random.Generator, mass: float, width: float, n: int) -
 
 
 def _drell_yan(rng: np.random.Generator, n: int) -> Array:
-    """Draw masses of Z bosons that pass: the resonance, and the heavy tail that passes best."""
+    """Draw masses of selected Z bosons: the resonance, and a heavy tail that is selected more often."""
     heavy = rng.random(n) < 0.10
     return _breit_wigner(rng, 92.0, 2.5, n) + heavy * 35.0 * rng.standard_exponential(n)
 
 
 def _response(rng: np.random.Generator, n: int) -> Array:
-    """Ratio of measured to true momentum of lepton and tau, shape (2, n)."""
+    """Return ratios of measured to true momentum of lepton and tau, shape (2, n)."""
     scale = np.array([[LEPTON_RESOLUTION], [TAU_RESOLUTION]])
-    # Spectra fall, so that more events pass with too much measured than with too little.
+    # Spectra fall, so more selected events have momenta measured too high than too low.
     shift = np.array([[0.0], [TAU_RESOLUTION**2 * 2]])
     response: Array = 1 + shift + scale * truncated_normal(rng, (2, n))
     return response
 
 
 def _measure(true: Direction, response: Array, flight: Array) -> Direction:
-    """Turn a true momentum into a measured one, and its azimuth into that of the detector."""
+    """Turn a true momentum into a measured one, with its azimuth in the frame of the detector."""
     return Direction(true.pt * response, true.eta, true.phi + flight)
 
 
@@ -161,7 +164,7 @@ def _columns(rng: np.random.Generator, objects: Objects) -> dict[str, Array]:
     """Arrange reconstructed objects as the columns of the challenge, and balance them."""
     lepton, tau, jets, seen, sum_et = objects
     x, y = polar(lepton.pt, lepton.phi) + polar(tau.pt, tau.phi) + seen
-    # Muons leave next to nothing in the calorimeters, whose sum this is.
+    # The sum is measured in the calorimeters, where muons deposit almost no energy.
     electron = rng.random(x.size) < 0.5
     leading, subleading = (
         [values[rank] for values in (jets.pt, jets.eta, jets.phi)] for rank in (0, 1)

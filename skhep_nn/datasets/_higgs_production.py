@@ -1,4 +1,4 @@
-"""Production of the processes of the Higgs challenge: what recoils against the boson."""
+"""Production of the processes of the Higgs challenge: jets and soft activity beside the boson."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _EXCESS_MAX, _JET_ENERGY_MAX = 700.0, 2500.0  # GeV, where the energy of the bea
 class Component(NamedTuple):
     """One sample of simulated events, in the sense of the challenge: equal process and weight.
 
-    All spectra are those of events that pass the selection: production is drawn from them, and
-    decays are then drawn under the condition that the event passes.
+    All spectra describe selected events: production is drawn from them, and
+    decays are then drawn under the condition that the event is selected.
     """
 
     process: str
@@ -34,7 +34,7 @@ class Component(NamedTuple):
     centre: tuple[float, float]  # widths in eta: of one jet, of the middle of two jets
     follow: float  # how much of the boson's rapidity the jets share
     opposite: float  # azimuth between two jets: 1 is uniform, less is back to back
-    recoil: tuple[float, float]  # GeV a component, that no object shows: without and with jets
+    recoil: tuple[float, float]  # GeV for each component, unreconstructed: without and with jets
     fake_tau: tuple[float, float] = (0.0, 0.0)  # GeV and shape, spectrum of a jet seen as a tau
 
 
@@ -66,7 +66,7 @@ BACKGROUND = (
         "z_tautau", 0.014, 1.267, (2.1, 2.25), (0.108, 0.250, 0.399, 0.243), (1.60, 1.53, 1.24, 0.9),
         (31.1, 27.3, 37.0), (0.26, 0.32, 0.15), (0.0, 1.35), (1.25, 1.10), 0.50, 0.80, (19.0, 19.0),
     ),
-    Component(  # enriched in pairs of jets like those of vector boson fusion, tighter sample
+    Component(  # enriched in pairs of jets typical for vector boson fusion, tighter sample
         "z_tautau", 0.061, 0.317, (2.1, 2.25), (0.028, 0.229, 0.431, 0.312), (1.50, 1.23, 0.78, 0.9),
         (42.7, 51.9, 47.0), (0.13, 0.09, 0.10), (2.1, 1.1), (1.65, 1.10), 0.25, 0.75, (19.0, 19.0),
     ),
@@ -97,7 +97,7 @@ BACKGROUND = (
 
 
 class HardJets(NamedTuple):
-    """The jets above 30 GeV: the two hardest (NaN where absent), and what is beyond them."""
+    """Jets above 30 GeV: the two hardest (NaN where absent), and sums over the others."""
 
     number: Array
     pt: Array  # shape (2, n), like eta and phi
@@ -108,16 +108,16 @@ class HardJets(NamedTuple):
 
 
 class Recoil(NamedTuple):
-    """All that is reconstructed beside lepton and tau, and what the boson recoils against."""
+    """Reconstructed jets and soft activity, and the true recoil of the boson."""
 
     jets: HardJets
-    seen: Array  # shape (2, n), vector sum of what enters the missing momentum
+    seen: Array  # shape (2, n), vector sum of the objects in the missing momentum
     true: Array  # shape (2, n), the same without the errors of measurement
     sum_et: Array
 
 
 class Table(NamedTuple):
-    """The numbers of several components, one row each."""
+    """Numbers of several components, one row for each component."""
 
     cumulative: Array
     soft_jets: Array
@@ -137,7 +137,7 @@ def tabulate(components: tuple[Component, ...]) -> Table:
 
 
 def truncated_normal(rng: np.random.Generator, size: int | tuple[int, ...]) -> Array:
-    """Draw unit normal numbers, cut off at three so that no event is beyond all reach."""
+    """Draw unit normal numbers, cut off at three so that no event is extreme."""
     return np.clip(rng.standard_normal(size), -3.0, 3.0)
 
 
@@ -152,7 +152,7 @@ def draw_excess(rng: np.random.Generator, scale: Array, tail: Array, count: int)
 
 
 def jet_eta_max(pt: Array) -> Array:
-    """Largest pseudorapidity of jets: the end of the calorimeter, or of the energy of the beam."""
+    """Return the largest pseudorapidity of jets, limited by the calorimeter and the beam energy."""
     return np.minimum(JET_ETA_MAX, np.arccosh(np.fmax(_JET_ENERGY_MAX / np.fmax(pt, 1.0), 1.0)))
 
 
@@ -177,7 +177,7 @@ def draw_azimuth(rng: np.random.Generator, n: int) -> Array:
 
 
 def polar(pt: Array, phi: Array) -> Array:
-    """Transverse components, shape (2, ...)."""
+    """Return transverse components, shape (2, ...)."""
     return np.stack([pt * np.cos(phi), pt * np.sin(phi)])
 
 
@@ -213,7 +213,7 @@ def draw_recoil(rng: np.random.Generator, table: Table, part: Array, rapidity: A
 
 
 def _draw_others(rng: np.random.Generator, third: Array) -> tuple[Array, Array]:
-    """Add, to the third jet, jets that are softer still: vector sum and scalar sum."""
+    """Add softer jets to the third one; return the vector sum and the scalar sum."""
     n = len(third)
     vector = polar(third, draw_azimuth(rng, n))
     total = third.copy()
@@ -255,12 +255,12 @@ def reconstruct(
 
 
 def jet_resolution(pt: Array) -> Array:
-    """Relative resolution of a calorimeter: a stochastic and a constant term."""
+    """Return the relative resolution of a calorimeter: a stochastic and a constant term."""
     return np.sqrt(0.64 / np.fmax(pt, JET_PT_MIN) + 0.04**2)
 
 
 def _draw_soft_pt(rng: np.random.Generator, n: int) -> Array:
-    """Momenta of jets that are too soft to be counted, or that miss the primary vertex."""
+    """Draw momenta of jets that are too soft to be counted or miss the primary vertex."""
     width, span = 9.0, JET_PT_MIN - SOFT_JET_PT_MIN
     exponent = -np.log1p(-rng.random(n) * -np.expm1(-span / width))
     missed = rng.random(n) < 0.12

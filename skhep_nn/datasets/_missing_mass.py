@@ -1,4 +1,4 @@
-"""The mass of a tau pair from what a detector sees: a fast missing mass calculator."""
+"""Fast missing mass calculator: the mass of a tau pair from measured momenta."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Single = NDArray[np.float32]
 
-# Fitted on real events, where the experiment's own calculator gives the answer.
+# Fitted to the results of the experiment's calculator on real events.
 _N_SCAN = 16
 _MET_FLOOR = 7.44  # GeV
 _MET_PER_ROOT = 1.08  # GeV per square root of a GeV of summed transverse energy
@@ -18,11 +18,11 @@ _MASS_POWER = 0.86
 _HADRON_POWER = 4.45
 _LEPTON_POWER = 0.38
 _WORST_CHI2 = 8.54
-_LOGISTIC = 1.702  # a logistic function of this slope is within 0.01 of the normal integral
+_LOGISTIC = 1.702  # a logistic function with this steepness is within 0.01 of the normal integral
 
 
 class Seen(NamedTuple):
-    """What the calculator needs, each of shape (n,): momenta in GeV, angles in radians."""
+    """Inputs of the calculator, each of shape (n,): momenta in GeV, angles in radians."""
 
     mass_vis: Array
     tau_pt: Array

@@ -15,8 +15,8 @@ MIN_DELTA_R = 0.2
 LEPTON_RESOLUTION = 0.02
 TAU_RESOLUTION = 0.10
 
-# Hadronic decays as two-body decays to pi, rho and a1: (m / m_tau)**2, how well the visible
-# energy analyses the spin of the tau, and share among taus that pass the cut on momentum.
+# Hadronic decays as two-body decays to pi, rho and a1: (m / m_tau)**2, analysing power of the
+# visible energy for the spin of the tau, and share among the selected taus.
 HADRON_MASS2 = np.array([0.0062, 0.19, 0.50])
 HADRON_SPIN = np.array([1.0, 0.45, 0.0])
 HADRON_SHARE = np.array([0.20, 0.45, 0.35])
@@ -31,7 +31,7 @@ _MICHEL_CDF = 1.5 * _FRACTION**2 - 2 * _FRACTION**3 / 3
 
 
 def lepton_efficiency(pt: Array) -> Array:
-    """Efficiency to trigger on and identify a lepton, against pt in units of the cut."""
+    """Return the efficiency to trigger on and identify a lepton with `pt` in units of the cut."""
     return 1 - 0.4 * np.exp(-4 * (pt - 1))
 
 
@@ -119,7 +119,7 @@ def _draw_legs(rng: np.random.Generator, mass: Array, pt: Array, is_vector: bool
     """Decay each boson in its rest frame and boost along its transverse momentum.
 
     A scalar decays isotropically. A vector made of light quarks is polarised along the beam:
-    ``1 + cos**2``, three parts of a uniform cosine and one of the cube root of one.
+    ``1 + cos**2``, a mixture of three parts uniform cosine and one part cube root of a uniform number.
     """
     n = len(mass)
     cosine = rng.random(n) * 2 - 1
@@ -142,8 +142,8 @@ def _draw_legs(rng: np.random.Generator, mass: Array, pt: Array, is_vector: bool
     )
 
 
-def _kick(rng: np.random.Generator, fraction: Array, across: Array, tau: Direction) -> Direction:
-    """Turn the visible momentum by the angle that the decay of the tau gives it."""
+def _tilt(rng: np.random.Generator, fraction: Array, across: Array, tau: Direction) -> Direction:
+    """Rotate the visible momentum by its angle to the direction of the tau."""
     cosh = np.cosh(tau.eta)
     momentum = fraction * tau.pt * cosh
     # In units of eta and phi, an angle on the sphere is cosh(eta) times larger.
@@ -154,7 +154,7 @@ def _kick(rng: np.random.Generator, fraction: Array, across: Array, tau: Directi
 
 
 def apart(first: Direction, second: Direction) -> NDArray[np.bool_]:
-    """Tell where two objects are far enough from each other to be reconstructed both."""
+    """Return where two objects are far enough apart to be reconstructed separately."""
     turn = np.abs(first.phi - second.phi)
     turn = np.minimum(turn, np.abs(2 * np.pi - turn))
     far: NDArray[np.bool_] = (first.eta - second.eta) ** 2 + turn**2 > MIN_DELTA_R**2
@@ -188,18 +188,18 @@ class TauPairs(NamedTuple):
         )
 
     def bound(self) -> Array:
-        """Largest probability that any decay angle gives both visible momenta above the cuts."""
+        """Return the largest probability, over decay angles, that both momenta exceed the cuts."""
         hardest = 0.5 * (np.sqrt(self.mass**2 + self.pt**2) + self.pt)
         lepton = lepton_survival(np.minimum(self.lepton_cut / hardest, 1.0), self.lepton_helicity)
         return lepton * hadron_survival(self.tau_cut / hardest, self.hadrons)
 
 
 def decay_to_taus(rng: np.random.Generator, bosons: TauPairs) -> tuple[Direction, Direction]:
-    """Decay bosons to taus until lepton and hadrons of each pass the cuts.
+    """Decay bosons to taus until the lepton and the hadrons of each boson satisfy the cuts.
 
-    The angles are accepted with the probability that the visible momenta can pass, the momenta
-    are then drawn above their cuts: the same distribution as drawing all and throwing away what
-    fails, at a tenth of the cost. Azimuths are relative to the flight of the boson.
+    Angles are accepted with the probability that the visible momenta exceed the cuts. The momenta
+    are then drawn above the cuts. The distribution equals rejection sampling of whole decays, at a
+    tenth of the cost. Azimuths are relative to the flight of the boson.
     """
     n = len(bosons.mass)
     lepton, tau = (Direction(*np.empty((3, n))) for _ in range(2))
@@ -233,8 +233,8 @@ def _try_decays(
     eta2 = bosons.rapidity - np.arcsinh(legs.pz / legs.pt2)
     first = Direction(legs.pt1, eta1, np.arctan2(legs.py, legs.px1))
     second = Direction(legs.pt2, eta2, np.arctan2(-legs.py, legs.px2))
-    lepton = _kick(rng, x1, across1, first)
-    tau = _kick(rng, x2, across2, second)
+    lepton = _tilt(rng, x1, across1, first)
+    tau = _tilt(rng, x2, across2, second)
     good = (lepton.pt > bosons.lepton_cut) & (tau.pt > bosons.tau_cut) & apart(lepton, tau)
     good &= (np.abs(lepton.eta) < ETA_MAX) & (np.abs(tau.eta) < ETA_MAX)
     good &= rng.random(good.size) < lepton_efficiency(lepton.pt / bosons.lepton_cut)
@@ -251,9 +251,9 @@ def decay_to_lepton(
     lepton_cut: Array,
     tau: Direction,
 ) -> Direction:
-    """Decay W bosons to lepton and neutrino until the lepton passes its cut, away from `tau`.
+    """Decay W bosons to lepton and neutrino until the lepton satisfies its cuts, away from `tau`.
 
-    Azimuths, that of `tau` included, are relative to the flight of the boson.
+    Azimuths, also of `tau`, are relative to the flight of the boson.
     """
     n = len(mass)
     lepton = Direction(*np.empty((3, n)))

@@ -32,7 +32,7 @@ from skhep_nn.datasets._tau_decays import (
 Array = NDArray[Any]
 
 _TOP_MASS, _W_MASS, _TOP_PT_SCALE = 172.5, 80.4, 30.0  # GeV
-_FAKE_SHARE = 0.35  # of the taus, by count, are jets
+_FAKE_SHARE = 0.35  # share of taus, by count, that are jets
 
 
 class TopPairs(NamedTuple):
@@ -64,7 +64,7 @@ def draw_top_pairs(rng: np.random.Generator, n: int, lep_pt: float, tau_pt: floa
 
 
 def _selected(pairs: TopPairs, lep_pt: float, tau_pt: float) -> NDArray[np.intp]:
-    """Rows of the events that pass the selection."""
+    """Return the rows of events that pass the selection."""
     lepton, tau = pairs.lepton, pairs.tau
     good = (lepton.pt > lep_pt) & (tau.pt > tau_pt) & apart(lepton, tau)
     good &= (np.abs(lepton.eta) < ETA_MAX) & (np.abs(tau.eta) < ETA_MAX)
@@ -123,7 +123,7 @@ def _draw_radiation(rng: np.random.Generator, n: int) -> Direction:
 
 
 def _reconstruct_jets(rng: np.random.Generator, partons: list[Direction]) -> tuple[HardJets, Array]:
-    """Measure four partons as jets: those above 30 GeV in order, and the sum of the others."""
+    """Measure partons as jets; return the jets above 30 GeV and the sum of the softer ones."""
     pt, eta, phi = (np.stack(values) for values in zip(*partons, strict=True))
     pt = pt * (1 + jet_resolution(pt) * truncated_normal(rng, pt.shape))
     eta = fold_eta(eta, jet_eta_max(pt))
@@ -165,12 +165,12 @@ def _decay(
 
 
 def _momentum(transverse: Array, rapidity: Array) -> Array:
-    """Rows E, px, py, pz of a top quark."""
+    """Return rows E, px, py, pz of a top quark."""
     size = np.sqrt((transverse**2).sum(axis=0) + _TOP_MASS**2)
     return np.stack([size * np.cosh(rapidity), *transverse, size * np.sinh(rapidity)])
 
 
 def _direction(momentum: Array) -> Direction:
-    """Pt, eta and phi of rows E, px, py, pz."""
+    """Return pt, eta and phi of rows E, px, py, pz."""
     pt = np.sqrt(momentum[1] ** 2 + momentum[2] ** 2)
     return Direction(pt, np.arcsinh(momentum[3] / pt), np.arctan2(momentum[2], momentum[1]))

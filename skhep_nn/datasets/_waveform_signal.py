@@ -1,4 +1,4 @@
-"""From electrons in liquid xenon to the samples of a digitiser."""
+"""Signal chain of a xenon chamber: from electrons in the liquid to photoelectrons in samples."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ __all__ = [
 
 Array = NDArray[Any]
 
-_TAIL = 1e-4  # of a photoelectron's pulse, that is cut off
-_NOTHING = 1e-9  # photoelectrons in a sample: what is left of rounding
+_TAIL = 1e-4  # share of a photoelectron's pulse that is cut off
+_NOTHING = 1e-9  # photoelectrons in a sample that count as none, since rounding leaves some
 
 _QUANTUM = 0.0137  # keV for an excitation or an ionisation
 _EXCITATIONS = 0.06  # for each ionisation
@@ -31,8 +31,8 @@ class XenonChamber(NamedTuple):
     """Dual-phase xenon chamber and its read-out, as :func:`make_waveforms` simulates them.
 
     A tuple with names: ``XenonChamber(noise=0.0)`` changes one value of the default, and
-    ``chamber._replace(noise=0.0)`` one of another chamber. All values are positive but where 0 is
-    named.
+    ``chamber._replace(noise=0.0)`` one of another chamber. All values must be positive, except
+    where 0 is allowed.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ _LARGEST = {"extraction": 1.0, "electron_spread": 0.5, "n_bits": 16}
 
 
 def check_chamber(chamber: XenonChamber) -> None:
-    """Refuse values that no chamber can have."""
+    """Check the values of a chamber."""
     for name, value in chamber._asdict().items():
         most = _LARGEST.get(name, 1e6)
         zero = name in _MAY_BE_ZERO
@@ -143,11 +143,11 @@ def width_of(chamber: XenonChamber, drift_time: Array) -> Array:
 
 
 def shape_of_photoelectron(chamber: XenonChamber, sampling: float) -> Array:
-    """Shares of a photoelectron's pulse in consecutive samples of `sampling` us."""
+    """Return shares of a photoelectron's pulse in consecutive samples of `sampling` us."""
     step = 1e3 * sampling / chamber.shaping_time
     shares: list[float] = []
     before = 1.0
-    # What starts anywhere in a sample is taken to start at its beginning.
+    # Every pulse is taken to start at the beginning of its sample.
     while before > _TAIL:
         end = step * (len(shares) + 1)
         after = (1 + end) * np.exp(-end)
@@ -164,10 +164,10 @@ def light_of(
     shape: tuple[int, int],
     sampling: float,
 ) -> tuple[slice, Array]:
-    """Light of electrons that enter the gas at `time` (us) in the trace `row`.
+    """Return the light of electrons that enter the gas at `time` (us) in the trace `row`.
 
-    Returns the columns that hold any, and for each trace and each of them the photoelectrons a
-    sample, with the spread of their gain and their pulse shape.
+    The result is the range of columns with light, and the photoelectrons in each trace and
+    column, with the spread of their gain and their pulse shape.
     """
     n, n_points = shape
     column = np.floor(time / sampling).astype(np.intp)
@@ -194,7 +194,7 @@ def light_of(
 
 
 def _moving_mean(values: Array, length: float) -> Array:
-    """Spread each value evenly over itself and the next, `length` columns in all."""
+    """Spread each value evenly over `length` columns from its own on."""
     if length <= 1:
         return values
     whole, part = int(length), length - int(length)

@@ -1,4 +1,4 @@
-"""Files of calorimeter images, in memory or read as they are needed."""
+"""Calorimeter images in HDF5 files, read at once or on access."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ CALO_SPLITS = {
 }
 """Rows of each file in the published split of the electron and photon images."""
 
-_ROWS_PER_CHUNK = 256  # of files whose images lie one behind the other
+_ROWS_PER_CHUNK = 256  # for files without chunks
 
 
 class _Part(NamedTuple):
-    """Some rows of one file."""
+    """Range of rows in one file."""
 
     path: str
     start: int
@@ -42,12 +42,12 @@ class _Part(NamedTuple):
 
 
 class CaloImages:
-    """Images of HDF5 files, one behind the other, that are read where they are asked for.
+    """Concatenated images of HDF5 files that are read on access.
 
     Made by :func:`load_calo_hdf5` with ``lazy=True``. It has the shape, type and indexing of an
-    array, and every index gives a numpy array in memory: a number, a slice, an array of numbers or
-    of booleans, or a tuple of one of these and what is then to be taken of the images. Chunks of
-    the file are read once an index, each only where rows in it are wanted. ``numpy.asarray`` reads
+    array. Every index returns a numpy array in memory. The index of the rows is a number, a slice, or
+    an array of numbers or booleans; a tuple may add indices into the images. Each access reads a
+    chunk of the file at most once, and only if rows in it are wanted. ``numpy.asarray`` reads
     everything. Pickles and processes made by fork hold the paths and open the files anew.
 
     Attributes
@@ -55,12 +55,12 @@ class CaloImages:
     shape : tuple of int
         (n_images, height, width, channels).
     dtype : dtype
-        That of the files.
+        Type of the images in the files.
     ndim, size, nbytes : int
         As for an array.
     chunk_bounds : ndarray of int
-        First row of every chunk, and the number of rows. With :meth:`read`, this is what
-        shuffled reading needs.
+        First row of every chunk, and the number of rows. Shuffled reading needs it together with
+        :meth:`read`.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class CaloImages:
         return np.concatenate(bounds).astype(np.intp)
 
     def read(self, start: int, stop: int) -> Array:
-        """Read rows ``start`` to ``stop``, a new array."""
+        """Read rows ``start`` to ``stop`` into a new array."""
         start, stop, _ = slice(start, stop).indices(len(self))
         images = np.empty((max(stop - start, 0), *self.shape[1:]), self.dtype)
         for number, (part, offset) in enumerate(zip(self._parts, self._offsets, strict=False)):
@@ -117,7 +117,7 @@ class CaloImages:
         return images
 
     def take(self, rows: Array) -> Array:
-        """Read rows by number, in any order and also more than once, each chunk at most once."""
+        """Read rows by number, in any order and with repetition; each chunk is read at most once."""
         wanted, place = np.unique(rows, return_inverse=True)
         images = np.empty((wanted.size, *self.shape[1:]), self.dtype)
         for start, stop in self._runs(wanted):
@@ -126,13 +126,13 @@ class CaloImages:
         return images if np.array_equal(wanted, rows) else images[place.reshape(np.shape(rows))]
 
     def _runs(self, wanted: Rows) -> list[tuple[int, int]]:
-        """Cut ascending rows where reading on to the next would read in vain."""
+        """Split ascending rows into ranges that are read without unwanted rows in between."""
         bounds = self.chunk_bounds
         chunk = np.searchsorted(bounds, wanted, side="right")
         part = np.searchsorted(self._offsets, wanted, side="right") - 1
         chunked = np.array([part.chunk_size > 0 for part in self._parts])[part]
         follows = np.diff(wanted) == 1
-        # Rows of one chunk are unpacked together anyway.
+        # Rows of one chunk are decompressed together anyway.
         together = follows | ((np.diff(chunk) == 0) & chunked[1:])
         cuts = [0, *(np.flatnonzero(~together) + 1), wanted.size]
         return [(a, b) for a, b in itertools.pairwise(cuts) if a < b]
@@ -161,7 +161,7 @@ class CaloImages:
         return selected
 
     def _row_numbers(self, key: Any) -> Rows:
-        """Turn an array of numbers or booleans into numbers of rows from zero on."""
+        """Turn an array of numbers or booleans into row numbers from 0."""
         index = np.asarray(key)
         if index.dtype == bool:
             if index.shape != (len(self),):
@@ -189,7 +189,7 @@ class CaloImages:
         return f"<CaloImages of {names}: shape {self.shape}, {self.dtype}>"
 
     def _open(self, number: int) -> RowReader:
-        """Open the images of one file, once a process."""
+        """Open the images of one file, once in each process."""
         with self._lock:
             if self._process != os.getpid():
                 self._files, self._process = {}, os.getpid()
@@ -213,9 +213,9 @@ def load_calo_hdf5(
     split: str | None = None,
     lazy: bool = False,
 ) -> Bunch:
-    """Read calorimeter images from HDF5 files with ``/X`` and ``/y``, one behind the other.
+    """Read calorimeter images from HDF5 files with ``/X`` and ``/y``, and concatenate them.
 
-    The form is that of the public electron and photon images, of which there is one file for each
+    The files have the form of the public electron and photon images, which come as one file for each
     class: ``X`` holds images of (height, width, channels), hit energy and hit time, and ``y`` one
     label for each.
 
@@ -229,8 +229,8 @@ def load_calo_hdf5(
         Instead of `start` and `stop`: their values in the published split, 160,000, 25,600 and
         25,600 images of each class (see ``CALO_SPLITS``).
     lazy : bool, default=False
-        Leave images in the files: they come as :class:`CaloImages`, which are read where they are
-        asked for. Labels are read in any case.
+        Whether to return images as :class:`CaloImages`, which are read from the files on access.
+        Labels are always read at once.
 
     Returns
     -------
@@ -305,7 +305,7 @@ def load_calo_hdf5(
 def _inspect(
     path: Path, start: int | None, stop: int | None
 ) -> tuple[_Part, Array, tuple[tuple[int, ...], np.dtype[Any]]]:
-    """Check one file: the part of it to take, its labels, and shape and type of its images."""
+    """Check one file; return its range of rows, its labels, and shape and type of its images."""
     h5py = import_h5py()
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")

@@ -18,7 +18,9 @@ __all__ = ["make_calo_showers"]
 
 Array = NDArray[Any]
 
-_CHUNK = 500  # images: simulated whole, so that more of them begin with the same ones
+_CHUNK = (
+    500  # images, always simulated together, so that a larger sample starts with the same images
+)
 _UNIT = 50.0  # GeV and ns: both channels of the public files are divided by it
 _VERTEX_TIME = 0.18  # ns, spread of the collisions
 _SMALLEST_SIDE = 8
@@ -46,11 +48,11 @@ def make_calo_showers(
 ) -> Bunch:
     """Simulate images of single electrons and photons in a calorimeter of lead tungstate crystals.
 
-    A fast simulation, in numpy, of what the barrel of the CMS calorimeter sees, in the form of
+    A fast simulation of the barrel of the CMS calorimeter, in numpy. Images have the form of
     the public electron and photon images (32 x 32 crystals, hit energy and hit time). Electrons
     radiate in the tracker and bend in the magnetic field, photons convert to pairs that do both,
-    so that either can arrive as several particles spread out along azimuth; what arrives showers
-    by the GFlash parametrisation [1]_; crystals are read out with noise, zero suppression and
+    so that either can arrive as several particles spread out along azimuth. These particles
+    shower by the GFlash parametrisation [1]_; crystals are read out with noise, zero suppression and
     times. The classes differ for these reasons only.
 
     Parameters
@@ -71,9 +73,9 @@ def make_calo_showers(
     noise : float, default=0.05
         Standard deviation of the noise of a crystal in GeV.
     random_state : int, numpy Generator, numpy RandomState or None, default=None
-        Seed or source of random numbers. The same seed gives the same images, bit for bit, and
-        more of them begin with those that fewer would be. A Generator or RandomState is
-        advanced; None draws fresh images at each call.
+        Seed or source of random numbers. The same seed gives the same images, bit for bit; a
+        larger `n_samples` only appends images. A Generator or RandomState is advanced. None draws
+        different images at each call.
 
     Returns
     -------
@@ -95,7 +97,7 @@ def make_calo_showers(
     Raises
     ------
     ValueError
-        If a parameter is not what it must be.
+        If a parameter has the wrong type or is out of range.
 
     See Also
     --------
@@ -104,7 +106,7 @@ def make_calo_showers(
     Notes
     -----
     The page "calo_simulators" of the documentation describes the physics, compares images with
-    real ones, and says what is not modelled.
+    real ones, and lists the effects that are not modelled.
 
     References
     ----------
@@ -137,7 +139,7 @@ def make_calo_showers(
 
 
 def _simulate(rng: np.random.Generator, settings: _Settings) -> tuple[Array, dict[str, Array]]:
-    """Simulate one chunk: images and truth."""
+    """Simulate one chunk and return images and truth."""
     n = _CHUNK
     is_electron = rng.permutation(n) < round(n * settings.electron_fraction)
     eta = settings.eta_max * (2 * rng.random(n) - 1)
@@ -164,7 +166,7 @@ def _simulate(rng: np.random.Generator, settings: _Settings) -> tuple[Array, dic
 def _fill_crystals(
     rng: np.random.Generator, arrivals: Arrivals, shape: tuple[int, int]
 ) -> tuple[Array, Array]:
-    """Shower all particles: deposits (GeV) and their mean time (ns), by crystal."""
+    """Shower all particles; return the deposit (GeV) and its mean time (ns) for each crystal."""
     n, event = _CHUNK, arrivals.event
     impact = rng.random((2, n))
     showers = deposit_energy(
@@ -177,7 +179,7 @@ def _fill_crystals(
     row = showers.row + shape[0] // 2
     column = showers.column - _seed(showers.column, arrivals, shape[1])[event] + shape[1] // 2
     inside = (row >= 0) & (row < shape[0]) & (column >= 0) & (column < shape[1])
-    # A margin takes the parts of windows that stand over the edge.
+    # A margin around the image holds the parts of windows that extend over the edge.
     rows, columns = (side + 2 * HALF_WINDOW for side in shape)
     window = (np.arange(WINDOW)[:, None] * columns + np.arange(WINDOW)).ravel()
     first = (event[inside] * rows + row[inside]) * columns + column[inside]
@@ -187,7 +189,7 @@ def _fill_crystals(
     delay = (arrivals.delay + showers.delay + vertex[event])[inside]
 
     def collect(weights: Array) -> Array:
-        """Sum up by crystal, without the margin."""
+        """Sum over the showers for each crystal, and cut off the margin."""
         total = np.bincount(place, weights.ravel(), n * rows * columns)
         frame = slice(HALF_WINDOW, -HALF_WINDOW)
         return total.reshape(n, rows, columns)[:, frame, frame].astype(np.float32)
@@ -198,7 +200,7 @@ def _fill_crystals(
 
 
 def _seed(column: Array, arrivals: Arrivals, reach: int) -> Array:
-    """Column to which most energy points, for each event."""
+    """Return the column to which most energy points, for each event."""
     width = 2 * reach + 3
     shifted = np.clip(column, -reach - 1, reach + 1) + reach + 1
     energy = np.bincount(arrivals.event * width + shifted, arrivals.energy, _CHUNK * width)
@@ -209,7 +211,7 @@ def _seed(column: Array, arrivals: Arrivals, reach: int) -> Array:
 def _check(
     electron_fraction: object, pt: object, eta_max: object, image_shape: object, noise: object
 ) -> _Settings:
-    """Refuse parameters that cannot be simulated."""
+    """Check the parameters."""
     if not isinstance(electron_fraction, Real) or not 0 <= float(electron_fraction) <= 1:
         raise ValueError(f"electron_fraction must be from 0 to 1, got {electron_fraction!r}.")
     momenta = pt if isinstance(pt, tuple | list) else (pt, pt)

@@ -45,11 +45,11 @@ def derive_features(
 ) -> pd.DataFrame | dict[str, Array]:
     """Compute the ``DER_`` columns of the Higgs challenge that are functions of its ``PRI_`` columns.
 
-    These are all of the thirteen derived columns but ``DER_mass_MMC``, which comes from a fit. The
-    definitions are those of the challenge's documentation [1]_: objects are massless, the
+    All derived columns are computed except ``DER_mass_MMC``, which comes from a fit. The
+    definitions follow the challenge's documentation [1]_: objects are massless, the
     visible mass, transverse mass and centralities use the tau, the lepton and the missing transverse
     momentum; ``DER_pt_tot`` is the modulus of the vector sum of those three and of the two leading
-    jets (not of a third); ``DER_sum_pt`` is the scalar sum of tau, lepton and *all* jets.
+    jets (without a third); ``DER_sum_pt`` is the scalar sum of tau, lepton and *all* jets.
 
     Parameters
     ----------
@@ -143,7 +143,9 @@ def _derive(column: Mapping[str, Array]) -> dict[str, Array]:
     }
 
 
-_CHUNK = 50_000  # events: fewer pay more for each call of numpy, more leave the cache
+_CHUNK = (
+    50_000  # events: small enough for the cache, large enough to hide the cost of calling numpy
+)
 _SIGNAL_FRACTION = 85_667 / 250_000
 
 _PROCESS = np.array([component.process for component in COMPONENTS])
@@ -162,10 +164,10 @@ def make_higgs_events(
     hadronic tau: Higgs bosons from gluon fusion, vector boson fusion and association with a
     boson; Z -> tau tau; W with a jet that is taken for a tau; top quark pairs. Bosons recoil
     against jets, taus decay with neutrinos, momenta are measured with the resolution of a
-    detector, and missing transverse momentum balances what was measured. All thirty columns are
+    detector, and missing transverse momentum balances the measured momenta. All thirty columns are
     computed from the reconstructed objects, ``DER_mass_MMC`` by a likelihood scan over the
-    neutrinos that never looks at the truth. Columns, units, undefined values, classes by count
-    and sums of weights are those of the training set of the challenge [1]_.
+    neutrinos that never looks at the truth. Columns, units, undefined values, numbers of events
+    for each class and sums of weights follow the training set of the challenge [1]_.
 
     Every distribution is exactly symmetric under rotation about the beam and under reflection
     of y and of z.
@@ -175,7 +177,7 @@ def make_higgs_events(
     n_samples : int, default=10_000
         Number of events, at least 2: 34.27 % of them, rounded, are signal.
     higgs_mass : float, default=125.0
-        Mass of the Higgs boson in GeV, between 100 and 1000. Production is that at 125 GeV.
+        Mass of the Higgs boson in GeV, between 100 and 1000. Production is always modelled at 125 GeV.
     random_state : int, numpy Generator, numpy RandomState or None, default=None
         Seed or source of random numbers. The same seed and `n_samples` give the same events, bit
         for bit. A Generator or RandomState is advanced; None draws fresh events at each call.
@@ -200,7 +202,7 @@ def make_higgs_events(
     Raises
     ------
     ValueError
-        If `n_samples`, `higgs_mass` or `random_state` is not what it must be.
+        If `n_samples`, `higgs_mass` or `random_state` has the wrong type or is out of range.
 
     See Also
     --------
@@ -209,7 +211,7 @@ def make_higgs_events(
     Notes
     -----
     The page "simulator" of the documentation describes the physics, lists the distance of each
-    column from real events, and says what is not modelled. Numbers of the production were
+    column from real events, and names the effects that are not modelled. The numbers of the production were
     tuned on a part of the challenge's training set.
 
     References
@@ -274,7 +276,7 @@ def _mass_mmc(columns: Mapping[str, Array]) -> Array:
 
 
 def _weights(columns: Mapping[str, Array], part: Indices, is_signal: NDArray[np.bool_]) -> Array:
-    """Weigh events by sample, and W + jets by the rate of fake taus as well."""
+    """Return event weights: by sample, for W + jets also by the rate of fake taus."""
     weight = _WEIGHT[part]
     fake = np.flatnonzero(_PROCESS[part] == "w_jets")
     gap = np.abs(columns["PRI_tau_eta"][fake] - columns["PRI_lep_eta"][fake])
@@ -288,7 +290,7 @@ def _weights(columns: Mapping[str, Array], part: Indices, is_signal: NDArray[np.
 
 
 def _check_parameters(n_samples: object, higgs_mass: object) -> None:
-    """Refuse numbers that cannot be simulated."""
+    """Check the parameters."""
     if not is_count(n_samples, 2):
         raise ValueError(
             f"n_samples must be an integer of at least 2 (one event of each class), got "

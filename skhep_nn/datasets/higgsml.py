@@ -62,7 +62,7 @@ _MISSING = -999.0
 _LETTERS = {"Label": ("s", "b"), "KaggleSet": ("t", "b", "v", "u")}
 _NUMBERS = frozenset({"EventId", "Weight", "KaggleWeight", *HIGGSML_FEATURES})
 _FILE_NAME = "atlas-higgs-challenge-2014-v2.csv.gz"
-# What pandas, gzip and zlib raise for files that are damaged or cut off.
+# Errors of pandas, gzip and zlib for files that are damaged or cut off.
 _DAMAGED = (ValueError, EOFError, OSError, zlib.error, csv.Error)
 
 _DESCR = """\
@@ -81,7 +81,7 @@ def load_higgsml(path: str | os.PathLike[str], *, subset: str | None = None) -> 
     r"""Read a file of the 2014 ATLAS Higgs challenge.
 
     It may be the csv of CERN Open Data (35 columns), ``training.csv`` or ``test.csv`` of Kaggle, or a
-    parquet of the same columns; csv also compressed by gzip. The format is told by the content, not by
+    parquet of the same columns; csv also compressed by gzip. The content determines the format, not
     the name. Further columns are ignored.
 
     Parameters
@@ -99,7 +99,7 @@ def load_higgsml(path: str | os.PathLike[str], *, subset: str | None = None) -> 
           ``PRI_jet_num``; -999.0 becomes NaN.
         - ``target``: str array of ``"s"`` and ``"b"``, None for ``test.csv``.
         - ``sample_weight``: the column ``KaggleWeight`` where there is one, else ``Weight``, else None.
-          ``KaggleWeight`` is normalised within each set and is what the AMS of the challenge needs.
+          ``KaggleWeight`` is normalised within each set and is the weight that the AMS of the challenge needs.
         - ``kaggle_set``: str array of ``"t"``, ``"b"``, ``"v"``, ``"u"``, or None.
         - ``event_id``: int64 array.
         - ``feature_names``: list of the column names of ``data``.
@@ -108,8 +108,8 @@ def load_higgsml(path: str | os.PathLike[str], *, subset: str | None = None) -> 
     Raises
     ------
     ValueError
-        If columns are missing, a row has the wrong number of fields, a value is not what its column
-        holds, or the file is cut off or empty. The message names the row (0 is the first event) and the
+        If columns are missing, a row has the wrong number of fields, a value does not fit its
+        column, or the file is cut off or empty. The message names the row (0 is the first event) and the
         column. Also if `subset` is unknown, matches no event, or the file has no ``KaggleSet``.
     ImportError
         If the file is parquet and pyarrow is not installed.
@@ -162,7 +162,7 @@ def fetch_higgsml(
     """Download the data of the 2014 ATLAS Higgs challenge from CERN Open Data, once.
 
     The file holds 818,238 events. A download enters the cache only when it is complete: its gzip
-    checksum holds and its columns are there. Whatever fails leaves the cache as it was.
+    checksum is correct and all columns exist. A failed download leaves the cache unchanged.
 
     Parameters
     ----------
@@ -176,15 +176,15 @@ def fetch_higgsml(
     url : str, default=HIGGSML_URL
         Where to download from, for a mirror of the same file.
     known_hash : str, default=None
-        Hash that the file must have, e.g. ``"sha256:..."``. The default knows none: it relies on the
-        gzip checksum and https. pooch logs the hash of every download made without one.
+        Hash that the file must have, e.g. ``"sha256:..."``. By default only the
+        gzip checksum and https protect the download. pooch logs the hash of every download made without one.
     progressbar : bool, default=False
         Show a progress bar, which needs tqdm.
 
     Returns
     -------
     Bunch
-        As of :func:`load_higgsml`.
+        As returned by :func:`load_higgsml`.
 
     Raises
     ------
@@ -220,8 +220,8 @@ def _check_download(path: Path) -> None:
             while stream.read(1 << 20):
                 pass
     except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"what came is cut off or no gzip file ({error})") from error
-    _check_columns(header.decode(errors="replace").strip().split(","), "what came")
+        raise ValueError(f"the download is cut off or not a gzip file ({error})") from error
+    _check_columns(header.decode(errors="replace").strip().split(","), "the download")
 
 
 def _check_columns(columns: Collection[str], source: str | Path) -> None:
@@ -278,7 +278,7 @@ def _read_csv(path: Path, *, gzipped: bool) -> pd.DataFrame:
 
 
 def _find_broken_row(path: Path, gzipped: bool) -> str:
-    """Say which row of a csv is broken and how; empty where none is."""
+    """Describe the first broken row of a csv; empty if all rows are good."""
     row = -1
     try:
         with gzip.open(path) if gzipped else path.open("rb") as stream:
@@ -295,7 +295,7 @@ def _find_broken_row(path: Path, gzipped: bool) -> str:
 
 
 def _row_problem(header: list[str], fields: list[str]) -> str:
-    """Say what is wrong with the fields of one row; empty where nothing is."""
+    """Describe the problem in the fields of one row; empty if they are good."""
     if len(fields) != len(header):
         return f"has {len(fields)} fields, expected {len(header)}"
     for name, text in zip(header, fields, strict=True):
@@ -305,7 +305,7 @@ def _row_problem(header: list[str], fields: list[str]) -> str:
 
 
 def _is_number(text: str) -> bool:
-    """Whether a field holds a finite number; Python's 1_000 is none in a csv."""
+    """Whether a field holds a finite number; Python's form 1_000 is not valid in a csv."""
     try:
         return isfinite(float(text)) and "_" not in text
     except ValueError:
@@ -333,7 +333,7 @@ def _check_values(frame: pd.DataFrame, path: Path) -> dict[str, Any]:
 
 
 def _numbers(frame: pd.DataFrame, names: tuple[str, ...], path: Path) -> npt.NDArray[np.float64]:
-    """Columns as one float64 array."""
+    """Return columns as one float64 array."""
     columns = frame[list(names)]
     try:
         return columns.to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
@@ -368,7 +368,7 @@ def _refuse(
     path: Path,
     expected: str,
 ) -> None:
-    """Raise for the first bad value of some columns, saying where it is."""
+    """Raise an error that names the first bad value, if there is one."""
     if bad.any():
         row, column = np.argwhere(bad)[0]
         name = names[column]
@@ -381,7 +381,7 @@ def _refuse(
 
 
 def _select(columns: dict[str, Any], subset: str | None, path: Path) -> Bunch:
-    """Bundle the columns, cut down to some KaggleSets."""
+    """Bundle the columns, restricted to some KaggleSets."""
     if subset is not None:
         if columns["kaggle_set"] is None:
             raise ValueError(f"{path} has no column KaggleSet to take subset={subset!r} from")

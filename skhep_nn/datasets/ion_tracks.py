@@ -20,33 +20,37 @@ ION_SPLITS = {
     "train": {"electron": (3.0, 10.0, 30.0), "helium": (1.0, 6.0, 20.0)},
     "test": {"electron": (1.0, 6.0, 20.0), "helium": (3.0, 10.0, 30.0)},
 }
-"""Energies (keV) of the published split: those of the particles change places for the test."""
+"""Energies (keV) of the published split; the test set exchanges the energies of the particles."""
 
-_CHUNK = 500  # images: simulated whole, so that more of them begin with the same ones
-_SEGMENTS = 48  # of a track, each with the same energy
+_CHUNK = (
+    500  # images, always simulated together, so that a larger sample starts with the same images
+)
+_SEGMENTS = 48  # number of segments of a track, each with the same energy
 
 # Lengths are in pixels of the published images of 576 x 576.
-_PUBLISHED_PIXEL = 576 / 50  # of the images of 50 x 50 that the numbers below were found on
-_LIGHT = 5.05 * _PUBLISHED_PIXEL**2  # grey levels a keV of ionisation
+_PUBLISHED_PIXEL = (
+    576 / 50
+)  # side of a pixel of the 50 x 50 images to which the numbers below were fitted
+_LIGHT = 5.05 * _PUBLISHED_PIXEL**2  # grey levels for each keV of ionisation
 _PEDESTAL, _PIXEL_NOISE, _COLUMN_NOISE = 100.4, 0.20, 0.18  # grey levels
 
 
 class _Particle(NamedTuple):
-    """What sets the images of a particle apart."""
+    """Properties of a particle that determine its images."""
 
     reach: float  # range at 30 keV
-    power: float  # by which the range grows with energy
-    scattering: float  # rad, for the loss of all energy but a factor of e
+    power: float  # exponent of the energy in the range
+    scattering: float  # rad, while the energy falls by a factor of e
     width: float  # standard deviation of the light of a point
     quenching: tuple[float, float]  # share of energy that ionises: a E^b
-    spread: float  # relative, of the light, beside counting statistics
+    spread: float  # relative spread of the light, without counting statistics
 
 
 _PARTICLES = {
     "electron": _Particle(125.0, 1.8, 2.2, 5.3, (1.0, 0.0), 0.09),
     "helium": _Particle(1.2, 0.8, 0.3, 6.6, (0.47, 0.17), 0.0),
 }
-_COUNTING = 0.65  # relative, of the light of one grey level in a pixel of the 50 x 50 images
+_COUNTING = 0.65  # relative counting error of one grey level in a pixel of the 50 x 50 images
 
 
 def make_ion_tracks(
@@ -59,9 +63,9 @@ def make_ion_tracks(
 ) -> Bunch:
     """Simulate camera images of electrons and helium ions of six energies stopped in a gas.
 
-    The images are those of an optical time projection chamber, as in the competitions IDAO 2021
+    The simulated detector is an optical time projection chamber, as in the competitions IDAO 2021
     and MLHEP 2021: a track starts in the middle of the image, its electrons drift and diffuse,
-    their light is seen by a camera as grey levels above a pedestal. An ion stops within the width
+    and a camera records their light as grey levels above a pedestal. An ion stops within the width
     of the diffusion and loses energy to nuclei that gives no light; an electron of 30 keV has a
     crooked track of some 15 pixels that is densest at its end, one of 10 keV is a blob.
 
@@ -71,16 +75,16 @@ def make_ion_tracks(
         Number of images. The six kinds are equally frequent, to one image in every 500.
     split : {"train", "test"}, default="train"
         Published split: ``"train"`` has electrons of 3, 10 and 30 keV and helium of 1, 6 and 20
-        keV; in ``"test"`` the energies have changed places.
+        keV; ``"test"`` exchanges the energies.
     image_shape : (int, int), default=(50, 50)
         Rows and columns.
     pixel_size : float, default=11.52
         Side of a pixel in pixels of the published images of 576 x 576: 1 gives their resolution,
-        the default that of 50 x 50 for the whole image. A pixel holds the mean of the light.
+        the default covers the whole image with 50 x 50 pixels. A pixel holds the mean of the light.
     random_state : int, numpy Generator, numpy RandomState or None, default=None
-        Seed or source of random numbers. The same seed gives the same images, bit for bit, and
-        more of them begin with those that fewer would be. A Generator or RandomState is
-        advanced; None draws fresh images at each call.
+        Seed or source of random numbers. The same seed gives the same images, bit for bit; a
+        larger `n_samples` only appends images. A Generator or RandomState is advanced. None draws
+        different images at each call.
 
     Returns
     -------
@@ -97,7 +101,7 @@ def make_ion_tracks(
     Raises
     ------
     ValueError
-        If a parameter is not what it must be.
+        If a parameter has the wrong type or is out of range.
 
     Notes
     -----
@@ -145,7 +149,7 @@ def _track(
     shape: tuple[int, int],
     pixel_size: float,
 ) -> Array:
-    """Light of `n` tracks, grey levels by pixel."""
+    """Return the light of `n` tracks, in grey levels for each pixel."""
     left = energy * (1 - (np.arange(_SEGMENTS + 1)) / _SEGMENTS)
     ranges = particle.reach * (left / 30) ** particle.power
     lengths = ranges[:-1] - ranges[1:]
@@ -174,7 +178,7 @@ def _track(
 
 
 def _shares(places: Array, size: int, pixel_size: float) -> Array:
-    """Shares of the light of points along one axis, (tracks, segments, pixels)."""
+    """Return the shares of the light of points along one axis, (tracks, segments, pixels)."""
     edges = (np.arange(size + 1) - size / 2) * pixel_size
     distance = (edges - places.T[:, :, None]) / np.sqrt(2)
     shares: Array = 0.5 * np.diff(erf(distance.astype(np.float32)), axis=2)
@@ -182,7 +186,7 @@ def _shares(places: Array, size: int, pixel_size: float) -> Array:
 
 
 def _photograph(rng: np.random.Generator, light: Array, pixel_size: float) -> Array:
-    """Grey levels of a camera, whose columns share some of the noise."""
+    """Digitise light to grey levels; part of the noise is common to a column."""
     n, rows, columns = light.shape
     smaller = _PUBLISHED_PIXEL / pixel_size
     pixel = smaller * _PIXEL_NOISE * rng.standard_normal((n, rows, columns), dtype=np.float32)
@@ -195,7 +199,7 @@ def _photograph(rng: np.random.Generator, light: Array, pixel_size: float) -> Ar
 def _check(
     n_samples: object, split: object, image_shape: object, pixel_size: object
 ) -> tuple[int, int]:
-    """Refuse parameters that cannot be simulated; the shape as two numbers."""
+    """Check the parameters and return the shape of the images."""
     check_count("n_samples", n_samples)
     if split not in ION_SPLITS:
         raise ValueError(f"split must be one of {', '.join(map(repr, ION_SPLITS))}, got {split!r}.")

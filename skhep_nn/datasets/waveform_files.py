@@ -1,4 +1,4 @@
-"""Files of digitised detector signals, mapped into memory where their format allows."""
+"""Loader of digitised detector signals, which maps traces into memory where the format allows."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ Rows = NDArray[np.intp]
 
 _TRACES = ("traces", "waveforms", "waveform", "X", "x", "array")
 _TARGETS = ("target", "targets", "y", "labels", "label", "separation", "d")
-_BLOCK = 1 << 22  # values: searched for infinities at a time
-_NAMED = 10  # rows that a message lists
+_BLOCK = 1 << 22  # values that are checked for infinities at a time
+_NAMED = 10  # rows listed in a message
 
 
 class Waveforms(NamedTuple):
@@ -40,7 +40,7 @@ class Waveforms(NamedTuple):
     target : ndarray of shape (n_traces,) or (n_traces, n_targets), or None
         In the type of the file; a single column loses its second axis.
     dropped : ndarray of int
-        Rows, in the order of the files and from 0 on, that were left out for values that are not
+        Row numbers, over all files in order, that were left out because of values that are not
         finite.
     """
 
@@ -59,28 +59,28 @@ def load_waveforms(
 ) -> Waveforms:
     """Read detector traces, and a target, from npz, npy, HDF5 or csv.
 
-    The format is told by the content, not by the name. Traces of npy files, of npz files that are
+    The content determines the format, not the name. Traces of npy files, of npz files that are
     not compressed (:func:`numpy.savez`) and of HDF5 files that are not chunked are mapped into
-    memory, so that only what is used is read; others are read.
+    memory, so that only the accessed parts are read; other arrays are read at once.
 
     Parameters
     ----------
     path : path or list of paths
-        A file, or several of one form, whose traces are joined in memory one behind the other.
+        A file, or several of the same form, whose traces are concatenated in memory.
     traces_key : str, default="auto"
         Name of the array of the traces, in HDF5 with the groups (``"run1/traces"``). ``"auto"``
-        takes the one of two or three axes (one column is none), or of several the first of "traces", "waveforms",
-        "waveform", "X" and "x" that there is. npy and csv files have one array, which needs no
-        name.
+        takes the only array with two or three axes (a single column does not count). Of several such
+        arrays it takes the first of "traces", "waveforms", "waveform", "X" and "x". npy and csv files
+        have one array, which needs no name.
     target_key : str, int or None, default="auto"
-        Name of the array of the target, of csv files the name or number of its column. ``"auto"``
-        takes the first of "target", "targets", "y", "labels", "label", "separation" and "d" that
-        there is, or the only array with one value a trace, or, if there is none, no target. None is
-        without a target.
+        Name of the array of the target; in csv files the name or number of its column. ``"auto"``
+        takes the first existing array of "target", "targets", "y", "labels", "label", "separation" and
+        "d", else the only array with one value for each trace, else no target. None reads no target.
     non_finite : {"error", "drop", "keep"}, default="error"
-        What to do with NaN and infinity in traces or target, which digitisers write where they
-        overflow: raise an error that names the rows, leave the rows out (``dropped`` names them;
-        of a memory map the rest is then read), or do not look, which reads nothing in advance.
+        Treatment of NaN and infinity in traces or target, which digitisers write on
+        overflow. "error" raises an error that names the rows. "drop" leaves the rows out and lists
+        them in ``dropped``; a memory map is then read. "keep" does not check, so nothing is read in
+        advance.
     memory_map : bool, default=True
         Whether to map traces into memory where the format allows, rather than to read them.
 
@@ -107,9 +107,9 @@ def load_waveforms(
 
     Notes
     -----
-    In csv files a row is a trace, of all columns but that of the target. A first line that is not
-    numbers has the names of the columns, as has one that counts from 0 on; a first column without a
-    name, as pandas writes its row numbers, is left out. Columns are separated by comma, semicolon,
+    In csv files a row is a trace, which takes all columns but the target. A first line that is not
+    numeric, or that counts from 0, holds the column names. A first column without a name, such as the
+    row numbers of pandas, is left out. Columns are separated by comma, semicolon,
     tabulator or spaces, and the file may be compressed by gzip.
 
     Examples
@@ -133,11 +133,11 @@ def load_waveforms(
     offset = 0
     for name in paths:
         file = Path(name).expanduser()
-        # Several are copied into one array in any case.
+        # Several files are copied into one array anyway, so that mapping them saves a copy.
         traces, target = _load(file, traces_key, target_key, memory_map or len(paths) > 1)
-        kept = _sift(file, traces, target, non_finite)
+        kept = _apply_non_finite(file, traces, target, non_finite)
         parts.append(kept._replace(dropped=kept.dropped + offset))
-        _check_like(file, parts[-1], paths[0], parts[0])
+        _check_same_form(file, parts[-1], paths[0], parts[0])
         offset += len(traces)
     if len(parts) == 1:
         return parts[0]
@@ -162,14 +162,14 @@ def _load(
         if traces.ndim not in {2, 3} or 0 in traces.shape:
             raise ValueError(
                 f"{path}: traces {name!r} must have the shape (n_traces, n_points) or (n_traces, "
-                f"n_points, n_channels), and not be empty; got {traces.shape}. {_list(arrays)}"
+                f"n_points, n_channels), and not be empty; got {traces.shape}. {_described(arrays)}"
             )
         key = _choose_target(path, arrays, name, len(traces), target_key)
         target = None if key is None else _numbers(path, key, arrays[key], memory_map=False)
         if target is not None and (target.ndim not in {1, 2} or len(target) != len(traces)):
             raise ValueError(
                 f"{path}: target {key!r} has the shape {target.shape}, which must be one value, "
-                f"or one row, for each of the {len(traces)} traces {name!r}. {_list(arrays)}"
+                f"or one row, for each of the {len(traces)} traces {name!r}. {_described(arrays)}"
             )
     if target is not None and target.ndim == 2 and target.shape[1] == 1:
         target = target[:, 0]
@@ -177,11 +177,11 @@ def _load(
 
 
 def _choose_traces(path: Path, arrays: Mapping[str, StoredArray], key: str | None) -> str:
-    """Name the array of the traces."""
+    """Return the name of the array of traces."""
     if key in arrays:
         return str(key)
     if key != "auto":
-        raise ValueError(f"{path}: no array {key!r} for traces_key. {_list(arrays)}")
+        raise ValueError(f"{path}: no array {key!r} for traces_key. {_described(arrays)}")
     found = [
         name
         for name, array in arrays.items()
@@ -192,7 +192,7 @@ def _choose_traces(path: Path, arrays: Mapping[str, StoredArray], key: str | Non
     if not found or (len(found) > 1 and found[0] not in _TRACES):
         raise ValueError(
             f"{path}: {'no' if not found else 'more than one'} array can be the traces: name it "
-            f"with traces_key. {_list(arrays)}"
+            f"with traces_key. {_described(arrays)}"
         )
     return found[0]
 
@@ -200,11 +200,11 @@ def _choose_traces(path: Path, arrays: Mapping[str, StoredArray], key: str | Non
 def _choose_target(
     path: Path, arrays: Mapping[str, StoredArray], traces: str, n: int, key: str | int | None
 ) -> str | None:
-    """Name the array of the target, if there is one."""
+    """Return the name of the array of the target, None without a target."""
     if key is None or (isinstance(key, str) and key in arrays):
         return key
     if key != "auto":
-        raise ValueError(f"{path}: no array {key!r} for target_key. {_list(arrays)}")
+        raise ValueError(f"{path}: no array {key!r} for target_key. {_described(arrays)}")
     found = [
         name
         for name, array in arrays.items()
@@ -214,19 +214,19 @@ def _choose_target(
     if len(found) > 1 and not named:
         raise ValueError(
             f"{path}: more than one array can be the target: name it with target_key, or give "
-            f"None. {_list(arrays)}"
+            f"None. {_described(arrays)}"
         )
     return next(iter(named or found), None)
 
 
-def _list(arrays: Mapping[str, StoredArray]) -> str:
-    """Say what a file holds."""
+def _described(arrays: Mapping[str, StoredArray]) -> str:
+    """Describe the arrays of a file for an error message."""
     held = [f"{name!r} {array.shape} {array.dtype}" for name, array in arrays.items()]
     return f"The file holds {', '.join(held) or 'no arrays'}."
 
 
 def _numbers(path: Path, name: str, array: StoredArray, memory_map: bool) -> Array:
-    """Read an array of numbers, and refuse others."""
+    """Read an array, refusing types that are not numbers."""
     if array.dtype.kind == "O" and array.shape:
         values = array.read(memory_map)
         lengths = [np.shape(row) for row in values]
@@ -244,7 +244,7 @@ def _numbers(path: Path, name: str, array: StoredArray, memory_map: bool) -> Arr
 def _load_table(
     path: Path, traces_key: str | None, target_key: str | int | None
 ) -> tuple[Array, Array | None]:
-    """Read traces, and a column of the target, from text."""
+    """Read traces and the target column from text."""
     if traces_key != "auto":
         raise ValueError(
             f"{path} is text, whose columns are the points of the traces: traces_key must stay "
@@ -273,7 +273,7 @@ def _load_table(
 def _target_column(
     path: Path, names: list[str], n_columns: int, key: str | int | None
 ) -> int | None:
-    """Find the number of the column of the target, from 0 on, if there is one."""
+    """Return the number of the target column, None without a target."""
     if key is None:
         return None
     if isinstance(key, int) and -n_columns <= key < n_columns:
@@ -289,8 +289,10 @@ def _target_column(
     )
 
 
-def _sift(path: Path, traces: Array, target: Array | None, non_finite: str) -> Waveforms:
-    """Find rows with values that are not finite, and do with them what was asked for."""
+def _apply_non_finite(
+    path: Path, traces: Array, target: Array | None, non_finite: str
+) -> Waveforms:
+    """Treat rows with values that are not finite as `non_finite` requests."""
     none = np.zeros(0, np.intp)
     if non_finite == "keep":
         return Waveforms(traces, target, none)
@@ -311,7 +313,7 @@ def _sift(path: Path, traces: Array, target: Array | None, non_finite: str) -> W
 
 
 def _finite_rows(values: Array) -> NDArray[np.bool_]:
-    """Tell of every row whether all its values are finite, reading some rows at a time."""
+    """Return for every row whether all values are finite, reading blocks of rows."""
     finite = np.ones(len(values), np.bool_)
     if values.dtype.kind != "f":
         return finite
@@ -322,8 +324,8 @@ def _finite_rows(values: Array) -> NDArray[np.bool_]:
     return finite
 
 
-def _check_like(path: Path, part: Waveforms, first_path: PathLike, first: Waveforms) -> None:
-    """Refuse a file of another form than the first."""
+def _check_same_form(path: Path, part: Waveforms, first_path: PathLike, first: Waveforms) -> None:
+    """Refuse a file whose form differs from the first."""
     forms = []
     for waveforms in (part, first):
         target = waveforms.target

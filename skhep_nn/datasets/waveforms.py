@@ -21,18 +21,20 @@ __all__ = ["SimulatedWaveforms", "XenonChamber", "make_waveforms"]
 
 Array = NDArray[Any]
 
-_CHUNK = 100  # traces: simulated whole, so that more of them begin with the same ones
-_DURATION = 50.0  # us, of a trace
-_TRIGGER, _JITTER = 20.0, 0.5  # us: the first vertex is seen there, give or take
-_LONGEST = 8.0  # us: the separation that is called 1
+_CHUNK = (
+    100  # traces, always simulated together, so that a larger sample starts with the same traces
+)
+_DURATION = 50.0  # us, length of a trace
+_TRIGGER, _JITTER = 20.0, 0.5  # us: time of the first pulse and its largest deviation
+_LONGEST = 8.0  # us: time between pulses of separation 1
 _LARGEST_ENERGY = 20.0  # keV: the model of the recombination holds below
 
 
 class SimulatedWaveforms(NamedTuple):
-    """Traces of :func:`make_waveforms`, and what they were made of.
+    """Traces of :func:`make_waveforms` with their truth.
 
-    Truth of the vertices has shape (n_samples, 2): the one that is seen first, then the other. Of a
-    trace with one pulse the second has no energy, no electrons, and otherwise NaN.
+    The truth of the vertices has shape (n_samples, 2), in the order of their pulses. In a trace with
+    one pulse, the second vertex has no energy and no electrons; its other values are NaN.
 
     Parameters
     ----------
@@ -69,7 +71,7 @@ class SimulatedWaveforms(NamedTuple):
 
     @property
     def separation(self) -> Array:
-        """Separation of the pulses, the target."""
+        """Separation of the pulses; the same as `target`."""
         return self.target
 
 
@@ -120,8 +122,8 @@ def make_waveforms(
     n_pulses : {1, 2, (1, 2)}, default=2
         Pulses of a trace; ``(1, 2)`` makes equal numbers of both in every 100 traces.
     separation : (float, float), default=(0.0, 1.0)
-        Smallest and largest separation ``d`` of two pulses. The electrons of the second arrive
-        ``d`` times 8 us after those of the first, in the mean. Values are multiples of a sample
+        Smallest and largest separation ``d`` of two pulses. On average, the electrons of the second pulse arrive
+        ``d`` times 8 us after the electrons of the first. Values are multiples of a sample
         (1/800 for 5,000 points), uniform, both ends included.
     energy : float or (float, float), default=(4.0, 16.0)
         Total energy in keV, or the range in which it is uniform, up to 20.
@@ -132,12 +134,12 @@ def make_waveforms(
     chamber : XenonChamber, default=None
         Chamber and read-out; None for the default values.
     dtype : dtype, default=numpy.uint16
-        Of the traces. Integers are rounded and end at 0 and at the largest value of the digitiser;
-        ``"float32"`` or ``"float64"`` are neither.
+        Type of the traces. Integers are rounded and clipped to the range of the digitiser;
+        ``"float32"`` and ``"float64"`` are not.
     random_state : int, numpy Generator, numpy RandomState or None, default=None
-        Seed or source of random numbers. The same seed gives the same traces, bit for bit, and
-        more of them begin with those that fewer would be. A Generator or RandomState is
-        advanced; None draws fresh traces at each call.
+        Seed or source of random numbers. The same seed gives the same traces, bit for bit; a
+        larger `n_samples` only appends traces. A Generator or RandomState is advanced. None draws
+        different traces at each call.
 
     Returns
     -------
@@ -148,7 +150,7 @@ def make_waveforms(
     Raises
     ------
     ValueError
-        If a parameter is not what it must be.
+        If a parameter has the wrong type or is out of range.
 
     See Also
     --------
@@ -156,8 +158,8 @@ def make_waveforms(
 
     Notes
     -----
-    The page "waveform_simulator" of the documentation describes the physics, and says by what two
-    pulses with a small separation differ from one.
+    The page "waveform_simulator" of the documentation describes the physics and how two
+    pulses with a small separation differ from a single pulse.
 
     References
     ----------
@@ -192,7 +194,7 @@ def make_waveforms(
 
 
 def _vertices(rng: np.random.Generator, settings: _Settings) -> dict[str, Array]:
-    """Draw the vertices of one chunk: the truth."""
+    """Draw the vertices of one chunk and return their truth."""
     n, chamber = _CHUNK, settings.chamber
     n_pulses = rng.permutation(np.resize(np.array(settings.kinds, np.int64), n))
     both = n_pulses == 2
@@ -221,7 +223,7 @@ def _vertices(rng: np.random.Generator, settings: _Settings) -> dict[str, Array]
 
 
 def _record(rng: np.random.Generator, settings: _Settings, truth: dict[str, Array]) -> Array:
-    """Traces of one chunk."""
+    """Return the traces of one chunk."""
     chamber, sampling = settings.chamber, settings.sampling
     electrons = truth["electrons"].ravel()
     vertex = np.repeat(np.arange(electrons.size), electrons)
@@ -249,7 +251,7 @@ def _check(
     chamber: object,
     dtype: DTypeLike,
 ) -> _Settings:
-    """Refuse parameters that cannot be simulated."""
+    """Check the parameters."""
     points = check_count("n_points", n_points, 50)
     kinds = n_pulses if isinstance(n_pulses, tuple | list) else (n_pulses,)
     if tuple(kinds) not in ((1,), (2,), (1, 2), (2, 1)):
@@ -288,7 +290,7 @@ def _check(
 def _range(
     name: str, value: object, least: float, most: float, unit: str = ""
 ) -> tuple[float, float]:
-    """Check a number or a range of numbers, as two."""
+    """Check a number or a range of numbers, and return its two ends."""
     ends = value if isinstance(value, tuple | list) else (value, value)
     real = len(ends) == 2 and all(isinstance(end, Real) for end in ends)
     if not real or not least <= float(ends[0]) <= float(ends[1]) <= most:

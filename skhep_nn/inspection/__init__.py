@@ -1,4 +1,4 @@
-"""What a fitted network does with its inputs, and what the inputs are worth before any fit.
+"""Inspection of fitted networks, and importance of features before any fit.
 
 The plots are in `skhep_nn.plotting`, scores against a quantity in `skhep_nn.metrics`.
 """

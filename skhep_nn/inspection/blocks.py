@@ -1,4 +1,4 @@
-"""What a network of split columns relies on: its blocks, and the features behind its bottlenecks."""
+"""Reliance of networks with blocks of columns on their blocks and on the features of bottlenecks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["block_reliance", "bottleneck_outputs", "bottleneck_reliance", "split
 
 Array = npt.NDArray[Any]
 
-# Rows that pass through a network at a time: their features take some ten megabytes.
+# Rows evaluated at a time: their hidden features take some ten megabytes.
 _CHUNK = 8192
 
 
@@ -28,8 +28,8 @@ def block_reliance(estimator: Any, X: Any, *, member: int | None = None) -> pd.D
     """Compute how much each output relies on each block of columns, event by event.
 
     The output layer of a network with `blocks` reads the features of all of them, so that an output is a
-    sum with one term a block, and a bias. The reliance on a block is the absolute value of its term: of
-    the product of the features of the block with their weights (arXiv:2002.01427, appendix A.0.2).
+    sum of a bias and one term for each block. The reliance on a block is the absolute value of its term: the
+    product of the features of the block with their weights (arXiv:2002.01427, appendix A.0.2).
 
     Parameters
     ----------
@@ -45,8 +45,8 @@ def block_reliance(estimator: Any, X: Any, *, member: int | None = None) -> pd.D
     -------
     DataFrame
         Columns `member`, `block` (categorical, in the order of `blocks`), `output` (its number),
-        `row` (of `X`) and `reliance`, in the units of the output before the link: of a logit for
-        classes, of standard deviations of the target for a regressor.
+        `row` (of `X`) and `reliance`, in the units of the output before the link: logits for
+        classes, standard deviations of the target for a regressor.
 
     Raises
     ------
@@ -57,13 +57,13 @@ def block_reliance(estimator: Any, X: Any, *, member: int | None = None) -> pd.D
 
     See Also
     --------
-    bottleneck_reliance : Which features a bottleneck relies on.
+    bottleneck_reliance : Reliance of bottlenecks on features.
     skhep_nn.plotting.RelianceDisplay : The plot.
 
     Notes
     -----
     A large term that hardly differs between events moves the output as a bias would: look at the spread
-    too. Computed from the rows as they are, without augmented views.
+    too. Augmented views are not used.
 
     Examples
     --------
@@ -82,11 +82,11 @@ def block_reliance(estimator: Any, X: Any, *, member: int | None = None) -> pd.D
     """
     fitted = split_estimator(estimator)
     parts, members = [], []
-    for seen in _passes(estimator, X, member):
-        slices = seen.network.output.weight.split([h.shape[0] for h in seen.blocks], dim=1)
-        terms = [w @ h for w, h in zip(slices, seen.blocks, strict=True)]
+    for states in _hidden_states(estimator, X, member):
+        slices = states.network.output.weight.split([h.shape[0] for h in states.blocks], dim=1)
+        terms = [w @ h for w, h in zip(slices, states.blocks, strict=True)]
         parts.append(torch.stack(terms).abs().numpy())
-        members.append(seen.member)
+        members.append(states.member)
     values = np.stack(parts)
     axes: dict[str, Sequence[Any]] = {
         "member": members,
@@ -102,8 +102,8 @@ def bottleneck_reliance(estimator: Any, X: Any, *, member: int | None = None) ->
 
     A bottleneck compresses the columns of its block for the other blocks. Its reliance on a feature is
     the absolute value of the feature, as the network sees it (standardised), times its weight
-    (arXiv:2002.01427, appendix A.0.2). Of a categorical feature the products with all numbers of its
-    embedding are added up first.
+    (arXiv:2002.01427, appendix A.0.2). The reliance on a categorical feature is the absolute value of the
+    summed products with all elements of its embedding.
 
     Parameters
     ----------
@@ -131,8 +131,8 @@ def bottleneck_reliance(estimator: Any, X: Any, *, member: int | None = None) ->
 
     See Also
     --------
-    block_reliance : Which blocks the output relies on.
-    bottleneck_outputs : What the bottlenecks pass on.
+    block_reliance : Reliance of outputs on blocks.
+    bottleneck_outputs : Outputs of the bottlenecks.
     skhep_nn.plotting.RelianceDisplay : The plot.
 
     Examples
@@ -150,16 +150,16 @@ def bottleneck_reliance(estimator: Any, X: Any, *, member: int | None = None) ->
     fitted = split_estimator(estimator, bottleneck=True)
     names = _feature_names(fitted)
     tables = []
-    for seen in _passes(estimator, X, member):
-        rows_of = seen.network.input_stage.rows_of_columns()
-        columns = seen.network.block_columns.items()
-        for i, ((block, own), x) in enumerate(zip(columns, seen.inputs, strict=True)):
-            weight = seen.network.bottlenecks[i].get_parameter("weight")
+    for states in _hidden_states(estimator, X, member):
+        rows_of = states.network.input_stage.rows_of_columns()
+        columns = states.network.block_columns.items()
+        for i, ((block, own), x) in enumerate(zip(columns, states.inputs, strict=True)):
+            weight = states.network.bottlenecks[i].get_parameter("weight")
             sizes = [len(rows_of[column]) for column in own]
             pieces = zip(weight.split(sizes, dim=1), x.split(sizes), strict=True)
             products = torch.stack([w @ values for w, values in pieces], dim=1)
             axes: dict[str, Sequence[Any]] = {
-                "member": [seen.member],
+                "member": [states.member],
                 "block": [block],
                 "neuron": range(len(weight)),
                 "feature": [names[column] for column in own],
@@ -172,7 +172,7 @@ def bottleneck_reliance(estimator: Any, X: Any, *, member: int | None = None) ->
 def bottleneck_outputs(
     estimator: Any, X: Any, y: npt.ArrayLike | None = None, *, member: int | None = None
 ) -> pd.DataFrame:
-    """Compute what the bottlenecks of a network pass on, event by event.
+    """Compute the outputs of the bottlenecks of a network, event by event.
 
     Parameters
     ----------
@@ -182,10 +182,10 @@ def bottleneck_outputs(
     X : array-like or DataFrame of shape (n_samples, n_features)
         Events.
     y : array-like of shape (n_samples,), default=None
-        Classes or targets, which the table then repeats.
+        Classes or targets, added to the table as a column.
     member : int, default=None
-        Member of the ensemble; negative ones count from the last. None: all members. What one member
-        passes on has nothing to do with what another does.
+        Member of the ensemble; negative ones count from the last. None: all members. Outputs of
+        different members are not comparable.
 
     Returns
     -------
@@ -219,9 +219,9 @@ def bottleneck_outputs(
     """
     fitted = split_estimator(estimator, bottleneck=True)
     parts, members = [], []
-    for seen in _passes(estimator, X, member):
-        parts.append(torch.stack(seen.bottlenecks).numpy())
-        members.append(seen.member)
+    for states in _hidden_states(estimator, X, member):
+        parts.append(torch.stack(states.bottlenecks).numpy())
+        members.append(states.member)
     values = np.stack(parts)
     axes: dict[str, Sequence[Any]] = {
         "member": members,
@@ -252,8 +252,8 @@ def split_estimator(estimator: Any, *, bottleneck: bool = False) -> Any:
     return last
 
 
-class _Pass(NamedTuple):
-    """What one member makes of all events: a tensor (features, events) a block each."""
+class _HiddenStates(NamedTuple):
+    """Hidden states of one member: for each block a tensor of shape (features, events)."""
 
     member: int
     network: SplitDenseNet
@@ -262,8 +262,8 @@ class _Pass(NamedTuple):
     blocks: list[Tensor]
 
 
-def _passes(estimator: Any, X: Any, member: int | None) -> Iterator[_Pass]:
-    """Run members one after the other."""
+def _hidden_states(estimator: Any, X: Any, member: int | None) -> Iterator[_HiddenStates]:
+    """Yield the hidden states of the members, one after the other."""
     fitted = split_estimator(estimator)
     n_members = len(fitted.ensemble_)
     if member is not None:
@@ -275,10 +275,10 @@ def _passes(estimator: Any, X: Any, member: int | None) -> Iterator[_Pass]:
             chunks = [network.hidden_states(chunk) for chunk in rows.split(_CHUNK)]
             # A list of chunks, each with its lists of blocks, becomes lists of blocks.
             whole = [
-                [torch.cat(parts, dim=-1) for parts in zip(*states, strict=True)]
-                for states in zip(*chunks, strict=True)
+                [torch.cat(parts, dim=-1) for parts in zip(*block, strict=True)]
+                for block in zip(*chunks, strict=True)
             ]
-            yield _Pass(k, network, *whole)
+            yield _HiddenStates(k, network, *whole)
 
 
 def _feature_names(fitted: Any) -> list[Any]:
@@ -301,7 +301,7 @@ def _tidy(values: Array, axes: dict[str, Sequence[Any]], name: str) -> pd.DataFr
 
 
 def _joined(tables: Sequence[pd.DataFrame], categories: dict[str, list[Any]]) -> pd.DataFrame:
-    """Put tables below each other, with the same categories in all of them."""
+    """Concatenate tables with the same categories."""
     for table in tables:
         for column, labels in categories.items():
             table[column] = table[column].cat.set_categories(labels)

@@ -1,4 +1,4 @@
-"""Which features matter, and which of them the others already tell: by forests, on events held out."""
+"""Importance of features, and their dependence on other features, by forests on held-out events."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from skhep_nn.utils.validation import FloatArray, check_labels, check_vector
 
 __all__ = ["forest_importance", "mutual_dependence"]
 
-# Share of the rows that a single forest is tested on.
+# Share of the rows that test a single forest.
 _HELD_BACK = 0.2
 
 RandomState = int | np.random.RandomState | None
@@ -38,7 +38,7 @@ class _Events(NamedTuple):
 
 
 class _HeldOut(NamedTuple):
-    """Score on held-out rows, and what it loses by each permuted feature; over forests, stacked."""
+    """Score on held-out rows, and its fall for each permuted feature; arrays over forests if stacked."""
 
     score: Any
     importances: Any
@@ -65,11 +65,11 @@ def forest_importance(
     Parameters
     ----------
     X : array-like or DataFrame of shape (n_samples, n_features)
-        Features; NaN is what an event does not have.
+        Features; NaN where undefined.
     y : array-like of shape (n_samples,)
         Labels, or a continuous target.
     sample_weight : array-like of shape (n_samples,), default=None
-        Event weights for fits and scores, none of them negative. None: 1 each.
+        Event weights for fits and scores, at least 0. None: 1 each.
     class_weight : {"balanced"} or None, default="balanced"
         Whether to scale the weights so that every class has the same total (equation 3 of
         arXiv:2002.01427). Without, a rare signal hardly shows in the score. For labels only.
@@ -82,9 +82,9 @@ def forest_importance(
         Model to clone, whose `fit` takes `sample_weight`. None: a random forest of 40 trees
         with three or more events in each leaf, for labels or for continuous targets as `y` is.
     scoring : str or callable, default=None
-        Score that is to fall, in scikit-learn's terms. None: accuracy, or R2 for continuous targets.
+        Score whose fall is measured, as in scikit-learn. None: accuracy, or R2 for continuous targets.
     n_jobs : int, default=None
-        Number of forests at work at the same time; results do not depend on it.
+        Number of forests trained at the same time; results do not depend on it.
     random_state : int, RandomState instance or None, default=None
         Determines folds, forests and shuffles.
 
@@ -106,17 +106,17 @@ def forest_importance(
 
     See Also
     --------
-    mutual_dependence : Which features the others already tell.
+    mutual_dependence : Dependence of each feature on the others.
     skhep_nn.plotting.FeatureImportanceDisplay : The plot.
 
     Notes
     -----
-    Features that share their information share the importance: shuffling one alone, the forest
-    still reads the other. And a feature that few events have, such as the mass of two jets, counts
-    only by these.
+    Redundant features share the importance: if one is shuffled, the forest still reads the other.
+    A feature that is defined in few events, such as the mass of two jets, matters only in these
+    events.
 
-    The study calls features important from 0.005 on, by five forests, and keeps those of two jets
-    although they fall below it, since forests without them scored less on unseen data. Compare
+    The study calls features important from 0.005 on, by five forests. It keeps the features of two
+    jets below this limit, since forests without them scored less on unseen data. Compare
     `score` with and without such features, with the same integer as `random_state`, before you drop
     any.
 
@@ -180,17 +180,17 @@ def mutual_dependence(
     n_jobs: int | None = None,
     random_state: RandomState = None,
 ) -> pd.DataFrame:
-    """Measure how well each feature follows from all others, and from which of them.
+    """Measure how well all other features predict each feature, and which of them do.
 
     Forests regress each feature on the others. Where R2 comes to 1, the feature adds nothing.
 
     Parameters
     ----------
     X : array-like or DataFrame of shape (n_samples, n_features)
-        Two or more features; NaN is what an event does not have. A feature is regressed in the
-        events that have it.
+        Two or more features; NaN where undefined. A feature is regressed in the
+        events that define it.
     sample_weight : array-like of shape (n_samples,), default=None
-        Event weights for fits and scores, none of them negative. None: 1 each.
+        Event weights for fits and scores, at least 0. None: 1 each.
     n_forests : int, default=3
         Number of forests for each feature, tested as in :func:`forest_importance`.
     n_repeats : int, default=1
@@ -201,7 +201,7 @@ def mutual_dependence(
     forest : estimator, default=None
         Regressor to clone, whose `fit` takes `sample_weight`. None: a random forest of 40 trees.
     n_jobs : int, default=None
-        Number of forests at work at the same time; results do not depend on it.
+        Number of forests trained at the same time; results do not depend on it.
     random_state : int, RandomState instance or None, default=None
         Determines the draw of events, folds, forests and shuffles.
 
@@ -275,10 +275,10 @@ def mutual_dependence(
 
 
 def _default_forest(*, for_labels: bool) -> Any:
-    """Return a small forest whose trees do not merely remember their events."""
+    """Return a small forest with leaves of several events, against overfitting."""
     options = {"n_estimators": 40, "min_samples_leaf": 3}
-    # Half of the features at a split helps trees to differ; with few of them it hides a function of
-    # one from half of the splits, and with it how well the target follows.
+    # Half of the features at each split make trees differ. The regressor takes all of them: a
+    # target that depends on one feature would be hidden from half of the splits.
     return (
         RandomForestClassifier(max_features=0.5, **options)
         if for_labels
@@ -287,12 +287,12 @@ def _default_forest(*, for_labels: bool) -> Any:
 
 
 def _in_threads(n_jobs: int | None) -> Any:
-    """Workers without copies of the data: trees grow and predict outside of Python's lock."""
+    """Return workers in threads, which share the data: trees release Python's lock."""
     return Parallel(n_jobs=n_jobs, prefer="threads")
 
 
 def _dependence_of(j: int, names: list[str], found: _HeldOut) -> pd.DataFrame:
-    """Rows of the table for one target."""
+    """Return the rows of the table for one target."""
     part = pd.DataFrame(
         {
             "target": names[j],
@@ -307,7 +307,7 @@ def _dependence_of(j: int, names: list[str], found: _HeldOut) -> pd.DataFrame:
 
 
 def _weighted(events: _Events) -> _Events:
-    """Rows that have a weight, and a target if that is a number."""
+    """Select rows with a positive weight and, for numbers, a defined target."""
     rows = events.weight > 0
     if events.y.dtype.kind == "f":
         rows &= ~np.isnan(events.y)
@@ -317,7 +317,7 @@ def _weighted(events: _Events) -> _Events:
 def _tasks(
     forest: Any, events: _Events, n_forests: int, rng: np.random.RandomState
 ) -> list[tuple[Any, ...]]:
-    """Forests with their events, rows and seeds, all drawn here so that the work may be shared out."""
+    """Return the arguments of each fit; seeds are drawn here so that results ignore the workers."""
     seeds = rng.randint(np.iinfo(np.int32).max, size=(n_forests, 2))
     folds = make_folds(
         len(events.X),
@@ -340,7 +340,7 @@ def _held_out(
     scoring: Any,
     n_repeats: int,
 ) -> _HeldOut:
-    """Fit a forest to some rows; score it on others, as they are and with each feature shuffled."""
+    """Fit a forest on the training rows; score it on the test rows, and with each feature shuffled."""
     forest = clone(forest)
     if "random_state" in forest.get_params():
         forest.set_params(random_state=fit_seed)
@@ -360,7 +360,7 @@ def _held_out(
 
 
 def _gather(found: list[_HeldOut]) -> _HeldOut:
-    """Stack what several forests gave."""
+    """Stack the results of several forests."""
     return _HeldOut(*(np.array(part) for part in zip(*found, strict=True)))
 
 
@@ -377,13 +377,13 @@ def _for_labels(y: npt.ArrayLike, forest: Any) -> bool:
 
 
 def _n_least(n_forests: int) -> int:
-    """Rows that so many forests need: two to test each, as R2 of a single one means nothing."""
+    """Return the least number of rows: two to test each forest, as R2 needs more than one."""
     return max(2 * n_forests, 10)
 
 
 def _check_counts(**counts: Any) -> None:
-    """Refuse numbers of things that are none."""
+    """Refuse counts that are not integers of at least 1."""
     for name, value in counts.items():
-        is_left_out = value is None and name == "max_samples"
-        if not (is_left_out or (is_count(value))):
+        is_unlimited = value is None and name == "max_samples"
+        if not (is_unlimited or is_count(value)):
             raise ValueError(f"{name}={value!r} must be an integer of at least 1")

@@ -1,4 +1,4 @@
-"""Reading a table of features for a study of them: numbers, names and weights."""
+"""Checks of tables of features and of their event weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class FeatureTable(NamedTuple):
 
 
 def feature_table(X: Any, *, n_least: int = 1) -> FeatureTable:
-    """Read at least two rows and `n_least` columns of numbers; NaN is let through."""
+    """Read at least two rows and `n_least` columns of numbers; NaN is allowed."""
     if isinstance(X, pd.DataFrame):
         strange = [str(name) for name, dtype in X.dtypes.items() if not is_numeric_dtype(dtype)]
         if strange:
@@ -51,7 +51,7 @@ def feature_table(X: Any, *, n_least: int = 1) -> FeatureTable:
 
 
 def check_positive_weight(sample_weight: npt.ArrayLike | None, n: int) -> FloatArray:
-    """Event weights of which none is negative and some are not zero."""
+    """Return event weights, refusing negative ones and a total of zero."""
     weight = check_weight(sample_weight, n)
     n_negative = int(np.sum(weight < 0))
     if n_negative:

@@ -1,4 +1,4 @@
-"""What the layers of a fitted network make of an image."""
+"""Outputs of the layers of a fitted network for an image."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def feature_maps(
     layers: str | Sequence[str] | None = None,
     member: int = 0,
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """Compute what the layers of a fitted convolutional network make of an image.
+    """Compute the outputs of the layers of a fitted convolutional network for an image.
 
     Parameters
     ----------
@@ -33,11 +33,11 @@ def feature_maps(
         Fitted `CaloCNNClassifier` or another estimator of images, or a Pipeline that ends in one,
         whose earlier steps then transform the image.
     image : array-like of shape (H, W), (H, W, C) or (n_pixels,)
-        One image, in the form in which the estimator was given many.
+        One image, in the form of the images given to `fit`.
     layers : str or list of str, default=None
         Submodules of the network by their names in torch, such as ``"blocks.0.units.0"``, whose
-        outputs are images. None: all blocks, ``"blocks.0"``, ``"blocks.1"`` and so on, each as it
-        comes out: convolved, shrunk and activated.
+        outputs are images. None: all blocks, ``"blocks.0"``, ``"blocks.1"`` and so on, each after
+        convolution, pooling and activation.
     member : int, default=0
         Member of the ensemble; negative ones count from the last.
 
@@ -56,12 +56,12 @@ def feature_maps(
 
     See Also
     --------
-    skhep_nn.plotting.FeatureMapsDisplay : The plot of them.
+    skhep_nn.plotting.FeatureMapsDisplay : Plot of the maps.
 
     Notes
     -----
-    Computed in float32 on the CPU, without dropout, from the image as it is: of augmentation
-    there is no view but this one.
+    Computed in float32 on the CPU, without dropout, from the image itself,
+    without augmented views.
 
     Examples
     --------
@@ -89,7 +89,7 @@ def feature_maps(
     def keeper(name: str) -> Any:
         def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
             del module, inputs
-            found[name] = output.detach().clone()  # what follows may work in place
+            found[name] = output.detach().clone()  # later layers may overwrite the output
 
         return keep
 
@@ -109,7 +109,7 @@ def feature_maps(
 def network_and_image(
     estimator: Any, image: npt.ArrayLike, member: int = 0
 ) -> tuple[nn.Module, Array]:
-    """One member of a fitted estimator, and the image of shape (1, H, W, C) that it would see."""
+    """Return one member of a fitted estimator, and its input image of shape (1, H, W, C)."""
     check_is_fitted(estimator)
     batch = input_of_last_step(estimator, np.asarray(image)[None])
     estimator = last_step(estimator)
@@ -124,7 +124,7 @@ def network_and_image(
 
 
 def _blocks(network: nn.Module) -> nn.ModuleList:
-    """Blocks of a network."""
+    """Return the blocks of a network."""
     blocks = getattr(network, "blocks", None)
     if not isinstance(blocks, nn.ModuleList):
         raise TypeError(

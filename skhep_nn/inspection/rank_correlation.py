@@ -27,12 +27,12 @@ def rank_correlations(
     Parameters
     ----------
     X : array-like or DataFrame of shape (n_samples, n_features)
-        Features; NaN is what an event does not have, such as the mass of two jets.
+        Features; NaN where undefined, such as the mass of two jets in an event with one.
     sample_weight : array-like of shape (n_samples,), default=None
-        Event weights, none of them negative. None: 1 each.
+        Event weights, at least 0. None: 1 each.
     cluster : bool, default=True
-        Whether to put features next to each other that go together, by hierarchical clustering
-        with the distance ``1 - |correlation|``. False: in the order of `X`.
+        Whether to order correlated features next to each other, by hierarchical clustering
+        with the distance ``1 - |correlation|``. False keeps the order of `X`.
 
     Returns
     -------
@@ -47,14 +47,14 @@ def rank_correlations(
 
     See Also
     --------
-    mutual_dependence : What all other features together say about one.
-    skhep_nn.plotting.RankCorrelationDisplay : The plot of them.
+    mutual_dependence : Dependence of one feature on all others together.
+    skhep_nn.plotting.RankCorrelationDisplay : Plot of the correlations.
 
     Notes
     -----
     Each pair is correlated over the events that have both. With weights the rank of a value is the
-    weight of all events below it and half the weight of those level with it, and the ranks are
-    correlated with weights: a weight of two counts as the same event twice.
+    weight of all events below it plus half the weight of events with the same value. The ranks are
+    then correlated with weights: a weight of 2 counts as the same event twice.
 
     References
     ----------
@@ -99,7 +99,7 @@ def _correlations(values: FloatArray, weight: FloatArray) -> FloatArray:
 
 
 def _ranks(values: FloatArray, weight: FloatArray) -> FloatArray:
-    """Weight below each value, and half of that level with it."""
+    """Return weighted ranks: the weight below each value, and half the weight of equal values."""
     _, place = np.unique(values, return_inverse=True)
     level = np.bincount(place, weight)
     ranks: FloatArray = (np.cumsum(level) - level / 2)[place]
@@ -107,7 +107,7 @@ def _ranks(values: FloatArray, weight: FloatArray) -> FloatArray:
 
 
 def _correlate(left: FloatArray, right: FloatArray, weight: FloatArray) -> FloatArray:
-    """Weighted correlation of each column of one array with each of another; NaN for constants."""
+    """Return weighted correlations of the columns of two arrays; NaN for constants."""
     if not len(weight):
         return np.full((left.shape[1], right.shape[1]), np.nan)
     left, right = (ranks - np.average(ranks, axis=0, weights=weight) for ranks in (left, right))
@@ -120,7 +120,7 @@ def _correlate(left: FloatArray, right: FloatArray, weight: FloatArray) -> Float
 
 
 def _cluster_order(correlations: FloatArray) -> list[int]:
-    """Order of the leaves of a clustering in which neighbours are as close as can be."""
+    """Return the order of a clustering in which neighbours are as close as possible."""
     if len(correlations) < 3:
         return list(range(len(correlations)))
     distance = 1 - np.abs(np.nan_to_num(correlations))

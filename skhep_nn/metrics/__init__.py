@@ -1,4 +1,4 @@
-"""Significance, scores with event weights, class weights, and how far a score depends on a quantity."""
+"""Significance, scores with event weights, class weights, and the dependence of a score on a quantity."""
 
 from skhep_nn.metrics.ams import AMSCurve, BestCut, ams_curve, ams_score, best_cut
 from skhep_nn.metrics.challenge import (

@@ -144,7 +144,7 @@ def ams_curve(
     Returns
     -------
     AMSCurve
-        One entry for each distinct score; events with equal scores pass or fail a cut together. The
+        One entry for each distinct score; a cut selects all events with equal scores or none. The
         AMS is NaN at cuts where a summed weight is negative.
 
     Raises
@@ -218,7 +218,7 @@ def best_cut(
 
 
 def _ams(signal: FloatArray, background: FloatArray, b_reg: float) -> FloatArray:
-    """AMS of yields, element by element; NaN where a yield is negative."""
+    """Return the AMS of yields, element by element; NaN where a yield is negative."""
     b = background + b_reg
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         x = signal / b
@@ -236,7 +236,7 @@ def _ams(signal: FloatArray, background: FloatArray, b_reg: float) -> FloatArray
 def _curve(
     is_signal: BoolArray, score: FloatArray, weight: FloatArray, b_reg: float
 ) -> tuple[AMSCurve, npt.NDArray[np.intp]]:
-    """AMS curve of checked arrays, and the number of events at each of its cuts."""
+    """Return the AMS curve of checked arrays, and the number of events at each cut."""
     check_b_reg(b_reg)
     cuts, at, counts = np.unique(score, return_inverse=True, return_counts=True)
     yields = [
@@ -249,7 +249,7 @@ def _curve(
 def _choose_cut(
     is_signal: BoolArray, score: FloatArray, weight: FloatArray, fraction: float, b_reg: float
 ) -> BestCut:
-    """Rank the events of checked arrays by AMS and average the scores of the best."""
+    """Rank the events of checked arrays by AMS and average the scores of the highest."""
     if not (is_number(fraction) and 0 < fraction <= 1):
         raise ValueError(f"fraction={fraction!r} must be a number in (0, 1]")
     curve, counts = _curve(is_signal, score, weight, b_reg)
@@ -264,7 +264,7 @@ def _choose_cut(
     n_top = max(1, int(fraction * len(score) + 1e-9))
     taken = np.diff(np.minimum(counts[order].cumsum(), n_top), prepend=0)
     top = curve.cuts[order][taken > 0]
-    # Rounding may carry the mean of equal scores above all of them, and so past its own events.
+    # Rounding may lift the mean of equal scores above them, so that the cut would miss their events.
     cut = float(np.clip(np.average(top, weights=taken[taken > 0]), top.min(), top.max()))
     best = order[0]
     at_cut = float(curve.ams[np.searchsorted(curve.cuts, cut)])
@@ -272,6 +272,6 @@ def _choose_cut(
 
 
 def check_b_reg(b_reg: float) -> None:
-    """Refuse a regularisation that is negative or no number."""
+    """Refuse a regularisation that is negative or not a number."""
     if not (is_number(b_reg) and b_reg >= 0):
         raise ValueError(f"b_reg={b_reg!r} must be a finite number, zero or more")

@@ -1,8 +1,7 @@
-"""Significance of a selection, the choice of the cut, event weights, and scores of predictions.
+"""Scores of the HiggsML study and scorers of the AMS.
 
-The Approximate Median Significance (AMS) and the rule that chooses the cut follow section 2.1.2
-of the HiggsML study (arXiv:2002.01427), the scores of the challenge its section 2.5. Everything is
-a pure function of labels or true values, scores or predictions, and event weights.
+The scores follow section 2.5 of the study (arXiv:2002.01427), the choice of the cut its section
+2.1.2. All functions depend on labels, scores and event weights only.
 """
 
 from collections.abc import Mapping
@@ -104,7 +103,7 @@ def mean_split_ams(
     n_splits : int, default=10
         Number of disjoint splits, stratified by class.
     totals : mapping from label to float, default=None
-        Sum of weights of each class in every split. None takes those of the whole set.
+        Sum of weights of each class in every split. None takes the sums over the whole set.
     random_state : int, RandomState instance or None, default=None
         Seed of the splitting; an int gives the same splits on every call.
 
@@ -175,13 +174,13 @@ def challenge_scores(
     y_valid, p_valid, w_valid : array-like of shape (n_valid,)
         Labels, scores and event weights of the validation set.
     y_test, p_test, w_test : array-like of shape (n_test,)
-        The same of the test set.
+        Labels, scores and event weights of the test set.
     public : array-like of bool of shape (n_test,), default=None
         True for the public part of the test set (``kaggle_set == "b"``), the rest is private. None
         takes all of it as public.
     totals : mapping from label to float, default=None
         Sum of weights of each class to which the validation set, the public and the private set are
-        rescaled (``HIGGSML_TOTALS`` for the challenge). None leaves the weights as they come.
+        rescaled (``HIGGSML_TOTALS`` for the challenge). None keeps the weights unchanged.
     n_splits, random_state
         The splits of MAPA, as in :func:`mean_split_ams`.
     fraction, b_reg, pos_label
@@ -276,13 +275,13 @@ def make_ams_scorer(
     -------
     callable
         A scikit-learn scorer that scores the signal column of ``predict_proba``, or
-        ``decision_function`` where there is none. Event weights reach it by metadata routing, see the
+        ``decision_function`` if the classifier has no probabilities. Event weights reach it by metadata routing, see the
         example; without routing all events count once.
 
     Raises
     ------
     ValueError
-        If `cut` is none of these or `b_reg` is negative or not finite.
+        If `cut` is another value, or `b_reg` is negative or not finite.
 
     Examples
     --------

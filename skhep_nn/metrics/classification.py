@@ -1,4 +1,4 @@
-"""How well a classifier tells classes apart: one report, and against a quantity."""
+"""Scores of a classifier: one report, and in bins of a quantity."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ SCORES = ("precision", "recall", "specificity", "f1", "auc")
 
 
 class ClassificationSummary(NamedTuple):
-    """How well classes are told apart, on one page.
+    """Scores of a classifier in one report.
 
     Parameters
     ----------
     accuracy : float
         Share of events whose class was predicted.
     precision : float
-        Share of the events predicted to be of the class that are.
+        Share of true events among the events predicted to be of the class.
     recall : float
-        Share of the events of the class that were predicted to be: sensitivity, efficiency.
+        Share of the events of the class that were predicted to be of it: sensitivity, efficiency.
     specificity : float
         Share of the other events that were not predicted to be of the class.
     f1 : float
@@ -56,10 +56,10 @@ class ClassificationSummary(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """Events and what a classifier said of them, checked."""
+    """Checked labels, predictions and weights of events."""
 
     classes: list[Any]
-    true: CodeArray  # place of the class of each event in `classes`
+    true: CodeArray  # index in `classes` for each event
     predicted: CodeArray
     weight: FloatArray
     proba: FloatArray | None  # (n, n_classes)
@@ -84,13 +84,13 @@ def classification_summary(
         Predicted labels. None: the most probable class, of two the second where its probability
         is above one half.
     proba : array-like of shape (n_samples, n_classes) or (n_samples,), default=None
-        What `predict_proba` gives, or its second column where there are two classes. Needed for
+        Output of `predict_proba`, or its second column where there are two classes. Needed for
         the area under the ROC curve, and where `y_pred` is not given.
     sample_weight : array-like of shape (n_samples,), default=None
         Event weights, which may be negative. None: 1 each.
     pos_label : label, default=None
-        Class that the scores outside `per_class` are of. None: the second of two classes; of more
-        classes, the plain mean over all.
+        Class of the scores outside `per_class`. None: the second of two classes; with more
+        classes, the unweighted mean over all.
     classes : sequence of labels, default=None
         The classes, in the order of the columns of `proba` (`classes_` of a classifier). None:
         the sorted labels in `y` and `y_pred`.
@@ -155,10 +155,10 @@ def binned_scores(
     y : array-like of shape (n_samples,)
         Labels.
     proba : array-like of shape (n_samples, n_classes) or (n_samples,)
-        What `predict_proba` gives, or its second column where there are two classes.
+        Output of `predict_proba`, or its second column where there are two classes.
     bins : int or array-like of shape (n_bins + 1,), default=10
-        Number of bins with, as far as values are distinct, the same number of events; or the
-        edges, of which only the last belongs to the bin below it. Events outside are left out.
+        Number of bins with the same number of events, as far as values are distinct; or the
+        edges. A bin includes its lower edge, the last bin also its upper one. Events outside are left out.
     sample_weight : array-like of shape (n_samples,), default=None
         Event weights, which may be negative. None: 1 each.
     pos_label : label, default=None
@@ -181,8 +181,8 @@ def binned_scores(
         accuracy, accuracy_error
             Share of events whose class is the most probable one, and its binomial standard error.
         auc, auc_error
-            Area under the ROC curve and its standard error [1]_, without that of more than two
-            classes; NaN where a class has too few events in the bin.
+            Area under the ROC curve and its standard error [1]_; the error is NaN for a mean over more
+            than two classes. Both are NaN where a class has too few events in the bin.
 
     Raises
     ------
@@ -236,7 +236,7 @@ def binned_scores(
 def area_under_roc(
     score: FloatArray, is_signal: BoolArray, weight: FloatArray
 ) -> tuple[float, float]:
-    """Weighted area under the ROC curve, ties counted half, and its standard error by DeLong."""
+    """Return the weighted area under the ROC curve, ties counted half, and its DeLong error."""
     signal, background = _placements(score, is_signal, weight)
     of_signal, of_background = weight[is_signal], weight[~is_signal]
     area = _ratio(of_signal @ signal, of_signal.sum())
@@ -247,7 +247,7 @@ def area_under_roc(
 def _placements(
     score: FloatArray, is_signal: BoolArray, weight: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Weighted share of the other class below each signal event, and above each background one."""
+    """Return shares of background below each signal event, and of signal above each background event."""
     shares = []
     for own, sign in ((is_signal, 1.0), (~is_signal, -1.0)):
         here, there = sign * score[own], sign * score[~own]
@@ -260,7 +260,7 @@ def _placements(
 
 
 def _variance(values: FloatArray, weight: FloatArray) -> float:
-    """Variance of a weighted mean."""
+    """Return the variance of a weighted mean."""
     n, total = len(values), weight.sum()
     if n < 2 or total == 0:
         return float("nan")
@@ -269,7 +269,7 @@ def _variance(values: FloatArray, weight: FloatArray) -> float:
 
 
 def _scores_of(part: Answers, wanted: list[int]) -> dict[str, float]:
-    """Scores of the events of one bin."""
+    """Return the scores of the events in one bin."""
     right = (part.true == part.predicted).astype(float)
     total = part.weight.sum()
     accuracy = _ratio(part.weight @ right, total)
@@ -287,7 +287,7 @@ def _scores_of(part: Answers, wanted: list[int]) -> dict[str, float]:
 
 
 def _one_against_rest(answers: Answers, place: int) -> dict[str, float]:
-    """Scores of one class."""
+    """Return the scores of one class against the rest."""
     true, predicted = answers.true == place, answers.predicted == place
     weight = answers.weight
     n_true, n_predicted = weight[true].sum(), weight[predicted].sum()
@@ -304,7 +304,7 @@ def _one_against_rest(answers: Answers, place: int) -> dict[str, float]:
 
 
 def _area(answers: Answers, place: int) -> tuple[float, float]:
-    """Area under the ROC curve of one class against the rest, and its error."""
+    """Return the area under the ROC curve of one class against the rest, and its error."""
     is_signal = answers.true == place
     if answers.proba is None or is_signal.all() or not is_signal.any():
         return float("nan"), float("nan")
@@ -312,12 +312,12 @@ def _area(answers: Answers, place: int) -> tuple[float, float]:
 
 
 def _ratio(part: Any, whole: Any) -> float:
-    """Quotient, NaN where there is nothing to divide by."""
+    """Return the quotient, NaN for a divisor of zero."""
     return float(part / whole) if whole else float("nan")
 
 
 def _part(answers: Answers, rows: BoolArray) -> Answers:
-    """Take some of the events."""
+    """Select events."""
     proba = None if answers.proba is None else answers.proba[rows]
     return answers._replace(
         true=answers.true[rows],
@@ -328,7 +328,7 @@ def _part(answers: Answers, rows: BoolArray) -> Answers:
 
 
 def _edges(quantity: FloatArray, bins: int | npt.ArrayLike) -> FloatArray:
-    """Edges of the bins."""
+    """Return the edges of the bins."""
     if np.ndim(bins) == 0:
         n_bins = np.asarray(bins)
         if n_bins.dtype.kind not in "iu" or n_bins < 1:
@@ -339,7 +339,7 @@ def _edges(quantity: FloatArray, bins: int | npt.ArrayLike) -> FloatArray:
 
 
 def _place(classes: list[Any], pos_label: Any) -> int:
-    """Place of the class that scores are of."""
+    """Return the index of the class that is scored."""
     if pos_label is None:
         return 1
     if pos_label not in classes:
@@ -354,7 +354,7 @@ def check_answers(
     sample_weight: npt.ArrayLike | None,
     classes: Sequence[Any] | None,
 ) -> Answers:
-    """Check labels, predictions, probabilities and weights, and write labels as places."""
+    """Check labels, predictions, probabilities and weights; return labels as indices of classes."""
     if y_pred is None and proba is None:
         raise ValueError("give y_pred, proba or both, got neither")
     labels = check_labels(y)
@@ -377,7 +377,7 @@ def check_answers(
 
 
 def _check_proba(proba: npt.ArrayLike, n: int, classes: list[Any]) -> FloatArray:
-    """Probabilities of all classes."""
+    """Return checked probabilities of all classes."""
     values = np.asarray(proba, dtype=float)
     if values.shape == (n,) and len(classes) == 2:
         values = np.stack([1 - values, values], axis=1)

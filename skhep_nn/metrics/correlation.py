@@ -1,4 +1,4 @@
-"""Distance correlation: of whole samples, and of batches with its gradient."""
+"""Distance correlation of two quantities, with event weights."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def distance_correlation(
 
 
 def _standardised(values: FloatArray, weight: FloatArray) -> FloatArray:
-    """Shift and scale values, which changes nothing but the rounding; constants become zero."""
+    """Shift and scale values, which reduces rounding errors only; constants become zero."""
     values = values / max(np.abs(values).max(), np.finfo(float).tiny)
     centred: FloatArray = values - weight @ values
     spread = np.sqrt(weight @ centred**2)
@@ -119,21 +119,21 @@ def _mean_product(x: FloatArray, y: FloatArray, weight: FloatArray) -> float:
     order = np.argsort(x)
     x, y, w = x[order], y[order], weight[order]
     moments = np.column_stack([w, w * x, w * y, w * x * y])
-    # Of the pairs in the order of x, those that y has in this order too count with a plus.
+    # A pair counts with a plus if x and y order its events alike, with a minus otherwise.
     signed = 2 * _sums_below(moments, y) - np.cumsum(moments, axis=0)
     one, of_x, of_y, of_both = signed.T
     return float(2 * w @ (x * y * one - y * of_x - x * of_y + of_both))
 
 
 def _sums_below(values: FloatArray, y: FloatArray) -> FloatArray:
-    """Sum values over the rows before each one that have a smaller y, for pairs of ever larger blocks."""
+    """Sum values over earlier rows with a smaller y, by merging pairs of blocks of growing size."""
     n = len(y)
     by_y = np.argsort(y, kind="stable")
     sums = np.zeros_like(values)
     size = 1
     while size < n:
         pair = by_y // (2 * size)
-        # Pairs of blocks one after the other, within each by y: a pair keeps its places.
+        # Rows ordered by pair of blocks, and by y within a pair.
         order = by_y[np.argsort(pair, kind="stable")]
         is_right = (order // size) % 2 == 1
         total = np.cumsum(np.where(is_right[:, None], 0.0, values[order]), axis=0)

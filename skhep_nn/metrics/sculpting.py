@@ -19,25 +19,25 @@ from skhep_nn.utils.validation import (
 
 __all__ = ["MassSculpting", "Spectra", "background_spectra", "mass_sculpting"]
 
-# What binning by number leaves out at either end: a mass has tails that would make all bins wide.
+# Share left out at either end if `bins` is a number: tails of a mass would make all bins wide.
 _TAIL = 0.005
 
 
 class MassSculpting(NamedTuple):
-    """A cut on a score and what it does to the mass spectrum of the background.
+    """Effect of a cut on a score on the mass spectrum of the background.
 
     Parameters
     ----------
     cut : float
-        Events with ``score >= cut`` pass.
+        Events with ``score >= cut`` are selected.
     signal_efficiency, background_efficiency : float
-        Shares of the weights of either that pass, whatever their mass.
+        Selected shares of the weights of signal and background, at any mass.
     divergence : float
-        Jensen-Shannon divergence in bits between the mass spectra of the background that passes and
-        of all background: 0 where they are the same, at most 1.
+        Jensen-Shannon divergence in bits between the mass spectra of the selected background and
+        of all background: 0 for equal spectra, at most 1.
     distance_correlation : float
-        Of score and mass of the background in the range of the bins, over all scores; with absolute
-        values of the weights.
+        Distance correlation of score and mass, for background in the range of the bins with any score; by
+        absolute values of the weights.
     """
 
     cut: float
@@ -48,10 +48,10 @@ class MassSculpting(NamedTuple):
 
 
 class Spectra(NamedTuple):
-    """Mass spectra of the background: of all of it and of what passes each cut.
+    """Mass spectra of the background, without a cut and after each cut.
 
-    `contents` and `uncertainties` are (1 + n_cuts, n_bins), of unit area; `sculpting` has one value a
-    cut.
+    `contents` and `uncertainties` are (1 + n_cuts, n_bins), of unit area; `sculpting` has one value for
+    each cut.
     """
 
     bin_edges: FloatArray
@@ -79,13 +79,13 @@ def mass_sculpting(
     score : array-like of shape (n_samples,)
         Classifier output, larger for signal.
     mass : array-like of shape (n_samples,)
-        Mass of each event, in the unit of the bins. Events in which it is NaN are cut on as others
-        are, but have no place in the spectra.
+        Mass of each event, in the unit of the bins. Events with a mass of NaN count in the
+        efficiencies, but not in the spectra.
     sample_weight : array-like of shape (n_samples,), default=None
         Event weights, None for unit weights. Where negative ones make the content of a bin negative it is
         taken as 0.
     signal_efficiency : float, default=0.5
-        Share of the weights of the signal that the cut lets pass, between 0 and 1.
+        Share of the weights of the signal that the cut selects, between 0 and 1.
     bins : int or array-like of shape (n_bins + 1,), default=40
         Edges of the bins, or the number of bins of equal width between the 0.5th and the 99.5th percentile
         of the background's masses. Masses outside are left out.
@@ -106,7 +106,7 @@ def mass_sculpting(
     Notes
     -----
     A divergence of finite samples is positive without any sculpting, about ``0.18 * n_bins / n`` for n
-    passing events of equal weight: compare it between classifiers on the same events and bins.
+    selected events of equal weight: compare it between classifiers on the same events and bins.
 
     References
     ----------
@@ -140,7 +140,7 @@ def background_spectra(
     bins: int | npt.ArrayLike,
     pos_label: Any,
 ) -> Spectra:
-    """Return mass spectra of the background, as `mass_sculpting` has them, at several efficiencies."""
+    """Return the mass spectra of `mass_sculpting` for several signal efficiencies."""
     is_signal, weight = check_events(y, sample_weight, pos_label)
     if is_signal.all() or not is_signal.any():
         raise ValueError(f"y holds {np.unique(np.asarray(y))} only, expected signal and background")
@@ -173,7 +173,7 @@ def background_spectra(
 
 
 def _edges(masses: FloatArray, bins: int | npt.ArrayLike) -> FloatArray:
-    """Edges of the bins."""
+    """Return the edges of the bins."""
     if not np.iterable(bins):
         finite = masses[np.isfinite(masses)]
         if not len(finite):
@@ -187,27 +187,27 @@ def _edges(masses: FloatArray, bins: int | npt.ArrayLike) -> FloatArray:
 
 
 def _cut(score: FloatArray, weight: FloatArray, efficiency: float) -> float:
-    """Score that lets the wanted share of the signal pass, or the least more that ties allow."""
+    """Return the cut that selects the wanted share of the signal, or slightly more for tied scores."""
     if not (is_number(efficiency) and 0 < efficiency < 1):
         raise ValueError(f"signal_efficiency={efficiency!r} must be a number between 0 and 1")
     order = np.argsort(score)[::-1]
     passed = np.cumsum(weight[order])
     if not passed[-1] > 0:
         raise ValueError(f"the weights of the signal sum to {passed[-1]:g}, expected more than 0")
-    # Not a search in sorted numbers: negative weights make the sum fall in between.
+    # A binary search would fail: negative weights make the sum decrease in places.
     enough = passed >= efficiency * passed[-1] * (1 - 1e-12)
     return float(score[order[np.argmax(enough)]])
 
 
 def _share(passed: BoolArray, weight: FloatArray) -> float:
-    """Share of the weights that passes."""
+    """Return the selected share of the weights."""
     return float(weight[passed].sum() / weight.sum())
 
 
 def _spectrum(
     mass: FloatArray, weight: FloatArray, rows: BoolArray, edges: FloatArray, of_what: str
 ) -> tuple[FloatArray, FloatArray]:
-    """Contents of the bins, of total one, and their uncertainties."""
+    """Return the contents of the bins, normalised to total 1, and their uncertainties."""
     contents, squares = (
         np.histogram(mass[rows], edges, weights=w[rows])[0] for w in (weight, weight**2)
     )
@@ -221,7 +221,7 @@ def _spectrum(
 
 
 def _divergence(p: FloatArray, q: FloatArray) -> float:
-    """Jensen-Shannon divergence of two spectra of total one, in bits."""
+    """Return the Jensen-Shannon divergence of two spectra of total 1, in bits."""
     mean = (p + q) / 2
 
     def relative_entropy(share: FloatArray) -> float:

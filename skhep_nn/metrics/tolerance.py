@@ -1,4 +1,4 @@
-"""The share of predictions that agree with the truth to so many decimals."""
+"""Share of predictions that agree with the truth to a number of decimals."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def within_tolerance_score(
 ) -> float:
     r"""Share of predictions that round to the same decimals as the truth.
 
-    With one decimal the accuracy that was published for the separation of two pulses: the mean of
+    With one decimal it is the accuracy published for the separation of two pulses: the mean of
     :math:`\mathrm{round}(10\,y) = \mathrm{round}(10\,\hat y)`, halves rounded to even as numpy,
     Keras and torch do.
 
@@ -48,7 +48,7 @@ def within_tolerance_score(
     Returns
     -------
     float
-        From 0 to 1 without negative weights; of several outputs the mean.
+        From 0 to 1 without negative weights; the mean over outputs.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def within_tolerance_score(
     a bin :math:`w`, and truths spread evenly it is :math:`1 - \sqrt{2 / \pi}\,\sigma / w`, so that
     an error of a tenth of a bin costs eight percent.
 
-    Each is rounded in its own precision: 0.35 in single precision is the same tenth as in double
+    Truth and predictions are rounded in their respective precision: 0.35 in single precision is the same tenth as in double
     precision.
 
     References
@@ -108,7 +108,7 @@ def within_tolerance_score(
 
 
 def _columns(values: npt.ArrayLike, name: str) -> npt.NDArray[np.floating]:
-    """Values as a finite floating-point matrix, of their own precision where they have one."""
+    """Return values as a finite matrix; float32 and float64 keep their precision."""
     if np.ndim(values) == 0:
         raise ValueError(f"{name} is a single number, expected shape (n_samples,).")
     matrix: npt.NDArray[np.floating] = check_array(
@@ -120,7 +120,7 @@ def _columns(values: npt.ArrayLike, name: str) -> npt.NDArray[np.floating]:
 def _rounded(
     values: npt.NDArray[np.floating], decimals: int, name: str
 ) -> npt.NDArray[np.floating]:
-    """Whole numbers of the last decimal."""
+    """Return values in units of the last decimal, rounded."""
     unit = 10.0 ** abs(decimals)
     with np.errstate(over="ignore"):
         rounded: npt.NDArray[np.floating] = np.rint(
@@ -162,4 +162,4 @@ def make_within_tolerance_scorer(*, decimals: int = 1) -> Any:
 
 
 within_tolerance_scorer = make_within_tolerance_scorer()
-"""Scorer with the defaults. Set score requests on one of your own: ``make_within_tolerance_scorer()``."""
+"""Scorer with the defaults. To set score requests, make another scorer by ``make_within_tolerance_scorer()``."""

@@ -36,7 +36,7 @@ def rescale_weights(
     Returns
     -------
     ndarray of shape (n_samples,)
-        The weights; their ratios inside a class stay.
+        The weights; ratios within a class are unchanged.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def class_balanced_weights(
 ) -> FloatArray:
     """Event weights with the same total for each class and an overall mean of 1.
 
-    Equation 3 of arXiv:2002.01427, up to the overall factor: ratios inside a class stay.
+    Equation 3 of arXiv:2002.01427, up to the overall factor: ratios within a class are unchanged.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def class_balanced_weights(
 
 
 def class_totals(labels: npt.NDArray[Any], weight: FloatArray) -> dict[Any, float]:
-    """Sum of weights of each class, which must be positive."""
+    """Return the sum of weights of each class, refusing sums that are not positive."""
     classes, at = np.unique(labels, return_inverse=True)
     sums = np.bincount(at, weight)
     for label, total in zip(classes.tolist(), sums.tolist(), strict=True):

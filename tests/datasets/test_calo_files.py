@@ -1,4 +1,4 @@
-"""Files of calorimeter images: whole, lazily, and what is wrong with them."""
+"""Files of calorimeter images: read at once, read lazily, and damaged files."""
 
 import os
 import pickle

@@ -38,7 +38,7 @@ def test_energy_is_that_of_the_particle(showers):
     assert np.median(seen) == pytest.approx(1, abs=0.02)
     photons = (showers.target == 0) & (showers.n_conversions == 0)
     assert np.std(seen[photons]) < 0.02
-    # Electrons lose what they radiate far out of the image.
+    # Electrons lose energy to radiation far outside the image.
     assert np.quantile(seen[showers.target == 1], 0.01) < 0.97
 
 
@@ -232,7 +232,7 @@ def test_hits_are_kept_in_the_cluster_and_above_the_noise_elsewhere():
     towers = readout.interesting_towers(
         deposit, np.ones(50, np.float32), np.random.default_rng(0).integers(0, 5, (2, 50))
     )
-    # Three by three towers of five by five crystals, around that of the deposit.
+    # Three by three towers of five by five crystals, around the tower of the deposit.
     np.testing.assert_array_equal(towers.sum(axis=(1, 2)), 225)
     assert towers[:, 11:22, 11:22].all()
     kept = readout.read_out(np.random.default_rng(0), deposit, 0.05, towers)

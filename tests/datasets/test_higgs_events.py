@@ -44,7 +44,7 @@ def test_derived_column_agrees_with_atlas_to_the_rounding_of_the_file(
 ):
     derived, reach = recomputed
     deviation = (derived[name] - higgsml_excerpt[name]).abs()
-    # 5 %: the one-by-one shifts are the linear part of what rounding does.
+    # 5 %: the one-by-one shifts are the linear part of the effect of rounding.
     tolerance = 1.05 * reach[name] + UNIT
     beyond = deviation > tolerance
     assert not beyond.any(), pd.DataFrame({"off": deviation, "may": tolerance})[beyond]

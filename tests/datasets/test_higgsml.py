@@ -433,9 +433,9 @@ class TestFetch:
         ("how", "message"),
         [
             ("cut off", "could not download"),
-            ("cut at the source", "cut off or no gzip file"),
+            ("cut at the source", "cut off or not a gzip file"),
             ("damaged", "CRC check failed"),
-            ("no gzip", "cut off or no gzip file"),
+            ("no gzip", "cut off or not a gzip file"),
             ("another file", "missing columns"),
             ("empty", "missing columns"),
             ("not found", "404"),

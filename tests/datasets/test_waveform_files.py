@@ -1,4 +1,4 @@
-"""Traces of files: every format, what is mapped into memory, and errors that say what is wrong."""
+"""Traces of files: every format, memory maps, and error messages."""
 
 import gzip
 import sys
@@ -100,7 +100,7 @@ def test_the_format_is_told_by_the_content(tmp_path, traces, target):
         WRITERS[kind](tmp_path / "x", {"X": traces, "y": target})
         (tmp_path / ("x.npz" if kind == "npz" else "x")).replace(path)
         np.testing.assert_array_equal(load_waveforms(path).traces, traces)
-    # A zip file of which the name is no npz, and members that are no arrays.
+    # A zip file without the suffix npz, with members that are not arrays.
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("README.txt", "hello")
         with archive.open("run/X.npy", "w") as member:

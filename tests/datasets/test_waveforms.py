@@ -1,4 +1,4 @@
-"""Simulated S2 signals: form, the physics of each step by hand, and what tells one pulse from two."""
+"""Simulated S2 signals: form, the physics of each step by hand, and differences between one pulse and two."""
 
 import numpy as np
 import pytest
@@ -91,7 +91,7 @@ def test_energies_are_shared(pairs):
 
 
 def test_electrons_of_the_recombination_model():
-    """Thomas-Imel by hand: 10 keV make 689 ions, of which 243 electrons stay free."""
+    """Thomas-Imel by hand: 10 keV make 689 ions, and 243 electrons stay free."""
     ions = 10 / 0.0137 / 1.06
     free = np.log(1 + 0.03 * ions / 4) / (0.03 * ions / 4)
     assert ions * free == pytest.approx(242.5, abs=0.1)
@@ -143,8 +143,8 @@ def test_fluctuations_of_light_and_gain():
 def test_the_square_of_the_width_grows_linearly_with_the_drift_time(singles):
     _, mean, variance = moments(singles)
     time = singles.drift_time[:, 0]
-    slope, offset = np.polyfit(time, variance, 1)
-    assert slope == pytest.approx(2 * 26e-4 / 1.7**2, rel=0.05)
+    growth, offset = np.polyfit(time, variance, 1)
+    assert growth == pytest.approx(2 * 26e-4 / 1.7**2, rel=0.05)
     assert offset == pytest.approx(GAP_VARIANCE, abs=0.04)
     np.testing.assert_allclose(singles.width[:, 0] ** 2, 2 * 26e-4 * time / 1.7**2)
     # Half the time in the gas later than the electrons came, and the mean of t exp(-t / 10 ns).
@@ -201,7 +201,7 @@ def test_the_separation_comes_back_from_noiseless_traces(pairs):
     pulls = error / np.nanmean(pairs.width, axis=1)
     assert pulls.mean() == pytest.approx(0, abs=0.25)
     assert pulls.std() == pytest.approx(1, rel=0.1)
-    # The variance is that of the pulses and of their places.
+    # The variance is the sum of the variances of the pulses and of their positions.
     within = (pairs.electrons * pairs.width**2).sum(axis=1) / electrons + GAP_VARIANCE
     between = share * (1 - share) * (8 * pairs.target) ** 2
     assert (variance - within - between).mean() == pytest.approx(0, abs=0.03)
@@ -272,7 +272,7 @@ def test_what_lies_outside_of_the_trace_is_lost():
 
 
 def test_close_pulses_have_more_electrons_than_one():
-    """What is left to tell them by where d < 0.01: less recombination, so a larger area."""
+    """Pulses with d < 0.01 differ from single ones only by less recombination, so a larger area."""
     waveforms = make_waveforms(
         3_000, n_points=500, n_pulses=(1, 2), separation=(0, 0.0), random_state=0
     )

@@ -1,4 +1,4 @@
-"""What networks of split columns rely on, against their predictions and written-out formulas."""
+"""Reliance of networks with blocks of columns, against predictions and written-out formulas."""
 
 import numpy as np
 import pandas as pd

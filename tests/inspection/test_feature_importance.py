@@ -322,7 +322,7 @@ def test_no_two_real_features_are_the_same(real):
     assert abs(columns.index("DER_mass_MMC") - columns.index("DER_mass_vis")) == 1
 
 
-# -- what is refused ------------------------------------------------------------------------------
+# -- errors ---------------------------------------------------------------------------------------
 
 GOOD = np.random.default_rng(0).normal(size=(30, 3))
 LABELS = np.arange(30) % 2

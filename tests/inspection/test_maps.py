@@ -23,7 +23,7 @@ def fitted():
     return model.fit(X, y), X
 
 
-def test_feature_maps_are_what_the_next_layers_get(fitted):
+def test_feature_maps_are_the_input_of_the_next_layers(fitted):
     model, X = fitted
     maps = feature_maps(model, X[0], member=1)
     assert {name: m.shape for name, m in maps.items()} == {

@@ -72,7 +72,7 @@ def test_summary_of_labels_alone(events):
     found = classification_summary(y, y_pred)
     assert np.isnan(found.auc)
     assert found.recall == pytest.approx((proba[y == "photon"] > 0.8).mean())
-    # With both, classes are those predicted, the area that of the probabilities.
+    # With both, classes come from y_pred and the area from proba.
     both = classification_summary(y, y_pred, proba=proba)
     assert both[:5] == found[:5]
     assert both.auc == pytest.approx(reference.roc_auc_score(y == "photon", proba))
@@ -126,7 +126,7 @@ def test_wrong_summaries(arguments, match):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_bins_hold_what_the_events_in_them_score(events, weighted):
+def test_bins_hold_the_scores_of_their_events(events, weighted):
     y, proba, weight, energy = events
     w = weight if weighted else np.ones(500)
     edges = [0, 30, 40, 100]
@@ -145,7 +145,7 @@ def test_bins_hold_what_the_events_in_them_score(events, weighted):
         assert row.auc == pytest.approx(area)
 
 
-def test_errors_are_those_of_repeated_experiments():
+def test_errors_match_the_spread_of_repeated_experiments():
     rng = np.random.default_rng(0)
     tables = []
     for _ in range(400):
@@ -167,7 +167,7 @@ def test_bins_of_equal_counts_and_their_edges():
     # Few distinct values make fewer bins; a single one makes one.
     assert binned_scores(y, y, proba, bins=4)["n"].tolist() == [50, 50]
     assert len(binned_scores(np.ones(100), y, proba)) == 1
-    # What lies outside is left out, the last edge is inside, and an empty bin stays.
+    # Events outside are left out, the last edge is inside, and an empty bin stays.
     table = binned_scores([0, 1, 2, 3, 9], [0, 1, 0, 1, 1], np.full(5, 0.6), bins=[1, 2, 3, 4, 5])
     assert table["n"].tolist() == [1, 1, 1, 0]
     assert table["accuracy"].tolist()[:3] == [1, 0, 1]
