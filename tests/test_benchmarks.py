@@ -100,7 +100,7 @@ def test_ladder(tmp_path):
     )  # fmt: skip
     assert "15 rows in" in out
     tables = figures(tmp_path, "ladder")
-    ladder, shown = tables["ladder"], tables["what is to be shown"]
+    ladder, shown = tables["ladder"], tables["statements to test"]
     counts = [row["parameters"] for row in ladder.values()]
     assert counts[8:13] == [33_813, 23_113, 9_303, 10_272, 23_863]  # the study's
     assert ladder["+ dense (final)"]["study: MAPA"] == "3.820 ± 0.020"
@@ -169,7 +169,7 @@ def test_speed_on_tables(tmp_path):
         "--passes", 2, "--output", tmp_path,
     )  # fmt: skip
     train = figures(tmp_path, "train")
-    seconds = {k: v["median (s)"] for k, v in train["seconds a member and pass"].items()}
+    seconds = {k: v["median (s)"] for k, v in train["seconds per member and epoch"].items()}
     assert min(seconds.values()) > 0
     ratio = train["ratios"]["skorch / ours, 10 members"]
     assert ratio["ratio"] == pytest.approx(seconds["skorch"] / seconds["ours, 10 members"])
@@ -186,7 +186,7 @@ def test_speed_of_the_reference_job_and_at_scale(tmp_path):
         "--scale-members", 2, "--scale-features", 4, "--output", tmp_path,
     )  # fmt: skip
     reference = figures(tmp_path, "reference")["first of a process"]
-    assert reference["fit (s)"]["2 members"] > 5 * reference["later pass (s)"]["2 members"]
+    assert reference["fit (s)"]["2 members"] > 5 * reference["later epoch (s)"]["2 members"]
     scale = figures(tmp_path, "scale")
     assert list(scale["rows"]) == ["200", "400"]
     assert scale["rows"]["400"]["data + model (MB)"] > scale["rows"]["200"]["data + model (MB)"]
@@ -483,7 +483,7 @@ def test_architecture_search(tmp_path):
     tables = figures(tmp_path, "samples")
     results = json.loads((tmp_path / "results.json").read_text())
     candidates = results["samples"]["rounds"]["candidates"]
-    tried = {name: row["value"] for name, row in tables["what was tried"].items()}
+    tried = {name: row["value"] for name, row in tables["candidates tried"].items()}
     assert tried["candidates"] == len(candidates["mean_test_score"]) == 6
     assert tried["architectures (depth, width, growth rate)"] == 3
     assert tried["networks trained"] == 12
@@ -526,6 +526,6 @@ def test_architecture_search_tells_of_failures(monkeypatch):
     assert 0 < n_failed < 6
     assert sum(found.reasons.values()) == n_failed
     part = script.samples_part(args, found, train, "simulated")
-    assert part.tables["what was tried"]["value"]["candidates without a score"] == n_failed
+    assert part.tables["candidates tried"]["value"]["candidates without a score"] == n_failed
     assert f"{n_failed} of 6 have no score" in part.notes[-1]
     assert f"{n_failed} x " in part.notes[-1]

@@ -1,4 +1,4 @@
-"""What physicists use today, each on the same rows and class-balanced weights as ours."""
+"""Peers that physicists use today, each on the same rows and class-balanced weights as our networks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Sample(NamedTuple):
 
 
 class Result(NamedTuple):
-    """Signal probability of the rows to predict, and what it took."""
+    """Signal probability of the rows to predict, and the seconds of fit and prediction."""
 
     probability: Array
     fit_seconds: float
@@ -66,7 +66,7 @@ def boosting(seed: int, n_copies: int = 1, **params: float) -> HistGradientBoost
     """
     return HistGradientBoostingClassifier(
         max_leaf_nodes=16,
-        # So many events, whatever the number of copies of each.
+        # The smallest leaf counts events, so it grows with the number of copies of each event.
         min_samples_leaf=40 * n_copies,
         l2_regularization=1.0,
         early_stopping=False,
@@ -76,7 +76,7 @@ def boosting(seed: int, n_copies: int = 1, **params: float) -> HistGradientBoost
 
 
 def hist_gradient_boosting(sample: Sample) -> Result:
-    """Fit scikit-learn's gradient boosting on the columns of the file (it knows what NaN is)."""
+    """Fit scikit-learn's gradient boosting on the columns of the file (it handles NaN)."""
     model = boosting(sample.seed, learning_rate=0.06, max_iter=120)
     return timed(model, sample, {"sample_weight": sample.w_train})
 
@@ -100,7 +100,7 @@ def mlp(sample: Sample) -> Result:
 
 
 class _Weighted(nn.Module):
-    """skorch's way to event weights: they travel as an input that `forward` hands through."""
+    """skorch's way to event weights: they are an input that `forward` returns unchanged."""
 
     def __init__(self, n_features: int) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ def plain_skorch(sample: Sample) -> Result:
 
     net.fit(inputs(sample.X_train, sample.w_train), sample.y_train.astype(np.float32))
     fitted = time.perf_counter()
-    # skorch sees the criterion's logits and makes probabilities of both classes of them.
+    # skorch converts the logits of this criterion into the probabilities of both classes.
     probability = net.predict_proba(inputs(sample.X_test, np.ones(len(sample.X_test))))[:, 1]
     return Result(probability.astype(float), fitted - start, time.perf_counter() - fitted)
 
@@ -162,7 +162,7 @@ def xgboost(sample: Sample) -> Result:
 
 
 def lumin(python: str, n_members: int, n_epochs: int) -> Callable[[Sample], Result]:
-    """Return the peer that runs LUMIN's form of the study's final recipe in its own environment."""
+    """Return the peer that runs the study's final recipe in LUMIN, by a Python with LUMIN installed."""
     script = Path(__file__).parents[1] / "higgs" / "lumin_peer.py"
 
     def run(sample: Sample) -> Result:

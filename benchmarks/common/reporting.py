@@ -1,4 +1,4 @@
-"""What the benchmarks share: where they ran, tables of means and errors, files of results."""
+"""Reports of benchmarks: the machine they ran on, tables of means and errors, files of results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ console = Console()
 
 
 class Part(NamedTuple):
-    """What one part of a benchmark found: tables by caption, remarks, every round, a figure."""
+    """Results of one part of a benchmark: tables by caption, remarks, every round, a figure."""
 
     title: str
     tables: dict[str, pd.DataFrame]
@@ -35,7 +35,7 @@ class Part(NamedTuple):
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Say what the figures were measured on."""
+    """Return machine, command and versions of a run."""
     cuda = torch.cuda.is_available() and device != "cpu"
     return {
         "command": " ".join(["python", *sys.argv]),
@@ -50,7 +50,7 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Name of the processor, as far as the system tells it."""
+    """Return the name of the processor, as given by the system."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text().splitlines():
@@ -91,7 +91,7 @@ def show(title: str, rows: dict[str, dict[str, pd.Series]], digits: dict[str, in
 
 
 def _text(value: Any) -> str:
-    """Write a cell: three digits are what timings are worth."""
+    """Return the text of a cell with three digits, the precision of timings."""
     if isinstance(value, str):
         return value
     if value is None or not np.isfinite(value):
@@ -161,7 +161,7 @@ def write_parts(folder: Path, where: dict[str, Any], parts: dict[str, Part]) -> 
 def bars(
     rounds: pd.DataFrame, title: str, unit: str, floors: tuple[str, ...] = ()
 ) -> Callable[[Path], None]:
-    """Return what draws the median of every variant as a bar and its rounds as points."""
+    """Return a function that draws the median of every variant as a bar and its rounds as points."""
 
     def draw(path: Path) -> None:
         from matplotlib.figure import Figure

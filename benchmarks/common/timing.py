@@ -1,4 +1,4 @@
-"""What the parts of `benchmarks.speed.job` share: timing in turns, floors, hand-written loops, fresh processes."""
+"""Timing for `benchmarks.speed.job`: variants in turn, floors, hand-written loops, fresh processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 
 class Ratio(NamedTuple):
-    """One variant's seconds over another's, and what the project wants of it."""
+    """One variant's seconds over another's, and the project's goal for this ratio."""
 
     top: str
     bottom: str
@@ -67,14 +67,14 @@ def ratios(rounds: pd.DataFrame, wanted: Sequence[Ratio]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=["ratio", "wanted"])
 
 
-def typical_pass(seconds: Sequence[float]) -> float:
-    """Return the median of all passes but the first, in which memory is allocated and caches fill."""
+def typical_epoch(seconds: Sequence[float]) -> float:
+    """Return the median of all epochs but the first, in which memory is allocated and caches fill."""
     return float(np.median(seconds[1:] if len(seconds) > 1 else seconds))
 
 
 @contextmanager
 def using_threads(n_threads: int | None) -> Iterator[None]:
-    """Let torch use so many threads; None leaves it as it is."""
+    """Set the number of torch's threads; None does not change it."""
     before = torch.get_num_threads()
     torch.set_num_threads(n_threads or before)
     try:
@@ -84,13 +84,13 @@ def using_threads(n_threads: int | None) -> Iterator[None]:
 
 
 def finish(device: str) -> None:
-    """Wait until a GPU has done what it was given."""
+    """Wait until a GPU has finished its work."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
 def product_rate(device: str, n_threads: int | None = None) -> float:
-    """Return the operations a second of a large float32 matrix product, TF32 off as torch has it."""
+    """Return the operations a second of a large float32 matrix product, TF32 off as by default in torch."""
     size, n_products = (8192, 5) if device == "cuda" else (2048, 1)
     a, b, out = torch.rand(3, size, size, device=device).unbind()
     with using_threads(n_threads):
@@ -103,11 +103,11 @@ def product_rate(device: str, n_threads: int | None = None) -> float:
     return n_products * 2 * size**3 / (time.perf_counter() - start)
 
 
-# -- what a physicist writes by hand --------------------------------------------------------------
+# -- loops written by hand -------------------------------------------------------------------------
 
 
 class PlainDenseNet(nn.Module):
-    """The densely connected network as one writes it in torch, the category in the last column."""
+    """The densely connected network as usually written in torch, the category in the last column."""
 
     def __init__(self, n_numbers: int, n_categories: int = 0, size: int = 3) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class Loop:
         self.optimiser = torch.optim.Adam(network.parameters(), lr=1e-3, fused=fused)
 
     def run(self) -> None:
-        """Train for one pass."""
+        """Train for one epoch."""
         order = torch.randperm(len(self.rows), device=self.rows.device)
         for batch in order.split(self.batch_size):
             self.optimiser.zero_grad()
@@ -158,24 +158,24 @@ class Loop:
         finish(self.device)
 
     def seconds(self, passes: int) -> float:
-        """Return the seconds of a typical pass."""
+        """Return the seconds of a typical epoch."""
         run = seconds_of(self.run)
-        return typical_pass([run() for _ in range(passes)])
+        return typical_epoch([run() for _ in range(passes)])
 
 
 # -- processes and devices ------------------------------------------------------------------------
 
 
 def in_fresh_process(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function of a module in a process of its own: nothing is warm, no memory is in use."""
+    """Call a function of a module in a new process: no caches are warm, no memory is in use."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *args).result()
 
 
 def resident_bytes(field: str) -> float:
-    """Return VmRSS (now) or VmHWM (peak) of this process; NaN where the system does not tell.
+    """Return VmRSS (now) or VmHWM (peak) of this process; NaN where the system does not report it.
 
-    Not the peak of getrusage: that of a new process begins with its parent's.
+    Not the peak of getrusage, which in a new process begins with the peak of its parent.
     """
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.is_file() else []
@@ -183,7 +183,7 @@ def resident_bytes(field: str) -> float:
 
 
 def device_work(run: Callable[[], object]) -> dict[str, int]:
-    """Count what a GPU is given: pieces of work it does, calls that start them, waits of the host."""
+    """Count the kernels and copies of a GPU, the calls that start them, and the waits of the host."""
     from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 

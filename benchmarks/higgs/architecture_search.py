@@ -1,10 +1,10 @@
-"""The architecture search of the HiggsML study (arXiv:2002.01427, section 3.10), and what it is worth.
+"""The architecture search of the HiggsML study (arXiv:2002.01427, section 3.10), with a test of its result.
 
 Usage: python -m benchmarks.higgs.architecture_search [--data FILE] [--candidates 300] [--per-shape 5] [--quick] ...
 
 Draws depth, width, growth rate, dropout and weight decay at random, by the study's rules, and trains three
 members of each candidate with the rest of the study's final solution. Prints seconds and sizes, the best
-candidates, what a Gaussian process finds the loss to depend on, and scores on test events of the best
+candidates, the dependence of the loss on the parameters by a Gaussian process, and scores on test events of the best
 candidate, the process's optimum and the study's own architecture, all with the same number of members.
 Without ``--data`` the events are simulated. Writes results.json, results.md and the study's figures 11 to 13
 into ``--output``; where matplotlib is missing, ``--redraw`` draws them elsewhere.
@@ -62,7 +62,7 @@ SPACE = {
 #: The architecture that the study had before the search, and kept.
 STUDY = {"depth": 6, "width": 33, "growth_rate": 0.0, "dropout": 0.0, "weight_decay": 0.0}
 BEST, OPTIMUM, CURRENT = "best of the search", "optimum of the model", "the study's"
-#: Defaults without and with --quick. The study's 1cycle has 135 folds, of which nine make a pass.
+#: Defaults without and with --quick. The study's 1cycle has 135 folds, nine of which make an epoch.
 FULL = {"events": 250_000, "candidates": 300, "per_shape": 5, "epochs": 15, "finalist_members": 10}
 QUICK = {"events": 16_000, "candidates": 20, "per_shape": 4, "epochs": 5, "finalist_members": 4}
 # With fewer scores there is neither a model nor a figure.
@@ -78,7 +78,7 @@ class Events(NamedTuple):
 
 
 class Searched(NamedTuple):
-    """A fitted search, a row for each of its candidates, a model of them, what it took."""
+    """A fitted search, a table of its candidates, a model of them, and the cost."""
 
     search: ArchitectureSearch
     candidates: pd.DataFrame
@@ -114,7 +114,7 @@ def run_search(args: argparse.Namespace, train: Events) -> Searched:
     """Search, fit the best candidate again, and model the scores."""
     search = ArchitectureSearch(
         network(args),
-        # With seeds in common, those of a shape would be the same to the last digits: a model without noise.
+        # With one seed, losses of a shape agree to the last digits, and the model would find no noise.
         SPACE | {"random_state": randint(0, 2**31 - 1)},
         n_iter=args.candidates,
         n_parameters=tuple(args.window),
@@ -164,7 +164,7 @@ def described(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def samples_part(args: argparse.Namespace, found: Searched, train: Events, source: str) -> Part:
-    """Report what was tried, what it took, what failed and what was best."""
+    """Report the candidates, the cost, the failures and the best candidate."""
     candidates, n = found.candidates, len(found.candidates)
     shapes = candidates[["param_depth", "param_width", "param_growth_rate"]].drop_duplicates()
     took = {
@@ -178,17 +178,17 @@ def samples_part(args: argparse.Namespace, found: Searched, train: Events, sourc
         "most free parameters": int(candidates["n_parameters"].max()),
     }
     tables = {
-        "what was tried": pd.DataFrame({"value": pd.Series(took, dtype=object)}),
+        "candidates tried": pd.DataFrame({"value": pd.Series(took, dtype=object)}),
         "best candidates": best_table(found),
     }
     setting = (
-        f"{len(train.y):,} events ({source}) to search on, {args.epochs} passes of 1cycle, batches of "
+        f"{len(train.y):,} events ({source}) to search on, {args.epochs} epochs of 1cycle, batches of "
         f"{args.batch_size}, augmentation and class-balanced weights as in the study's final solution."
     )
     folds = (
         f"Each of the {args.members} members is trained on {1 - 1 / args.members:.0%} of them (the study: 90 %) "
         "and validated on the others. The loss is the mean over the members, ± their standard deviation. Every "
-        "candidate has folds and starting values of its own."
+        "candidate has its own folds and starting values."
     )
     return Part(
         "Architecture search", tables, (setting, folds, failures(found)), {"candidates": candidates}
@@ -196,7 +196,7 @@ def samples_part(args: argparse.Namespace, found: Searched, train: Events, sourc
 
 
 def best_table(found: Searched) -> pd.DataFrame:
-    """Return the candidates of the lowest loss, and what the model expects of them."""
+    """Return the candidates of the lowest loss, with the loss that the model expects."""
     best = scored(found.candidates).nlargest(5, "mean_test_score")
     lines = []
     for _, row in best.iterrows():
@@ -221,8 +221,8 @@ def failures(found: Searched) -> str:
 
 
 def modelled_parts(found: Searched) -> dict[str, Part]:
-    """Report what the loss depends on: by the model, and by the line of figure 13."""
-    title, model = "What the loss depends on", found.model
+    """Report the dependence of the loss on the parameters, by the model and by the line of figure 13."""
+    title, model = "Dependence of the loss", found.model
     if model is None:
         none = f"No model: fewer than {FEWEST} candidates have a score, or all are of one size."
         return {"dependence": Part(title, {}, (none,))}
@@ -235,7 +235,7 @@ def modelled_parts(found: Searched) -> dict[str, Part]:
         f"Noise, by which candidates scatter about the model: {model.noise_std:.2g}."
     )
     best = (
-        f"Best expected loss among what was tried: {-optimum.mean:.5f} ± {optimum.std:.5f}; lowest loss seen: "
+        f"Best expected loss among the candidates: {-optimum.mean:.5f} ± {optimum.std:.5f}; lowest loss seen: "
         f"{-found.search.best_score_:.5f}, the best of {len(known)} noisy ones."
     )
     line = linregress(known["n_parameters"] / 1e4, -known["mean_test_score"])
@@ -247,7 +247,7 @@ def modelled_parts(found: Searched) -> dict[str, Part]:
 
 
 def finalists_of(args: argparse.Namespace, found: Searched, train: Events) -> dict[str, Finalist]:
-    """Return the best candidate, the optimum of the model among what was tried, and the study's network."""
+    """Return the best candidate, the optimum of the model among the candidates, and the study's network."""
     best = {name: found.search.best_params_[name] for name in SPACE}
     finalists = {BEST: Finalist(best, found.search.best_estimator_, found.search.refit_time_)}
     wanted = {CURRENT: STUDY}
@@ -316,7 +316,7 @@ def _difference(name: str, mean: float, error: float) -> str:
 def figures(
     candidates: pd.DataFrame, model: SearchModel | None
 ) -> dict[str, Callable[[Path], None]]:
-    """Return what draws each figure: none without matplotlib, or with too few candidates."""
+    """Return a function to draw each figure; empty without matplotlib or with too few candidates."""
     if model is None or find_spec("matplotlib") is None:
         return {}
     from skhep_nn import plotting
@@ -355,11 +355,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--candidates", type=int, help="number to try")
     parser.add_argument("--per-shape", type=int, help="candidates of one shape, trained stacked")
     parser.add_argument("--members", type=int, default=3, help="of a candidate")
-    parser.add_argument("--epochs", type=int, help="passes of 1cycle")
+    parser.add_argument("--epochs", type=int, help="epochs of 1cycle")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--window", type=int, nargs=2, default=[5_000, 100_000], help="parameters")
     parser.add_argument("--finalist-members", type=int, help="of an architecture that is tested")
-    parser.add_argument("--quick", action="store_true", help="fewer events, candidates and passes")
+    parser.add_argument("--quick", action="store_true", help="fewer events, candidates and epochs")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--redraw", type=Path, metavar="FILE", help="only draw a results.json")
@@ -389,7 +389,7 @@ def main() -> None:
         "progress": Part("Progress", {}, (f"Best: candidate {found.search.best_index_ + 1}.",)),
     }
     parts = {name: part._replace(draw=drawn.get(name)) for name, part in parts.items()}
-    # What there is, should a finalist fail.
+    # Written here, so that results are kept if a finalist fails.
     write_parts(args.output, where, parts)
     parts["finalists"] = finalists_part(args, finalists_of(args, found, train), test)
     for part in parts.values():

@@ -2,7 +2,7 @@
 
 Usage: python -m benchmarks.higgs.decorrelation [--data FILE] [--events 60000] [--strengths 0 1 10] ...
 
-Trains `DenseNetClassifier` on Higgs events (simulated, or those of the challenge) with growing
+Trains `DenseNetClassifier` on Higgs events (simulated, or from the challenge) with growing
 `decorrelation_strength`, and once without the mass among the inputs. On test events it prints the area under
 the ROC curve (class-balanced weights) and, at a signal efficiency of 50 %, the background efficiency and the
 Jensen-Shannon divergence of the mass spectra of background before and after the cut; the distance
@@ -109,7 +109,7 @@ def measured(args: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, Trained]
             known = seed, samples(args, seed)
         train, test = known[1]
         if not rows:
-            # What a process does once, such as loading libraries, is no part of the seconds.
+            # A first fit, so that seconds do not include work done once, such as loading libraries.
             score(args, *(Sample(*(part[:500] for part in s)) for s in (train, test)), 1.0, seed)
         p, seconds = score(args, train, test, variant, seed)
         found = mass_sculpting(test.y, p, test.mass, test.weight, bins=edges(args))
@@ -135,7 +135,7 @@ def study(args: argparse.Namespace) -> Part:
         tables["standard error"] = by_model.sem()
     kind = "Simulated events" if args.data is None else "Events of the challenge"
     setting = (
-        f"{kind}, {size}, {args.seeds} split(s); {args.members} member(s), {args.epochs} passes, batches "
+        f"{kind}, {size}, {args.seeds} split(s); {args.members} member(s), {args.epochs} epochs, batches "
         f"of {args.batch_size}; {MASS} from {args.range[0]:g} to {args.range[1]:g} GeV in {args.bins} bins."
     )
     passing = (
@@ -147,7 +147,7 @@ def study(args: argparse.Namespace) -> Part:
 
 
 def _passing(args: argparse.Namespace, drawn: dict[str, Trained]) -> str:
-    """Say how many background events pass the cut in the range, of the fewest and the most."""
+    """Return the range, over the models, of the number of background events that pass the cut."""
     numbers = []
     for test, p in drawn.values():
         cut = mass_sculpting(test.y, p, test.mass, test.weight, bins=edges(args)).cut

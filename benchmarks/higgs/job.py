@@ -18,11 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Before torch is imported: where another process holds a core, threads that spin for long while they
-# wait for each other make a pass some forty times slower; those that sleep at once lose their gain on
-# idle cores. A short spin keeps nine tenths of the one and avoids the other.
+# Before torch is imported: where another process uses a core, threads that spin for long while they
+# wait for each other make an epoch some forty times slower; threads that sleep at once are slower on
+# idle cores. A short spin keeps nine tenths of the gain and avoids the loss.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-# NumPy's, in which scikit-learn's MLP multiplies: faster on one thread even on idle cores.
+# scikit-learn's MLP multiplies with NumPy's BLAS, which is faster on one thread even on idle cores.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np

@@ -4,7 +4,7 @@ Usage: python -m benchmarks.higgs.ladder [--data FILE] [--seeds 6] [--rows NAME 
 
 Each row is another one with some parameters changed; techniques that the study accepts accumulate. For
 each it prints the scores of the study next to its figures, weighted log-loss and AUC, and the seconds to
-train and to predict. Every seed has a split and starting values of its own, the same splits for all rows:
+train and to predict. Every seed has its own split and starting values, the same splits for all rows:
 differences are taken seed by seed. Seeds of a row train together. Without ``--data`` the events come from
 the simulator. Writes results.json and results.md after each row and a figure into ``--output``.
 """
@@ -24,14 +24,14 @@ from benchmarks.higgs.ladder_report import report
 from benchmarks.higgs.ladder_rows import estimator, ladder
 from benchmarks.higgs.ladder_runs import Run, Sample, prepare, run
 
-#: Defaults with and without --quick: passes of 1cycle, members, seeds, events to simulate.
+#: Defaults with and without --quick: epochs of 1cycle, members, seeds, events to simulate.
 FULL = {"passes": 15, "members": 10, "seeds": 6, "events": 250_000}
 QUICK = {"passes": 15, "members": 4, "seeds": 4, "events": 16_000}
 NAMES = list(ladder(one_cycle=15, members=10))
 
 
 def warm_up(args: argparse.Namespace, sample: Sample) -> None:
-    """Let libraries load what they load on first use, which is no row's time."""
+    """Train once, so that no row includes the time in which libraries load their parts."""
     rows = ladder(one_cycle=1, members=2)
     few = sample._replace(
         splits=[s._replace(train=s.train[:600], test=s.test[:600]) for s in sample.splits[:1]]
@@ -44,7 +44,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="csv(.gz) or parquet of the challenge")
     parser.add_argument("--events", type=int, help="number to simulate")
     parser.add_argument("--members", type=int, help="of an ensemble")
-    parser.add_argument("--passes", type=int, help="of 1cycle; those of other schedules follow")
+    parser.add_argument("--passes", type=int, help="epochs of 1cycle; others in proportion")
     parser.add_argument("--seeds", type=int, help="number of splits")
     parser.add_argument("--rows", nargs="+", metavar="NAME", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--quick", action="store_true", help="fewer members, seeds and events")
@@ -69,7 +69,7 @@ def main() -> None:
     where = machine(args.device)
     source = "simulated events" if args.data is None else args.data.name
     console.print(
-        f"{len(sample.y):,} events ({source}), {args.members} members, {args.passes} passes of 1cycle, "
+        f"{len(sample.y):,} events ({source}), {args.members} members, {args.passes} epochs of 1cycle, "
         f"{args.seeds} seeds"
     )
     console.print(f"on {where['gpu'] or where['processor']}, {where['torch_threads']} threads\n")
@@ -87,7 +87,7 @@ def main() -> None:
             spent = runs[name].fit_seconds + runs[name].predict_seconds
             console.print(f"{rows[name].title}: log-loss {loss:.4f}, {spent:.1f} s")
             part = report(rows, runs, sample)
-            # What there is, should a later row fail.
+            # Written after each row, so that results are kept if a later row fails.
             paths = write_parts(args.output, where, {"ladder": part})
             progress.advance(task)
     show_part(part)

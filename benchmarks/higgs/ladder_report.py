@@ -23,7 +23,7 @@ METRICS = {
     "log-loss": (4, False),
     "AUC": (4, True),
 }
-# Events of which the maximal AMS is a matter of a handful: it would dwarf the rest of the figure.
+# With fewer events the maximal AMS depends on a handful of them and would dominate the figure.
 _FEW = 10_000
 COMPARED = ("log-loss", "AUC", "MAPA", "AMS")
 
@@ -54,11 +54,11 @@ STATEMENTS = (
 
 
 def report(rows: Mapping[str, Row], runs: Mapping[str, Run], sample: Sample) -> Part:
-    """Return tables, remarks and the figure of what has run."""
+    """Return tables, remarks and the figure of all rows that have run."""
     tables = {"ladder": ladder_table(rows, runs)}
     compared = statements(runs, sample)
     if len(compared):
-        tables["what is to be shown"] = compared
+        tables["statements to test"] = compared
     alone = alone_table(rows, runs)
     if len(alone):
         tables["one technique alone"] = alone
@@ -66,7 +66,7 @@ def report(rows: Mapping[str, Row], runs: Mapping[str, Run], sample: Sample) -> 
     first = sample.splits[0]
     size = (
         f"{len(first.train):,} events to train on and {len(first.test):,} to test on, {n} seeds; means "
-        "and standard errors over the seeds, of which each has a split and starting values of its own."
+        "and standard errors over the seeds, each with its own split and starting values."
     )
     notes = [size]
     if sample.public is None:
@@ -78,8 +78,8 @@ def report(rows: Mapping[str, Row], runs: Mapping[str, Run], sample: Sample) -> 
     else:
         notes.append("MAPA is of the public test set, AMS of the private one, as in the study.")
     notes.append(
-        "Seconds are those of one seed, a share where all seeds train together; increases are over "
-        f"'{rows[BASELINE].title}'. The study's are turned to that baseline."
+        "Seconds are for one seed, or its share where all seeds train together; increases are over "
+        f"'{rows[BASELINE].title}'. The study's increases are converted to that baseline."
     )
     rounds = {
         name: found.scores.assign(
@@ -104,7 +104,7 @@ def ladder_table(rows: Mapping[str, Row], runs: Mapping[str, Run]) -> pd.DataFra
             line["public"] = cell(*mean_and_error(found.scores["public"]), 3)
         line |= {
             "parameters": found.n_parameters,
-            "passes": found.n_passes,
+            "epochs": found.n_passes,
             "fit (s)": found.seconds["train"],
             "predict (s)": found.seconds["predict"],
         }
@@ -168,12 +168,12 @@ def statements(runs: Mapping[str, Run], sample: Sample) -> pd.DataFrame:
 def _line(
     runs: Mapping[str, Run], sample: Sample, statement: Statement, metric: str
 ) -> dict[str, Any]:
-    """Return a paired difference, its errors and what they say."""
+    """Return a paired difference, its errors and the verdict."""
     pairs = zip(statement.better, statement.worse, strict=True)
     gains = pd.concat([gain(runs, *pair, metric) for pair in pairs], axis=1).mean(axis=1)
     mean, error = mean_and_error(gains)
     first = sample.splits[0]
-    # Splits share events: the error that Nadeau and Bengio (2003) correct for that.
+    # Splits share events, so the error is corrected as by Nadeau and Bengio (2003).
     shared = len(first.test) / len(first.train) if sample.public is None else 0.0
     corrected = error * np.sqrt(1 + len(gains) * shared)
     return {
@@ -192,7 +192,7 @@ def _number(value: float, metric: str) -> str:
 
 
 def _verdict(mean: float, error: float, no_worse: bool) -> str:
-    """Say whether a difference bears a statement out."""
+    """Return whether a difference supports a statement."""
     if np.isnan(error):
         return "one seed tells nothing"
     if no_worse:

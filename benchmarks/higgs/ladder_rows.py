@@ -1,4 +1,4 @@
-"""Rows of `benchmarks.higgs.ladder`: what each technique of the study changes, and what the study found."""
+"""Rows of `benchmarks.higgs.ladder`: the changes by each technique of the study, and its published results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _HIGH, _LOW = range(13), range(13, 31)
 
 
 class Published(NamedTuple):
-    """What the study reports of a row, means and uncertainties.
+    """Results of the study for a row, means and uncertainties.
 
     Fractional increases of seconds are over the row `over`, without uncertainty; `alone` is the
     improvement of the private score in per cent where the technique is the only one (table 9).
@@ -55,20 +55,20 @@ class Row(NamedTuple):
 
 
 class Lengths(NamedTuple):
-    """Numbers of passes, in the study's proportions to those of 1cycle.
+    """Numbers of epochs, in the study's proportions to 1cycle.
 
-    The study counts folds, of which nine make a pass.
+    The study counts folds; nine folds make an epoch.
     """
 
     one_cycle: int
 
     def _scaled(self, n_folds: int) -> int:
-        """Turn the study's folds, 135 in 1cycle, into passes."""
+        """Turn the study's folds, 135 in 1cycle, into epochs."""
         return max(1, round(n_folds / 135 * self.one_cycle))
 
     @property
     def most(self) -> int:
-        """Of all other schedules: cycles of 1, 2, 4, ... passes, twice 1cycle or what is nearest to it."""
+        """Of all other schedules: cycles of 1, 2, 4, ... epochs, as near as possible to twice 1cycle."""
         return 2 ** round(math.log2(2 * self.one_cycle + 2)) - 1
 
     @property
@@ -78,7 +78,7 @@ class Lengths(NamedTuple):
 
     @property
     def cycles(self) -> int:
-        """Nine cycles, as a cycle is a pass here."""
+        """Nine cycles, as a cycle is an epoch here."""
         return self._scaled(81)
 
 
@@ -177,7 +177,7 @@ def _averaging(lengths: Lengths) -> dict[str, Row]:
 
 
 def _final(lengths: Lengths) -> dict[str, Row]:
-    """Return the last rows of table 4, and those of tables 10 and 7."""
+    """Return the last rows of table 4, and the rows of tables 10 and 7."""
     cycle = {"schedule": OneCycle(), "max_epochs": lengths.one_cycle}
     dense = {"dense": True, "depth": 6, "width": "auto"}
     rows = {
@@ -221,7 +221,7 @@ def _finalists() -> dict[str, Row]:
         (4, 40, 0.45): Published((3.96, 0.05), (3.90, 0.05), (3.82, 0.01), -0.02, -0.01, FINAL),
         (5, 100, -0.1): Published((4.03, 0.05), (3.91, 0.05), (3.80, 0.02), 0.15, 0.6, FINAL),
         (5, 33, 0.9): Published((3.95, 0.05), (3.89, 0.04), (3.81, 0.02), 0.19, 0.6, FINAL),
-        # The study's rate of -0.2 leaves no neuron to the sixth layer and less to the next.
+        # With the study's rate of -0.2 the sixth layer has no neurons and the next a negative number.
         (8, 33, -0.1): Published((3.95, 0.06), (3.89, 0.06), (3.82, 0.02), 0.4, 1.2, FINAL),
     }
     rows = {}
@@ -234,7 +234,7 @@ def _finalists() -> dict[str, Row]:
 
 def _alone(lengths: Lengths, rows: dict[str, Row]) -> dict[str, Row]:
     """Return the rows of table 9: the single network and one technique."""
-    # Early stopping is what holds rows back from one member: this much never stops it.
+    # Only early stopping holds rows back from one member; this patience never stops the training.
     cycle = {**rows["1cycle"].changes, "early_stopping": lengths.one_cycle}
     techniques = {
         "augmentation": (rows["augmentation"].changes, (7.98, 0.05)),
@@ -257,7 +257,7 @@ def ladder(one_cycle: int, members: int) -> dict[str, Row]:
     Parameters
     ----------
     one_cycle : int
-        Passes of the 1cycle schedule; those of the others follow.
+        Epochs of the 1cycle schedule; the other schedules change in proportion.
     members : int
         Networks in an ensemble.
     """
@@ -267,7 +267,7 @@ def ladder(one_cycle: int, members: int) -> dict[str, Row]:
 
 
 def parameters(rows: Mapping[str, Row], name: str) -> dict[str, Any]:
-    """Return what a row and those that it builds on change, the later ones last."""
+    """Return the changes of a row and of all rows that it builds on, the later ones last."""
     row = rows[name]
     before = {} if row.builds_on is None else parameters(rows, row.builds_on)
     return before | dict(row.changes)

@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
 # Parts of the test set whose AMS is averaged (MAPA): ten in the study, of 10,000 events each. The AMS of
-# a few events is biased, so that few events make fewer parts.
+# a few events is biased, so small samples have fewer parts.
 _MOST_PARTS, _PART_EVENTS = 10, 1_000
 
 
@@ -48,13 +48,13 @@ class Sample(NamedTuple):
     tables: dict[bool, pd.DataFrame]
     y: NDArray[np.int64]
     weight: Array
-    #: Which rows are of the public test set; None where there is none.
+    #: Mask of the rows of the public test set; None for files without one.
     public: NDArray[np.bool_] | None
     splits: list[Split]
 
 
 class Run(NamedTuple):
-    """A row for all seeds: a line of scores each, and what it took."""
+    """Results of a row: scores for every seed, and the seconds."""
 
     scores: pd.DataFrame
     fit_seconds: float
@@ -132,7 +132,7 @@ def fit_all(
     weight: Array,
     rows: Sequence[Rows],
 ) -> list[Any]:
-    """Fit every estimator to its own rows: stacked, unless the lengths of their passes differ."""
+    """Fit every estimator to its own rows: stacked, unless their numbers of steps differ."""
     try:
         return fit_together(estimators, X, y, sample_weight=weight, rows=rows)
     except ValueError:
@@ -157,7 +157,7 @@ def _score(sample: Sample, split: Split, probability: Array, seed: int) -> dict[
         )  # fmt: skip
         found.append(scores._asdict())
     ams = pd.DataFrame(found).mean()
-    # Without a private set, what is scored at the cut of other events is one.
+    # Without a private set, the held-out events scored at the cut of others take its place.
     whole = "public" if sample.public is None else "private"
     return {
         "MMVA": ams["mmva"],

@@ -11,7 +11,7 @@ probability of class 1 for ``X_test``), ``fit_seconds``, ``predict_seconds`` and
 Start-up is not timed; the fold files, which are how LUMIN takes data, are.
 
 Where LUMIN 0.9.1 differs from the study's text, LUMIN's way is kept: it validates after each full
-pass (the study: after each fold), leaves out the rows of a fold that do not fill a batch, and turns
+epoch (the study: after each fold), leaves out the rows of a fold that do not fill a batch, and turns
 and reflects momenta after they were standardised.
 """
 
@@ -56,7 +56,7 @@ EMBEDDING, DEPTH, BATCH, FOLDS = 3, 6, 256, 10
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Drop what LUMIN, its progress bars and the shell commands it calls write; errors pass."""
+    """Suppress the output of LUMIN, its progress bars and shell commands; exceptions are raised as usual."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(stream) for stream in (1, 2)]
@@ -140,7 +140,7 @@ def train_ensemble(
         },
         opt_args={"opt": "adam", "eps": 1e-8},
     )
-    # The lengths count passes over nine folds: 5 and 10 are the study's 45 and 90 folds.
+    # The lengths count epochs over nine folds: 5 and 10 are the study's 45 and 90 folds.
     rise = max(1, round(epochs / 3))
     cycle = partial(
         OneCycle,
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("input", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--members", type=int, default=FOLDS)
-    parser.add_argument("--epochs", type=int, default=15, help="full passes, at least 2")
+    parser.add_argument("--epochs", type=int, default=15, help="epochs, at least 2")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.members < 1 or options.epochs < 2:

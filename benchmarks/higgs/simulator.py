@@ -87,7 +87,7 @@ def noise(path: Path) -> dict[str, float]:
 
 
 def recomputed(path: Path) -> pd.DataFrame:
-    """Deviation of derived columns, recomputed on the events of the file, from those of the file."""
+    """Deviation of derived columns, recomputed on the events of the file, from the columns of the file."""
     real, _, _ = read_real(path)
     derived = derive_features(real)
     names = ("tau_pt", "tau_phi", "lep_pt", "lep_phi", "met", "met_phi", "met_sumet")
@@ -169,7 +169,9 @@ def main() -> None:
         table.loc["median"] = table.median()
         print(markdown(table, 3), end="\n\n")
         for name, floor in noise(arguments.data).items():
-            print(f"{name}: a distance of {floor:.3f} is what the size of the file gives by chance")
+            print(
+                f"{name}: a distance of {floor:.3f} is expected by chance at the size of the file"
+            )
         print()
         print(markdown(separation(arguments.data), 4), end="\n\n")
         print(markdown(recomputed(arguments.data), 4), end="\n\n")

@@ -94,7 +94,7 @@ def report(data: Data, results: dict[str, Result], args: argparse.Namespace) -> 
     sizes = (
         f"{len(data.train.target):,} images for training, {len(data.validation.target):,} for "
         f"validation, {len(target):,} for the test ({data.source}). Errors of areas, and of their "
-        f"differences, are those of {args.draws} bootstrap draws of the test events."
+        f"differences, are from {args.draws} bootstrap draws of the test events."
     )
     notes = [sizes]
     for preset, (accuracy, area) in PUBLISHED.items():
@@ -174,7 +174,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--inputs", choices=["energy", "both"], default="energy")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--lr", type=float, default=4e-3, help="largest learning rate of ours")
-    parser.add_argument("--loop-lr", type=float, default=1e-3, help="that of the plain loop")
+    parser.add_argument("--loop-lr", type=float, default=1e-3, help="of the plain loop")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--weight-decay", type=float, default=0.0)
     parser.add_argument("--augmentation", choices=["none", "flips", "turns"], default="flips")
@@ -182,7 +182,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--draws", type=int, default=200, help="of the bootstrap")
+    parser.add_argument("--draws", type=int, default=200, help="draws of the bootstrap")
     parser.add_argument("--bins", type=int, default=6, help="of the deposited energy")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("results/electron_photon"))
@@ -201,7 +201,7 @@ def main() -> None:
         results[name] = model(data, args)
         area = roc_auc_score(data.test.target, results[name].proba["test"])
         console.print(f"{name}: AUC {area:.4f}, {results[name].fit_seconds:.0f} s")
-        # What there is, should a later model fail.
+        # Written after each model, so that results are kept if a later model fails.
         parts = report(data, results, args)
         paths = write_parts(args.output, where, parts)
     console.print()

@@ -44,7 +44,7 @@ class Images(NamedTuple):
 
 
 class Data(NamedTuple):
-    """What models are trained, tuned and scored on, and where it is from."""
+    """Images to train, tune and score models on, and their source."""
 
     train: Images
     validation: Images
@@ -54,7 +54,7 @@ class Data(NamedTuple):
 
 
 class Result(NamedTuple):
-    """Probability of an electron for each set of images, and what it took."""
+    """Probability of an electron for each set of images, and the seconds of fit and prediction."""
 
     proba: dict[str, Array]
     fit_seconds: float
@@ -106,7 +106,7 @@ def read(args: argparse.Namespace) -> Data:
 
 
 def scaler() -> ImageScaler:
-    """Return what networks see energies through: their roots.
+    """Return the transformation of energies before networks: the square root.
 
     A radiated photon has a hundredth of the energy of its electron: the root brings both into reach.
     """
@@ -114,7 +114,7 @@ def scaler() -> ImageScaler:
 
 
 def channels(args: argparse.Namespace) -> Callable[[Array], Array]:
-    """Return what picks the channels that networks get."""
+    """Return a transformer that selects the channels for networks."""
     n_channels = 1 if args.inputs == "energy" else 2
     return lambda images: images[..., :n_channels]
 

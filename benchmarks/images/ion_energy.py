@@ -43,7 +43,7 @@ ALONE, WITH_FOREST = "network", "network and forest"
 ROUNDED = "network, to the nearest known energy"
 #: Mean absolute errors in keV on the test split of the competition, without and with the forest.
 PUBLISHED = (1.39, 0.36)
-#: What the project wants on the real images, in keV.
+#: The project's goal for the error on the real images, in keV.
 WANTED = 0.36
 PEERS_BEHIND = (ALONE, WITH_FOREST, ROUNDED)
 
@@ -198,13 +198,13 @@ def simulated(args: argparse.Namespace, where: str) -> dict[str, Part]:
 
 
 def _shares(importances: list[pd.Series]) -> str:
-    """Say what the forest looks at."""
+    """Return a remark on the importance of the forest's features."""
     mean = pd.concat(importances, axis=1).mean(axis=1)
     return "Importances in the forest: " + ", ".join(f"{n} {v:.4f}" for n, v in mean.items()) + "."
 
 
 def _verdict(predictions: Predictions, tracks: Tracks) -> str:
-    """Compare the forest behind the network with what is wanted and with the best peer."""
+    """Compare the forest behind the network with the project's goal and with the best peer."""
     errors = _errors(predictions, tracks)
     best = errors.drop(columns=list(PEERS_BEHIND)).mean().idxmin()
     difference = errors[WITH_FOREST] - errors[best]
@@ -283,7 +283,7 @@ def main() -> None:
     args = parse()
     where = machine(args.device)
     console.print(f"on {where['gpu'] or where['processor']}, {where['cores']} cores\n")
-    settings = f"{args.members} member(s), {args.epochs} passes, window of {args.crop} pixels"
+    settings = f"{args.members} member(s), {args.epochs} epochs, window of {args.crop} pixels"
     jobs: list[Callable[[], dict[str, Part]]] = [lambda: simulated(args, settings)]
     if args.data is not None:
         jobs.append(lambda: {"real": real(args, settings)})

@@ -1,4 +1,4 @@
-"""Shower shapes: what can be read off energy images of electrons and photons without a network."""
+"""Shower shapes: features of energy images of electrons and photons, computed without a network."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def shower_shapes(images: Array) -> pd.DataFrame:
 
 
 def azimuth_shapes(images: Array) -> pd.DataFrame:
-    """Compute the profile along azimuth, folded at its middle, which shows what an electron has radiated.
+    """Compute the profile along azimuth, folded at its middle, which shows the radiation of an electron.
 
     Radiated photons lie on one side of an electron, by the sign of its charge; a converted photon has a
     particle on either side.

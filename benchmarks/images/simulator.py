@@ -80,7 +80,7 @@ def track_shapes(images: Array) -> pd.DataFrame:
 
 
 def _typical(shapes: pd.DataFrame) -> pd.Series[float]:
-    """Median of every column, mean of what is true or false."""
+    """Return the median of every column, or the mean of a boolean one."""
     flags = shapes.select_dtypes(bool).columns
     return shapes.astype(float).median().where(~shapes.columns.isin(flags), shapes.mean())
 

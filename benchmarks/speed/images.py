@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.common.reporting import Part, bars
-from benchmarks.common.timing import Loop, Ratio, in_turn, medians, ratios, seconds_of, typical_pass
+from benchmarks.common.timing import (
+    Loop,
+    Ratio,
+    in_turn,
+    medians,
+    ratios,
+    seconds_of,
+    typical_epoch,
+)
 from skhep_nn.utils.torch_state import half_precision
 
 Array = NDArray[np.float32]
@@ -39,7 +47,7 @@ class Case(NamedTuple):
 
 
 def images(n: int) -> Array:
-    """Return images of 32 x 32 cells with two channels; what they show does not matter here."""
+    """Return images of 32 x 32 cells with two channels; their content does not matter here."""
     return np.random.default_rng(0).standard_normal((n, 32, 32, 2), dtype=np.float32)
 
 
@@ -85,7 +93,7 @@ class ChannelsLast(nn.Module):
 
 
 class Measured(NamedTuple):
-    """A case at a size; variants return the seconds of one pass, or of one prediction, of all rows."""
+    """A case at a size; variants return the seconds of one epoch, or of one prediction, of all rows."""
 
     case: Case
     X: Array
@@ -137,7 +145,7 @@ class Measured(NamedTuple):
     def fit(self, precision: str) -> float:
         """Train ours; a single member validates nothing."""
         history = self.estimator(precision).fit(self.X, self.y).history_
-        return typical_pass(history.seconds.tolist())
+        return typical_epoch(history.seconds.tolist())
 
     def predict(self, precision: str) -> Callable[[], float]:
         """Predict with ours."""
@@ -176,7 +184,7 @@ def run_cases(args: argparse.Namespace) -> Part:
     notes = (
         (
             f"{args.images:,} rows, batches of {args.image_batch}; parameters: {parameters}. Rates are of "
-            "a typical pass. Loops by hand have all rows on the device when they train, take batches by "
+            "a typical epoch. Loops by hand have all rows on the device when they train, take batches by "
             "index, and predict batch by batch from the host."
         ),
     )

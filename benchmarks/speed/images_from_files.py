@@ -7,7 +7,7 @@ Parts, all if none is named:
 * ``rates``, of training and prediction, against loops by hand of the same network (the part ``images`` of `benchmarks.speed.job`).
 * ``file``: training straight from HDF5, in the page cache, against the same images in memory.
 * ``memory``: peak of a fit on images in memory and mapped from a file, against their size.
-* ``precision``: the AUC in single and in half precision after the same number of passes.
+* ``precision``: the AUC in single and in half precision after the same number of epochs.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from benchmarks.common.timing import (
     medians,
     ratios,
     resident_bytes,
-    typical_pass,
+    typical_epoch,
 )
 from benchmarks.speed.images import run_cases
 from skhep_nn import CaloCNNClassifier, CosineRestarts, load_calo_hdf5, make_calo_showers
 
 SHAPE = (32, 32, 2)
-# So small that memory, not arithmetic, is what a pass of gigabytes is about.
+# A network so small that an epoch over gigabytes is limited by memory, not by arithmetic.
 TINY = {"channels": (2,), "kernels": 3, "pooling": 8, "dropout": 0.0, "dense": ()}
 
 
@@ -66,12 +66,12 @@ def precision(args: argparse.Namespace) -> Part:
     found = pd.DataFrame(rows)
     found["difference"] = found["bfloat16"] - found["float32"]
     table = pd.DataFrame({"AUC": found.mean(), "standard error": found.sem()})
-    note = f"{n:,} showers, {args.auc_passes} passes, {len(found)} seeds, the same seeds for both."
+    note = f"{n:,} showers, {args.auc_passes} epochs, {len(found)} seeds, the same seeds for both."
     return Part("Half precision", {"compact network": table}, (note,))
 
 
 def from_file(args: argparse.Namespace) -> Part:
-    """Seconds of a pass over images in memory and in HDF5, uncompressed, in chunks of 64."""
+    """Seconds of an epoch over images in memory and in HDF5, uncompressed, in chunks of 64."""
     images = np.random.default_rng(0).standard_normal((args.images, *SHAPE), dtype=np.float32)
     y = np.arange(len(images)) % 2
     with tempfile.TemporaryDirectory() as folder:
@@ -85,7 +85,7 @@ def from_file(args: argparse.Namespace) -> Part:
             model = CaloCNNClassifier(
                 preset="challenge", max_epochs=args.passes, device=args.device, random_state=0
             )
-            return typical_pass(model.fit(X, y).history_.seconds.tolist())
+            return typical_epoch(model.fit(X, y).history_.seconds.tolist())
 
         rounds = in_turn(
             {"memory": lambda: a_pass(images), "HDF5": lambda: a_pass(lazy)}, args.repeats
@@ -100,11 +100,13 @@ def from_file(args: argparse.Namespace) -> Part:
 
 
 def one_fit(kind: str, n_bytes: int, device: str) -> dict[str, float]:
-    """Fit on so many bytes of images; meant for a process of its own."""
+    """Fit on the given number of bytes of images; meant for a new process."""
     n = n_bytes // (4 * int(np.prod(SHAPE)))
     y = np.arange(n) % 2
     model = CaloCNNClassifier(network_params=TINY, max_epochs=1, device=device, random_state=0)
-    model.fit(np.zeros((64, *SHAPE), dtype=np.float32), y[:64])  # what is loaded on first use
+    model.fit(
+        np.zeros((64, *SHAPE), dtype=np.float32), y[:64]
+    )  # loads libraries before the measurement
     start = resident_bytes("VmRSS")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "images.npy"

@@ -1,13 +1,13 @@
-"""How fast networks train and predict, against what people use and against the limit of the chip.
+"""Speed of training and prediction, against other libraries and against the limit of the chip.
 
 Usage: python -m benchmarks.speed.job [PART ...] [--device auto] [--output results/speed] ...
 
 Parts, by default the first three:
 
-* ``train``: seconds a member and pass of the study's network, against skorch, LUMIN and plain torch;
+* ``train``: seconds per member and epoch of the study's network, against skorch, LUMIN and plain torch;
 * ``predict``: ten members and eight views of 550,000 events, likewise;
 * ``small``: fits of 100 to 1,000 rows, predictions of one row;
-* ``reference``: the job of the study, 200,000 events and 15 passes with augmentation, then prediction;
+* ``reference``: the job of the study, 200,000 events and 15 epochs with augmentation, then prediction;
 * ``scale``: time and memory against rows, members and features;
 * ``stream``: on a GPU, rows that stay on the host against rows on the device;
 * ``images``: convolutional networks against loops by hand of the same network.
@@ -51,7 +51,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--output", type=Path, default=Path("results/speed"))
     parser.add_argument("--repeats", type=int, default=5, help="rounds")
-    parser.add_argument("--passes", type=int, default=3, help="of each fit, but for reference")
+    parser.add_argument("--passes", type=int, default=3, help="epochs of a fit, not in reference")
     parser.add_argument("--events", type=int, default=50_000, help="of train and small")
     parser.add_argument("--predict-rows", type=int, default=20_000)
     parser.add_argument("--lumin-python", help="interpreter that has LUMIN 0.9.1")

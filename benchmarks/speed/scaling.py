@@ -22,13 +22,13 @@ from benchmarks.common.timing import (
     in_fresh_process,
     in_turn,
     resident_bytes,
-    typical_pass,
+    typical_epoch,
 )
 from skhep_nn import DenseNetClassifier
 from skhep_nn.estimators import base as _base
 from skhep_nn.networks import DenseNet
 
-SECONDS, MEMORY = "seconds a pass", "peak memory (MB)"
+SECONDS, MEMORY = "seconds an epoch", "peak memory (MB)"
 #: Fixed, so that the network grows with the number of features as a line, not as its square.
 WIDTH = 32
 
@@ -55,18 +55,20 @@ def model_of(n_members: int, device: str, passes: int) -> DenseNetClassifier:
 
 
 def seconds_a_pass(model: DenseNetClassifier) -> float:
-    """Return the seconds of a typical pass of a fitted model."""
-    return typical_pass(model.history_.query("member == 0").seconds.tolist())
+    """Return the seconds of a typical epoch of a fitted model."""
+    return typical_epoch(model.history_.query("member == 0").seconds.tolist())
 
 
 # -- curves ---------------------------------------------------------------------------------------
 
 
 def one_fit(device: str, passes: int, size: Size) -> dict[str, float]:
-    """Return time of a pass and peak memory of a fit; meant for a process of its own."""
+    """Return time of an epoch and peak memory of a fit; meant for a new process."""
     X, y = normal_rows(size.rows, size.features)
     n_few = 40 * size.members
-    model_of(size.members, device, 1).fit(X[:n_few], y[:n_few])  # what is loaded on first use
+    model_of(size.members, device, 1).fit(
+        X[:n_few], y[:n_few]
+    )  # loads libraries before the measurement
     gc.collect()
     before = resident_bytes("VmRSS")
     if device == "cuda":
@@ -90,7 +92,7 @@ def one_fit(device: str, passes: int, size: Size) -> dict[str, float]:
 
 
 def scale(args: argparse.Namespace) -> Part:
-    """Time of a pass and peak memory against rows, members and features, one at a time."""
+    """Time of an epoch and peak memory against rows, members and features, one at a time."""
     largest = 10_000_000 if args.device == "cuda" else 1_000_000
     rows = args.scale_rows or [10**k for k in range(4, 8) if 10**k <= largest]
     values = {"rows": rows, "members": args.scale_members, "features": args.scale_features}
@@ -145,7 +147,7 @@ class Line(NamedTuple):
 
 
 def line(x: NDArray[np.float64], y: NDArray[np.float64]) -> Line:
-    """Fit a fixed part and a slope, neither below zero, to the curve: all points count alike."""
+    """Fit a fixed and a proportional part, both at least zero, to the curve; all points have equal weight."""
     used = np.isfinite(y) & (y > 0)
     if len(set(x[used])) < 2:
         return Line(np.nan, np.nan, np.nan)
@@ -189,7 +191,7 @@ def no_rows_on_the_device() -> Iterator[None]:
 
 
 def stream(args: argparse.Namespace) -> Part:
-    """Time of a pass with rows that are brought from the host, over that with rows on the device."""
+    """Time of an epoch with rows brought from the host, over the time with rows on the device."""
     there, streamed = "rows on the device", "rows on the host"
     found, rounds = {}, {}
     for n_features in args.stream_features:
@@ -218,10 +220,10 @@ def stream(args: argparse.Namespace) -> Part:
             "brought (GB/s)": n_bytes / seconds[streamed].median() / 1e9,
         }
     note = (
-        f"A pass of {args.stream_rows:,} rows, {args.scale_base[1]} members, {WIDTH} neurons a layer. "
-        "Every member reads its own rows in its own order: what is brought is the data times members."
+        f"An epoch of {args.stream_rows:,} rows, {args.scale_base[1]} members, {WIDTH} neurons a layer. "
+        "Every member reads its own rows in its own order, so the data are transferred once per member."
     )
     together = pd.concat([r.add_suffix(f", {name}") for name, r in rounds.items()], axis=1)
     title = "Rows on the host"
-    tables = {"seconds a pass": pd.DataFrame(found).T}
-    return Part(title, tables, (note,), rounds, bars(together, title, "seconds a pass"))
+    tables = {"seconds an epoch": pd.DataFrame(found).T}
+    return Part(title, tables, (note,), rounds, bars(together, title, "seconds an epoch"))

@@ -1,4 +1,4 @@
-"""Parts of `benchmarks.speed.job`: training and prediction on tables, ours against what people use."""
+"""Parts of `benchmarks.speed.job`: training and prediction on tables, our networks against other libraries."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from benchmarks.common.timing import (
     product_rate,
     ratios,
     seconds_of,
-    typical_pass,
+    typical_epoch,
     using_threads,
 )
 from skhep_nn import CartesianMomenta, DenseNetClassifier, EventAugmenter, make_higgs_events
@@ -90,7 +90,7 @@ def plain_network() -> PlainDenseNet:
 
 
 class Training(NamedTuple):
-    """Variants of training; each returns seconds a member and pass of 200,000 events."""
+    """Variants of training; each returns seconds per member and epoch of 200,000 events."""
 
     job: Job
     device: str
@@ -99,7 +99,7 @@ class Training(NamedTuple):
     def ours(
         self, n_members: int, n_threads: int | None, augmentation: EventAugmenter | None = None
     ) -> Variant:
-        """Run passes of `fit`, validation included."""
+        """Run epochs of `fit`, validation included."""
         model = study_model(
             n_members, self.device, augmentation=augmentation, max_epochs=self.passes
         )
@@ -110,7 +110,7 @@ class Training(NamedTuple):
             with using_threads(n_threads):
                 model.fit(self.job.frame, self.job.y, sample_weight=self.job.weight)
             seconds = model.history_.query("member == 0").seconds.tolist()
-            return self._scaled(typical_pass(seconds), n_members * share)
+            return self._scaled(typical_epoch(seconds), n_members * share)
 
         return run
 
@@ -142,12 +142,12 @@ class Training(NamedTuple):
             )
             with using_threads(n_threads):
                 net.fit(self.job.rows, self.job.y.astype(np.float32))
-            return self._scaled(typical_pass(net.history[:, "dur"])) / n_trained
+            return self._scaled(typical_epoch(net.history[:, "dur"])) / n_trained
 
         return run
 
     def lumin(self, python: str) -> Variant:
-        """LUMIN on one thread: what more passes add to a run, which includes its files of folds."""
+        """LUMIN on one thread: the time that more epochs add to a run, its files of folds included."""
         X_test = self.job.raw.iloc[:1000]
         sample = Sample(self.job.raw, self.job.y, self.job.weight, X_test, 0)
         short, long = (lumin(python, 1, n) for n in (2, 2 + self.passes))
@@ -188,7 +188,7 @@ OURS_AUGMENTED = f"{OURS}, augmented"
 
 
 def train(args: argparse.Namespace) -> Part:
-    """Seconds a member and pass of the study's network, batch 256."""
+    """Measure seconds per member and epoch of the study's network, batch 256."""
     training = Training(higgs_job(args.events), args.device, args.passes)
     n_threads = torch.get_num_threads()
     all_threads = f"{OURS}, {n_threads} threads"
@@ -206,16 +206,16 @@ def train(args: argparse.Namespace) -> Part:
         Ratio(OURS_AUGMENTED, OURS),
     ]
     tables = {
-        "seconds a member and pass": medians(rounds),
+        "seconds per member and epoch": medians(rounds),
         "ratios": ratios(rounds, _for_device(bars_of_ratios, args.device)),
     }
     title = "Training on tables"
-    draw = bars(rounds, title, f"seconds a member and pass of {EVENTS:,} events", (FLOOR,))
+    draw = bars(rounds, title, f"seconds per member and epoch of {EVENTS:,} events", (FLOOR,))
     return Part(title, tables, _train_notes(args), {"seconds": rounds}, draw)
 
 
 def _train_variants(training: Training, all_threads: str, python: str | None) -> dict[str, Variant]:
-    """Return what is compared: on a CPU on one thread each, but for ours on all."""
+    """Return the ratios to report; on a CPU all variants use one thread, except ours on all threads."""
     on_cpu = training.device == "cpu"
     one = 1 if on_cpu else None
     variants = {
@@ -239,18 +239,18 @@ def _train_notes(args: argparse.Namespace) -> tuple[str, ...]:
     threads = ", one thread where none are named" if args.device == "cpu" else ""
     return (
         (
-            f"Seconds a member and pass, for {EVENTS:,} events trained on, measured with "
-            f"{args.events:,}: the median of {args.passes} passes less the first. Ours include "
+            f"Seconds per member and epoch of {EVENTS:,} training events, measured with "
+            f"{args.events:,}: the median of {args.passes} epochs less the first. Ours include "
             "validating each of several members on its fold, as LUMIN's do; skorch by default validates "
             "on a fifth of its rows, the loops by hand on none."
         ),
         f"The network: {n_parameters:,} parameters, batches of {BATCH}{threads}.",
-        "Only what is named so augments, LUMIN among them: it is compared with ours that do.",
+        "Only variants named so augment, and LUMIN; it is compared with ours that augment.",
     )
 
 
 def _for_device(wanted: list[Ratio], device: str) -> list[Ratio]:
-    """Drop what is wanted of a CPU where something else is measured."""
+    """Remove the goals, which are for a CPU, from ratios of other devices."""
     return wanted if device == "cpu" else [ratio._replace(wanted="") for ratio in wanted]
 
 

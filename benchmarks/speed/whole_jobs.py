@@ -22,7 +22,7 @@ from benchmarks.common.timing import (
     product_rate,
     ratios,
     seconds_of,
-    typical_pass,
+    typical_epoch,
 )
 from benchmarks.speed.tables import (
     BATCH,
@@ -65,7 +65,7 @@ def small(args: argparse.Namespace) -> Part:
     rounds |= {"predict": one_row, "members": members}
     note = (
         "On a CPU, but for the whole fits, which are of "
-        f"{args.events:,} events and {args.passes} passes on the device asked for."
+        f"{args.events:,} events and {args.passes} epochs on the device asked for."
     )
     title = "Small data"
     together = pd.concat(
@@ -134,7 +134,7 @@ def _members(n_events: int, passes: int, device: str, repeats: int) -> pd.DataFr
 
 
 def reference(args: argparse.Namespace) -> Part:
-    """Run the job of the study, each number of members in a process of its own."""
+    """Run the job of the study, each number of members in a new process."""
     rows = {
         f"{k} member{'s' * (k > 1)}": in_fresh_process(
             _reference_job, args.device, k, *args.reference_events
@@ -145,7 +145,7 @@ def reference(args: argparse.Namespace) -> Part:
     n_train, n_predict = args.reference_events
     notes = [
         (
-            f"{n_train:,} events, 15 passes, a fresh rotation and flips in every batch; then {n_predict:,} "
+            f"{n_train:,} events, 15 epochs, a fresh rotation and flips in every batch; then {n_predict:,} "
             f"events with {VIEWS} views. The first fit and the first prediction of a process, as they are; "
             "importing, starting the device and simulating are not counted. The floor is forward and "
             "backward as matrix products alone, at the float32 rate of a large one."
@@ -182,10 +182,10 @@ def _reference_job(
     predict_floor = 2 * N_WEIGHTS * n_predicted * n_members * VIEWS / rate
     found = {
         "fit (s)": fitted - start,
-        "first pass (s)": history[0],
-        "later pass (s)": typical_pass(history),
+        "first epoch (s)": history[0],
+        "later epoch (s)": typical_epoch(history),
         "fit / floor": (fitted - start) / floor,
-        "later pass / floor": typical_pass(history) * len(history) / floor,
+        "later epoch / floor": typical_epoch(history) * len(history) / floor,
         "predict (s)": predicted - fitted,
         "predict again (s)": end - predicted,
         "predict again / floor": (end - predicted) / predict_floor,
@@ -195,12 +195,12 @@ def _reference_job(
 
 
 def _launches(n_members: int) -> dict[str, float]:
-    """Kernels, and calls of the host that start them, a step: what more passes add to a fit."""
+    """Kernels, and calls of the host that start them, per step: the number that more epochs add to a fit."""
     job = higgs_job(50_000)
     few, many = 2, 4
 
     def work(passes: int) -> dict[str, int]:
-        # The few passes that are counted would not be worth the kernels of the whole job.
+        # Kernels are forced, because the few epochs counted here would be too short a job for them.
         _cuda._WORTH_COMPILING = 0
         model = study_model(n_members, "cuda", augmentation=EventAugmenter(), max_epochs=passes)
         return device_work(lambda: model.fit(job.frame, job.y, sample_weight=job.weight))

@@ -57,7 +57,7 @@ def search(args: argparse.Namespace) -> Part:
     notes = (
         (
             f"{args.grid_traces:,} traces of {args.grid_points:,} points, preset school, {args.grid_epochs} "
-            f"passes at a rate of 1e-3, three folds: {n_fits} fits in {seconds:.0f} s. Errors are standard errors of the mean "
+            f"epochs at a rate of 1e-3, three folds: {n_fits} fits in {seconds:.0f} s. Errors are standard errors of the mean "
             "over the folds."
         ),
     )

@@ -5,7 +5,7 @@ Usage: python -m benchmarks.waveforms.job [PART ...] [--data FILE[:TARGET] ...] 
 Parts, all but `search` unless some are named:
 
 * `separation`: the separation d of two pulses (2S2), measured by the default network, by the published
-  one trained ten passes, and by peers;
+  one trained ten epochs, and by peers;
 * `pulses`: one pulse (1S2) or two, for pairs with d < 0.01 only, as published, and for any d;
 * `rates`: traces a second against a plain loop of the same network;
 * `memory`: peak of a fit in a fresh process against the size of the traces;
@@ -59,7 +59,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--draws", type=int, default=200, help="of the bootstrap")
     parser.add_argument("--bins", type=int, default=10, help="of the separation")
     parser.add_argument("--speed-traces", type=int, default=4_000)
-    parser.add_argument("--passes", type=int, default=3, help="of a fit in rates")
+    parser.add_argument("--passes", type=int, default=3, help="epochs of a fit in rates")
     parser.add_argument("--repeats", type=int, default=3, help="rounds in rates")
     parser.add_argument("--memory-gb", type=float, default=2.0, help="of the traces in memory")
     parser.add_argument("--folds", type=int, default=5, help="on files")
@@ -99,7 +99,7 @@ def main() -> None:
             if part.draw is not None:
                 part.draw(args.output / f"{key}.png")
         found |= new
-        # What there is, should a later part fail.
+        # Written after each part, so that results are kept if a later part fails.
         paths = write_parts(args.output, where, found)
     for path in paths:
         console.print(f"wrote {path}")

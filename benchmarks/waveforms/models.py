@@ -40,7 +40,7 @@ _ROCKET_POINTS, _ROCKET_KERNELS = 1000, 5000
 
 
 class Result(NamedTuple):
-    """What a model says of the test traces, and what it took."""
+    """Predictions of a model for the test traces, and the seconds of fit and prediction."""
 
     prediction: Array
     fit_seconds: float
@@ -84,7 +84,7 @@ def ours(task: Task, args: argparse.Namespace, seed: int) -> Any:
 
 
 def school(args: argparse.Namespace, seed: int) -> Any:
-    """Return the published recipe: RMSprop at 1e-3, batches of 128, ten passes."""
+    """Return the published recipe: RMSprop at 1e-3, batches of 128, ten epochs."""
     network = WaveformRegressor(
         preset="school",
         output="sigmoid",
@@ -99,7 +99,7 @@ def school(args: argparse.Namespace, seed: int) -> Any:
 
 
 def warm_up(X: Array, args: argparse.Namespace) -> None:
-    """Let torch load what it loads on first use, which would count for who comes first."""
+    """Train once, so that the first model measured does not include the time in which torch loads its parts."""
     WaveformRegressor(max_epochs=2, device=args.device).fit(X, np.arange(len(X)) % 10 / 10)
 
 
@@ -207,7 +207,7 @@ class Rocket(TransformerMixin, BaseEstimator):
 
 
 def light() -> Any:
-    """Return logistic regression on the amount of light: what is left to know where pulses coincide."""
+    """Return logistic regression on the amount of light: the only information where pulses coincide."""
     total = FunctionTransformer(_total)
     return make_pipeline(total, StandardScaler(), LogisticRegression())
 

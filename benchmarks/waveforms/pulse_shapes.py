@@ -1,4 +1,4 @@
-"""Pulse shapes: what can be read off a trace of a detector without a network."""
+"""Pulse shapes: features of a trace of a detector, computed without a network."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Array = NDArray[Any]
 _CHUNK = 500  # traces at a time, in single precision
 _SHARES = (0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98)  # of the area
 _FINE, _COARSE = 100, 50  # bins of the profile of the pulse, and of the whole trace
-_PROMINENT = 0.05  # of the height of the pulse: what counts as a peak
+_PROMINENT = 0.05  # least height of a peak, as a fraction of the height of the pulse
 
 
 def pulse_shapes(traces: Array, *, profile: bool = True) -> pd.DataFrame:
-    """Compute shapes of traces (n, T) or (n, T, C), those of each channel side by side.
+    """Compute shapes of traces (n, T) or (n, T, C), the shapes of each channel side by side.
 
     Lengths are in samples. The baseline is the median of the first 2 % of a trace; pulses below it are
     turned over. With `profile` the pulse comes as 100 bins too, aligned with its beginning, and the

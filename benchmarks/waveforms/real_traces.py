@@ -32,7 +32,7 @@ _FEW = 1000  # traces
 
 
 class Recorded(NamedTuple):
-    """Real traces and what is to be told of them."""
+    """Real traces and their targets."""
 
     traces: Array
     target: Array
@@ -47,7 +47,7 @@ def key_of(name: str) -> str:
 
 
 def read(name: str) -> Recorded:
-    """Read a file, and drop by name what holds values that are not finite."""
+    """Read a file and drop traces with values that are not finite."""
     path, _, key = name.partition(":")
     found = load_waveforms(path, target_key=key or "auto", non_finite="drop")
     if found.target is None:
@@ -64,7 +64,7 @@ def read(name: str) -> Recorded:
 
 
 def _complaint(path: str, key: str, dropped: Array) -> str:
-    """Name the rows that were dropped, and say what would have been said of them."""
+    """Report the rows that were dropped, with the error message of the loader for them."""
     try:
         load_waveforms(path, target_key=key or "auto")
     except ValueError as error:
@@ -113,8 +113,8 @@ def real(args: argparse.Namespace, name: str) -> Part:
         for model, values in predictions.items()
     }
     size = (
-        f"Out of {args.folds} folds, the same for all; seconds are those of all folds. Default network: "
-        f"{args.members} member(s), {args.real_epochs} passes, batches of {args.real_batch}, the baseline "
+        f"Out of {args.folds} folds, the same for all models; seconds are sums over all folds. Default network: "
+        f"{args.members} member(s), {args.real_epochs} epochs, batches of {args.real_batch}, the baseline "
         "of each trace subtracted."
     )
     tables = (_classes if recorded.is_class else _values)(recorded, results, args)
@@ -162,7 +162,7 @@ def _values(
 
 
 def _draw(recorded: Recorded, results: dict[str, Result], path: Path) -> None:
-    """Draw some traces, and what the models say of all."""
+    """Draw some traces, and the predictions of the models for all."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4), layout="constrained")

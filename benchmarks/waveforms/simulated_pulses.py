@@ -31,14 +31,14 @@ Array = NDArray[Any]
 
 #: Mean squared error and share that rounds to the same tenth, on traces that are not public.
 PUBLISHED = (9.9e-4, 0.739)
-#: Seconds of training, as a share of those of the preset "school".
+#: Goal for the seconds of training, as a fraction of the seconds of the preset "school".
 WANTED_SHARE = 0.2
 _SAME = 0.01  # published: two pulses that are hardly apart
 _D_EDGES = (0.0, 0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.5, 1.001)
 
 
 class Task(NamedTuple):
-    """Traces, to train on and to test on, what they are to be told, and their separations."""
+    """Traces to train on and to test on, their targets and their separations."""
 
     train: Array
     y_train: Array
@@ -73,7 +73,7 @@ def sizes(args: argparse.Namespace) -> str:
     """Say how much was run."""
     text = (
         f"{args.n_train:,} simulated traces of {args.points:,} points to train on, {args.n_test:,} "
-        f"others to test on. Default network: {args.members} member(s), {args.epochs} passes, batches of "
+        f"others to test on. Default network: {args.members} member(s), {args.epochs} epochs, batches of "
         f"{args.batch_size}."
     )
     if args.peers and not has_rocket():
@@ -109,7 +109,7 @@ def separation(args: argparse.Namespace) -> Part:
     notes = [
         sizes(args),
         f"Published, on other traces: MSE {PUBLISHED[0]:.2g}, {PUBLISHED[1]} to the same tenth.",
-        f"{args.seeds} training(s) of each; errors are those of the test sample, trace by trace.",
+        f"{args.seeds} training(s) of each; errors are statistical errors of the test sample, trace by trace.",
     ]
     if SCHOOL in runs[0]:
         notes.append(_time_note(runs))
@@ -190,7 +190,7 @@ def _against_d(y: Array, errors: Errors, n_bins: int) -> tuple[pd.DataFrame, pd.
 
 
 def _time_note(runs: list[dict[str, Result]]) -> str:
-    """Compare seconds of training with those of the published network."""
+    """Compare the seconds of training with the published network."""
     own, theirs = (_seconds(runs, name)[0] for name in (OURS, SCHOOL))
     verdict = "at most" if own <= WANTED_SHARE * theirs else "not at most"
     return (
@@ -244,7 +244,7 @@ def pulses(args: argparse.Namespace) -> Part:
     notes = (
         sizes(args) + " Equal numbers of traces with one pulse and with two in each.",
         (
-            "Areas are those under the ROC curve. Their errors, and those of differences, are of "
+            "Areas are under the ROC curve. Their errors, and the errors of differences, are of "
             f"{args.draws} bootstrap draws of the test traces, against d by DeLong. Against d, the "
             "traces with two pulses of the bin are set against all with one."
         ),
@@ -254,7 +254,7 @@ def pulses(args: argparse.Namespace) -> Part:
 
 
 def class_scores(y: Array, results: dict[str, Result], areas: pd.DataFrame) -> pd.DataFrame:
-    """Accuracies with binomial errors, areas with those of the bootstrap."""
+    """Return accuracies with binomial errors and areas with bootstrap errors."""
     rows = {}
     for name, result in results.items():
         accuracy = ((result.prediction > 0.5) == y).mean()
@@ -270,7 +270,7 @@ def class_scores(y: Array, results: dict[str, Result], areas: pd.DataFrame) -> p
 
 
 def class_differences(y: Array, results: dict[str, Result], areas: pd.DataFrame) -> pd.DataFrame:
-    """Areas of ours less those of the others, on the same draws of traces."""
+    """Return the area of our network less the area of each peer, on the same draws of traces."""
     rows = {}
     for name in [name for name in results if name != OURS]:
         ours, other = (roc_auc_score(y, results[n].prediction) for n in (OURS, name))

@@ -25,7 +25,7 @@ from benchmarks.common.timing import (
     ratios,
     resident_bytes,
     seconds_of,
-    typical_pass,
+    typical_epoch,
 )
 from skhep_nn.datasets.waveforms import make_waveforms
 from skhep_nn.estimators import WaveformClassifier, WaveformRegressor
@@ -50,7 +50,7 @@ class _OneLogit(nn.Module):
 
 
 class _Bench(NamedTuple):
-    """Traces and settings; the variants return seconds of a pass, or of a prediction of all traces."""
+    """Traces and settings; the variants return seconds of an epoch, or of a prediction of all traces."""
 
     X: Array
     y: Array
@@ -104,7 +104,7 @@ class _Bench(NamedTuple):
 
         def run() -> float:
             model = self.estimator(precision, self.args.passes).fit(self.X, self.y)
-            return typical_pass(model.history_.seconds.tolist())
+            return typical_epoch(model.history_.seconds.tolist())
 
         return run
 
@@ -144,7 +144,7 @@ def rates(args: argparse.Namespace) -> Part:
         shown.append(rounds[task].add_suffix(f", {task}"))
     note = (
         f"{len(bench.X):,} traces of {args.points:,} points in float32, preset default, batches of "
-        f"{args.batch_size} in training. Rates are of a typical pass. The loop by hand runs the same "
+        f"{args.batch_size} in training. Rates are of a typical epoch. The loop by hand runs the same "
         "module on the same memory, in the same precision; rounds are in turn, ratios within a round."
     )
     title = "Rates"
@@ -164,12 +164,12 @@ def _fill(traces: Array) -> None:
 
 
 def one_fit(kind: str, n_bytes: float, n_points: int, device: str) -> dict[str, float]:
-    """Fit on so many bytes of traces; meant for a process of its own."""
+    """Fit on the given number of bytes of traces; meant for a new process."""
     dtype = np.float32 if kind == "float32" else np.uint16
     n = max(2, int(n_bytes) // (n_points * np.dtype(dtype).itemsize))
     target = np.arange(n) % 10 / 10
     model = WaveformRegressor(max_epochs=1, device=device, random_state=0)
-    # What is loaded on first use.
+    # Loads libraries before the measurement.
     model.fit(np.random.default_rng(1).random((64, n_points), dtype=np.float32), target[:64])
     before = resident_bytes("VmRSS")
     with tempfile.TemporaryDirectory() as folder:
@@ -198,5 +198,5 @@ def memory(args: argparse.Namespace) -> Part:
     found = {
         kind: in_fresh_process(one_fit, kind, n_bytes, args.points, args.device) for kind in kinds
     }
-    note = "One pass of the default network. The traces themselves count."
+    note = "One epoch of the default network. The memory of the traces is included."
     return Part("Memory of a fit", {"peak": pd.DataFrame(found)}, (note,))
