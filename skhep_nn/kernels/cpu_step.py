@@ -139,7 +139,7 @@ class DenseStep:
                 self._dropout.kept(kept, self._members)
         outputs = forward(X, self._kept)
         losses = (self.loss.value(outputs, y) * weight).sum(-1)
-        grad = (self.loss.slope(outputs, y) * weight.unsqueeze(-1)).mT
+        grad = (self.loss.gradient(outputs, y) * weight.unsqueeze(-1)).mT
         torch.bmm(grad, forward.last.mT, out=self._grads["output.weight"])
         torch.sum(grad, -1, out=self._grads["output.bias"])
         torch.bmm(forward.parameters["output.weight"].mT, grad, out=self._grad_last)

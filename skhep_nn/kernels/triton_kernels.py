@@ -176,18 +176,18 @@ def _loss(out, y, row, valid, n_out, BN: tl.constexpr, LOSS: tl.constexpr):
         size = tl.abs(apart)
         if LOSS == BINARY:
             each = tl.maximum(out, 0.0) - out * target + tl.log(1.0 + tl.exp(-tl.abs(out)))
-            slope = tl.sigmoid(out) - target
+            d_loss = tl.sigmoid(out) - target
         elif LOSS == SQUARED:
             each = apart * apart
-            slope = 2.0 * apart
+            d_loss = 2.0 * apart
         elif LOSS == ABSOLUTE:
             each = size
-            slope = tl.where(apart > 0.0, 1.0, tl.where(apart < 0.0, -1.0, 0.0))
+            d_loss = tl.where(apart > 0.0, 1.0, tl.where(apart < 0.0, -1.0, 0.0))
         else:
             each = tl.where(size < 1.0, 0.5 * apart * apart, size - 0.5)
-            slope = tl.minimum(tl.maximum(apart, -1.0), 1.0)
+            d_loss = tl.minimum(tl.maximum(apart, -1.0), 1.0)
         loss = tl.sum(tl.where(inside, each, 0.0), 0) / n_out
-        grad = slope / n_out
+        grad = d_loss / n_out
     return loss, tl.where(inside, grad, 0.0)
 
 

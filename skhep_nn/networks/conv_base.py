@@ -1,4 +1,4 @@
-"""What convolutional networks of images and of traces share: moments, dense layers, starting values."""
+"""Common parts of the networks for images and traces: standardisation, dense layers, starting values."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _truncated_normal(weight: Tensor, generator: torch.Generator | None) -> None
 
 
 class _InitialSpec(NamedTuple):
-    """How the weights of hidden layers and of the output start."""
+    """Initialisations of hidden layers and of the output layer."""
 
     hidden: Callable[[Tensor, torch.Generator | None], None]
     output: Callable[[Tensor, torch.Generator | None], None]
@@ -45,7 +45,7 @@ INITIAL = {
 
 
 def one_each(name: str, value: Any, n: int, of: str) -> list[Any]:
-    """Spread a number over `n` blocks or layers, or check that there is one for each."""
+    """Repeat a number for `n` blocks or layers, or check that a sequence has `n` values."""
     if hasattr(value, "__len__"):
         if len(value) != n:
             raise ValueError(
@@ -57,7 +57,7 @@ def one_each(name: str, value: Any, n: int, of: str) -> list[Any]:
 
 
 def check_counts(name: str, values: Sequence[Any], *, odd: bool = False) -> None:
-    """Check whole numbers of at least one."""
+    """Check that values are integers of at least 1."""
     for value in values:
         if not is_count(value) or (odd and value % 2 == 0):
             kind = "odd integers" if odd else "integers"
@@ -65,14 +65,14 @@ def check_counts(name: str, values: Sequence[Any], *, odd: bool = False) -> None
 
 
 def check_rates(name: str, values: Sequence[Any]) -> None:
-    """Check dropout rates."""
+    """Check that dropout rates lie in [0, 1)."""
     for value in values:
         if not 0 <= value < 1 or round(256 * value) == 256:
             raise ValueError(f"{name} must lie in [0, 1), got {value!r}.")
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """Check a name against those that are known."""
+    """Check that a name is one of the known names."""
     if value not in choices:
         names = sorted(choices)
         known = " or ".join(map(repr, names)) if len(names) == 2 else f"one of {names}"
@@ -80,7 +80,7 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
 
 
 def planned(presets: dict[str, Any], preset: str, changes: dict[str, Any]) -> Any:
-    """Find a preset and put in what was given."""
+    """Return a preset with the given fields replaced."""
     if preset not in presets:
         raise ValueError(f"preset={preset!r} is not known; choose one of {sorted(presets)}.")
     plan = presets[preset]._replace(**{k: v for k, v in changes.items() if v is not None})
@@ -89,14 +89,14 @@ def planned(presets: dict[str, Any], preset: str, changes: dict[str, Any]) -> An
 
 
 class ConvNet(nn.Module):
-    """Convolutional network whose inputs have channels last, up to what its blocks are.
+    """Abstract convolutional network for inputs with channels last; subclasses add the blocks.
 
     Parameters
     ----------
     n_channels : int
-        Channels of an input.
+        Number of channels of an input.
     initial : str
-        Name of the starting values.
+        Initialisation of the weights.
     """
 
     half_precision_pays = True
@@ -136,7 +136,7 @@ class ConvNet(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw new starting values for all parameters, and forget running moments.
+        """Draw new starting values for all parameters and reset batch-norm statistics.
 
         Parameters
         ----------
@@ -154,13 +154,13 @@ class ConvNet(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def _standardised(self, x: Tensor) -> Tensor:
-        """Turn inputs, channels last, into numbers of a spread of one."""
+        """Standardise inputs with channels last."""
         return (x.to(self.mean.dtype) - self.mean) / self.scale
 
     def _outputs(self, features: Tensor) -> Tensor:
         """Run the dense layers."""
         features = self.hidden(features)
-        # Eight bits of a logit or an energy are too few, and this layer costs nothing.
+        # In float32, as the 8-bit mantissa of bfloat16 is too short for a logit or an energy, and the layer is cheap.
         with torch.autocast(features.device.type, enabled=False):
             out: Tensor = self.output(features.to(self.output.weight.dtype))
         return out

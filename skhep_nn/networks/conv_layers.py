@@ -13,12 +13,12 @@ from skhep_nn.networks.member_layers import MemberDropout, dropped_bytes, random
 
 __all__ = ["MOMENTUM", "Block", "BlockSpec", "Convolution", "Dropout", "linear"]
 
-MOMENTUM, _EPSILON = 0.1, 1e-5  # of batch normalisation: torch's own
-_SQUEEZE = 16  # the published reduction of squeeze-and-excitation
+MOMENTUM, _EPSILON = 0.1, 1e-5  # of batch normalisation, as in torch
+_SQUEEZE = 16  # reduction of the published squeeze-and-excitation
 
 
 class BlockSpec(NamedTuple):
-    """What one block is made of, every value checked (see `skhep_nn.networks.calo.Architecture`)."""
+    """Checked parameters of one block (see `skhep_nn.networks.calo.Architecture`)."""
 
     channels: int
     kernel: int
@@ -31,10 +31,10 @@ class BlockSpec(NamedTuple):
 
 
 class Dropout(MemberDropout):
-    """Dropout of one member that spends one random byte on a value, on a GPU too.
+    """Dropout of one member with one random byte for each value, on a CPU and on a GPU.
 
-    A float from the generator for every value costs more than the convolution around it. The rate is rounded to a
-    256th; what is kept is scaled by the rate that is applied, so that means stay.
+    Drawing a float for each value would cost more than the convolution. The rate is rounded to a 256th, and the mask
+    uses the rounded rate, so that means do not change.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ class Dropout(MemberDropout):
         if not self.training:
             return x
         dropped = dropped_bytes(self.rate)
-        if x.ndim == 4:  # in the order of memory, so that nothing is transposed
+        if x.ndim == 4:  # in memory order, so that nothing is transposed
             return self._drop(x.permute(0, 2, 3, 1), dropped).permute(0, 3, 1, 2)
         return self._drop(x, dropped)
 
@@ -54,9 +54,9 @@ class Dropout(MemberDropout):
 class Convolution(nn.Module):
     """Convolution with batch normalisation or a bias; by default it keeps the size of the image.
 
-    The running moments are plain float buffers that training updates in place: also through
-    `torch.func.functional_call` on slices of stacked ones, and under `torch.func.vmap` where they
-    are stacked themselves.
+    The batch-norm statistics are float buffers that training updates in place, also through
+    `torch.func.functional_call` on slices of stacked buffers, and under `torch.func.vmap` on stacked
+    buffers.
     """
 
     running_mean: Tensor
@@ -85,7 +85,7 @@ class Convolution(nn.Module):
             self.register_buffer("running_var", torch.ones(n_outputs))
 
     def reset_moments(self) -> None:
-        """Begin again with bias, gain and running moments."""
+        """Reset bias, gain and batch-norm statistics."""
         nn.init.zeros_(self.bias)
         if self.norm:
             nn.init.ones_(self.gain)
@@ -96,7 +96,7 @@ class Convolution(nn.Module):
         """Map ``(batch, inputs, H, W)`` to ``(batch, outputs, H, W)``."""
         if not self.norm:
             return self._convolved(x, self.weight, self.bias)
-        if self.training and x.numel() > x.shape[1]:  # a single value has no spread
+        if self.training and x.numel() > x.shape[1]:  # the variance of a single value is undefined
             return F.batch_norm(
                 self._convolved(x, self.weight),
                 self.running_mean,
@@ -107,7 +107,7 @@ class Convolution(nn.Module):
                 momentum=MOMENTUM,
                 eps=_EPSILON,
             )
-        # Fixed moments go into the weights: one pass over the image less.
+        # Fixed statistics are merged into the weights, which saves reading the image once more.
         factor = self.gain * torch.rsqrt(self.running_var + _EPSILON)
         bias = self.bias - self.running_mean * factor
         return self._convolved(x, self.weight * factor.view(-1, 1, 1, 1), bias)
@@ -117,7 +117,7 @@ class Convolution(nn.Module):
 
 
 class ResidualPair(nn.Module):
-    """Two convolutions that learn a correction to their input."""
+    """Residual block: two convolutions whose output is added to their input."""
 
     def __init__(self, n_inputs: int, n_outputs: int, kernel: Sequence[int], *, norm: bool) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class ResidualPair(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add the correction; the activation of the sum is left to the block."""
+        """Add the output of the convolutions to the input; the block applies the activation."""
         corrected: Tensor = self.second(self.first(x).relu_()) + self.shortcut(x)
         return corrected
 
@@ -152,11 +152,11 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Convolutions, pooling, and attention and dropout where wanted."""
+    """Convolutions and pooling, with optional attention and dropout."""
 
     def __init__(self, n_inputs: int, size: Sequence[int], spec: BlockSpec) -> None:
         super().__init__()
-        # A kernel reaches no farther than the image: what lies beyond is padding only.
+        # Kernels are cut to the size of the image, beyond which there is only padding.
         kernel = [min(spec.kernel, 2 * n - 1) for n in size]
         self.units = nn.ModuleList()
         left = spec.convolutions
@@ -176,8 +176,7 @@ class Block(nn.Module):
         for unit in before:
             x = unit(x).relu_()
         x = last(x)
-        # The activation grows with its argument, so it may as well follow the maxima, of which
-        # there are fewer.
+        # The activation is monotonic, so it can follow the maximum, where there are fewer values.
         if max(self.pooling) > 1:
             x = F.max_pool2d(x, self.pooling)
         out: Tensor = self.dropout(self.attention(x.relu_()))
@@ -185,6 +184,6 @@ class Block(nn.Module):
 
 
 def linear(n_inputs: int, n_outputs: int) -> nn.Linear:
-    """Fully connected layer, without the draw of starting values from the global generator."""
+    """Fully connected layer that does not draw starting values from the global generator."""
     layer: nn.Linear = nn.utils.skip_init(nn.Linear, n_inputs, n_outputs)
     return layer

@@ -2,12 +2,12 @@
 
 Every module here is written for one network. Its tensors may also carry a leading member axis: with
 parameters of shape ``(members, ...)`` and inputs of shape ``(members, batch, features)`` the same
-``forward`` runs all members at once by batched matrix products, so that one piece of code serves the
-single network and the stack. Such modules say so by ``stackable = True``.
+``forward`` computes all members at once by batched matrix products, so that the same code serves a single
+network and a stack. Such modules have ``stackable = True``.
 
-Inside, activations are feature-major, ``(..., features, batch)``: joining features then copies whole
-rows instead of interleaving them (measured: 15 % less time a training step on a CPU), and every event
-sits in a lane of its own, so that its prediction does not depend on its place in the batch.
+Inside, activations are feature-major, ``(..., features, batch)``. Concatenating features then copies whole
+rows instead of interleaving them (measured: 15 % less time for a training step on a CPU), and every event
+has its own vector lane, so that its prediction does not depend on its place in the batch.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class DenseNet(nn.Module):
     """Fully connected network with dense connections, for rows of physics features.
 
     The output of each hidden layer except the last is concatenated with its input, so that every
-    layer sees all that came before it (arXiv:2002.01427, section 3.9; arXiv:1608.06993). With
+    layer reads all earlier features (arXiv:2002.01427, section 3.9; arXiv:1608.06993). With
     ``dense=False`` it is a plain chain of layers (section 3.2).
 
     Parameters

@@ -1,9 +1,9 @@
-"""Chains of fully connected layers, feature-major, with a backward pass of their own.
+"""Chains of fully connected layers, feature-major, with an explicit backward pass.
 
-Automatic differentiation of ``x = cat([x, layer(x)])`` copies all earlier features once a layer going
-forward and once more, in pieces, going back. Here every layer writes its features behind those before it,
-into one buffer that later layers read, and the backward pass adds into one buffer of the same shape:
-joining costs nothing in either direction. The plain form in `networks.DenseNet` is the reference.
+Automatic differentiation of ``x = cat([x, layer(x)])`` copies all earlier features in every layer, forward and
+backward. Here every layer appends its features to one buffer that later layers read, and the backward pass
+accumulates gradients in a buffer of the same shape, without copies. The layers of `networks.DenseNet` under automatic
+differentiation are the reference.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ __all__ = ["ACTIVATIONS", "Buffers", "Layout", "chain_backward", "chain_forward"
 
 
 class ActivationOps(NamedTuple):
-    """An activation written into a tensor, and its gradient written over the activation's input."""
+    """An activation with output in a given tensor, and its gradient, which overwrites the input."""
 
     into: Callable[[Tensor, Tensor], Any]
     backward: Callable[[Tensor, Tensor], Any]
 
 
 _ops = torch.ops.aten
-# Scale and slope of selu (arXiv:1706.02515).
+# Alpha, scale and input scale of selu (arXiv:1706.02515).
 _SELU = (1.6732632423543772, 1.0507009873554805, 1.0)
 
 ACTIVATIONS = {
@@ -45,14 +45,14 @@ ACTIVATIONS = {
 
 
 class Layout(NamedTuple):
-    """Which rows of the buffer each layer reads and writes.
+    """Rows of the buffer that each layer reads and writes.
 
     Parameters
     ----------
     reads : tuple of slice
-        Rows that a layer reads: all before its own if layers are densely connected.
+        Rows that a layer reads: all earlier rows if layers are densely connected.
     writes : tuple of slice
-        Rows that a layer writes; those of the last one lie outside of the buffer.
+        Rows that a layer writes; the last layer writes outside the buffer.
     dense : bool
         Whether layers are densely connected.
     """
@@ -63,7 +63,7 @@ class Layout(NamedTuple):
 
     @classmethod
     def of(cls, n_inputs: int, n_neurons: Sequence[int], *, dense: bool) -> Layout:
-        """Lay out a chain."""
+        """Return the layout of a chain."""
         edges = [0, n_inputs]
         for n in n_neurons:
             edges.append(edges[-1] + n)
@@ -74,14 +74,14 @@ class Layout(NamedTuple):
 
 
 class Buffers(NamedTuple):
-    """Views of the working memory of a chain, one a layer.
+    """Views of the buffer of a chain, one for each layer.
 
     Parameters
     ----------
     reads : sequence of Tensor of shape (members, n_columns, batch)
         Features that a layer reads.
     writes : sequence of Tensor of shape (members, n_neurons, batch)
-        Features that it writes.
+        Features that a layer writes.
     """
 
     reads: Sequence[Tensor]
@@ -89,7 +89,7 @@ class Buffers(NamedTuple):
 
     @classmethod
     def of(cls, features: Tensor, last: Tensor, layout: Layout) -> Buffers:
-        """Cut the buffer of the features; `last` takes those of the last layer."""
+        """Return the views of a buffer; the last layer writes to `last`."""
         inner = [features[:, rows] for rows in layout.writes[:-1]]
         return cls([features[:, rows] for rows in layout.reads], [*inner, last])
 
@@ -102,22 +102,22 @@ def chain_forward(
     before: Sequence[Tensor],
     kept: Sequence[Tensor] = (),
 ) -> None:
-    """Run the layers on features that lie in the buffer.
+    """Compute all layers on the features in the buffer.
 
     Parameters
     ----------
     activation : ActivationOps
         Activation of every layer.
     buffers : Buffers
-        Features; those that the layers write are filled here.
+        Features; the parts that the layers write are filled.
     weights : sequence of Tensor of shape (members, n_neurons, n_columns)
-        One a layer.
+        Weights of each layer.
     biases : sequence of Tensor of shape (members, n_neurons, 1)
-        One a layer.
+        Biases of each layer.
     before : sequence of Tensor of shape (members, n_neurons, batch)
-        Filled with what goes into the activations.
+        Filled with the inputs of the activations.
     kept : sequence of Tensor of shape (members, n_neurons, batch), optional
-        What dropout multiplies features by, one a layer.
+        Dropout masks of each layer.
     """
     layers = zip(buffers.reads, buffers.writes, weights, biases, before, strict=True)
     for i, (read, write, weight, bias, z) in enumerate(layers):
@@ -139,23 +139,23 @@ def chain_backward(
     *,
     dense: bool,
 ) -> None:
-    """Run the layers backwards; what went into the activations is overwritten.
+    """Compute the gradients of all layers; the inputs of the activations are overwritten.
 
     Parameters
     ----------
     activation, buffers, before
-        As `chain_forward` left them.
+        As after `chain_forward`.
     weights_t : sequence of Tensor of shape (members, n_columns, n_neurons)
-        Transposed weights. That of the first layer may be cut to the inputs whose gradient is wanted;
-        None if none is.
+        Transposed weights. The weight of the first layer may be cut to the inputs whose gradient is
+        needed; None if no gradient of inputs is needed.
     grads : Buffers
-        Gradients of the features; that of the last layer's is given, the others are filled.
+        Gradients of the features; the gradient of the last layer is given, the others are filled.
     grad_weights, grad_biases : sequence of Tensor
-        Filled.
+        Filled with the gradients.
     kept : sequence of Tensor, optional
         As in `chain_forward`.
     dense : bool
-        Whether layers are densely connected, and so add to the gradients of all features before them.
+        Whether layers are densely connected, so that gradients of earlier features accumulate.
     """
     last = len(before) - 1
     for i in range(last, -1, -1):
@@ -175,7 +175,7 @@ def chain_backward(
 
 
 class _Chain(torch.autograd.Function):
-    """Layers of all members at once; returns the features of the last one."""
+    """Autograd function for the layers of all members; returns the features of the last layer."""
 
     @staticmethod
     def forward(
@@ -228,15 +228,15 @@ def dense_chain(
     activation: str = "swish",
     dense: bool = True,
 ) -> Tensor:
-    """Run a chain of layers.
+    """Return the features of the last layer of a chain.
 
     Parameters
     ----------
     x : Tensor of shape (members, n_inputs, batch)
         Inputs, feature-major.
     weights : sequence of Tensor of shape (members, n_neurons, n_columns)
-        Layer ``i`` reads the inputs and the features of all layers before it; without `dense` only
-        those of the layer before it.
+        Layer ``i`` reads the inputs and the features of all earlier layers; without `dense` only the
+        features of the layer before it.
     biases : sequence of Tensor of shape (members, n_neurons)
         Biases.
     activation : str, default="swish"

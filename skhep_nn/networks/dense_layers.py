@@ -1,4 +1,4 @@
-"""What the networks of tables are built of: input stage, activations, hidden layers."""
+"""Parts of the networks for tables: input stage, activations, hidden layers."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ Width = int | Literal["auto"]
 
 @public("skhep_nn.networks")
 class CategoricalColumn(NamedTuple):
-    """A column of category codes and the embedding it gets.
+    """A column of category codes and the size of its embedding.
 
     Parameters
     ----------
     column : int
         Position of the column in the input.
     n_categories : int
-        Number of categories seen at fit; codes run from 0 to ``n_categories - 1``, and -1 stands for
-        a category that was not seen.
+        Number of categories seen at fit; codes are 0 to ``n_categories - 1``, and -1 for an
+        unseen category.
     size : int
         Length of the embedding vector.
     """
@@ -81,8 +81,8 @@ def embedding_size(n_categories: int) -> int:
 class InputStage(nn.Module):
     """Standardise the continuous columns and embed the categorical ones.
 
-    The moments are buffers, found on the training data: standardisation is part of the network, so
-    that whatever acts on physical units (augmentation) comes before it.
+    Mean and scale are buffers, computed from the training data. Standardisation is part of the network, so that
+    augmentation, which comes before it, acts on physical units.
     """
 
     mean: Tensor
@@ -93,7 +93,7 @@ class InputStage(nn.Module):
         super().__init__()
         self.columns = tuple(c.column for c in categorical)
         continuous = [i for i in range(n_features) if i not in self.columns]
-        # Not a part of the state: it is the same for all members and never changes.
+        # Not part of the state, as it is the same for all members and never changes.
         self.register_buffer(
             "continuous", torch.tensor(continuous, dtype=torch.long), persistent=False
         )
@@ -105,7 +105,7 @@ class InputStage(nn.Module):
         self.width = len(continuous) + sum(c.size for c in categorical)
 
     def rows_of_columns(self) -> dict[int, range]:
-        """Return which rows of the network's input each column of the table becomes."""
+        """Return for each column of the table the rows of the network input computed from it."""
         numbers: list[int] = self.continuous.tolist()
         rows = {column: range(row, row + 1) for row, column in enumerate(numbers)}
         start = len(numbers)
@@ -141,7 +141,7 @@ def _he_normal_prelu(weight: Tensor, generator: torch.Generator | None) -> None:
 
 
 class ActivationSpec(NamedTuple):
-    """What an activation is made of and the initialisation that keeps its signals near unit size."""
+    """An activation, and the initialisation of weights that keeps its outputs near unit size."""
 
     build: Callable[[], nn.Module]
     initialise: Callable[[Tensor, torch.Generator | None], None]
@@ -156,7 +156,7 @@ ACTIVATIONS: dict[str, ActivationSpec] = {
 
 
 def check_hidden(activation: str, dropout: float, depth: int) -> None:
-    """Raise ValueError for what no hidden layers can be built of."""
+    """Raise ValueError if no hidden layers can be built from these parameters."""
     if activation not in ACTIVATIONS:
         msg = f"activation={activation!r} is not known; choose one of {sorted(ACTIVATIONS)}."
         raise ValueError(msg)
@@ -169,7 +169,7 @@ def check_hidden(activation: str, dropout: float, depth: int) -> None:
 def hidden_widths(n_inputs: int, depth: int, width: Width, growth_rate: float) -> list[int]:
     """Return the neurons of every hidden layer."""
     first = n_inputs if width == "auto" else width
-    # The tiny term keeps int() from falling to the next lower integer by rounding alone.
+    # The tiny term prevents int() from rounding down because of floating-point error.
     widths = [math.floor(first * (1 + d * growth_rate) + 1e-9) for d in range(depth)]
     if min(widths) < 1:
         msg = (
@@ -181,14 +181,14 @@ def hidden_widths(n_inputs: int, depth: int, width: Width, growth_rate: float) -
 
 
 def dropout_layer(rate: float) -> nn.Module:
-    """Return what follows every hidden activation."""
+    """Return the dropout layer after every hidden activation."""
     return MemberDropout(rate) if rate else nn.Identity()
 
 
 def hidden_layers(
     n_inputs: int, widths: Sequence[int], *, dense: bool, activation: str
 ) -> tuple[nn.ModuleList, nn.ModuleList]:
-    """Return the layers of a chain and what activates them; dense ones see all that came before."""
+    """Return layers and activations of a chain; with `dense` each layer reads all earlier features."""
     layers = nn.ModuleList()
     for n_neurons in widths:
         layers.append(MemberLinear(n_inputs, n_neurons))
@@ -221,7 +221,7 @@ def reset_embeddings(stage: InputStage, generator: torch.Generator | None) -> No
 def reset_hidden(
     layers: Iterable[nn.Module], activation: str, generator: torch.Generator | None
 ) -> None:
-    """Draw the weights of hidden layers as suits their activation; biases start at zero."""
+    """Initialise the weights of hidden layers for their activation, and biases with zero."""
     initialise = ACTIVATIONS[activation].initialise
     for layer in layers:
         initialise(layer.get_parameter("weight"), generator)
@@ -229,6 +229,6 @@ def reset_hidden(
 
 
 def reset_output(layer: MemberLinear, generator: torch.Generator | None) -> None:
-    """Draw Glorot-normal weights of the output layer; its bias starts at zero."""
+    """Initialise the output layer with Glorot-normal weights and a zero bias."""
     nn.init.xavier_normal_(layer.weight, generator=generator)
     nn.init.zeros_(layer.bias)

@@ -10,18 +10,17 @@ from torch.autograd.function import once_differentiable
 
 __all__ = ["batch_distance_correlation"]
 
-# Numbers of the distances of some members that are held at once: what a cache of a core holds, and on a
-# GPU a part of its memory.
+# Number of distances held at once: what fits into the cache of a core, and on a GPU a part of its memory.
 _CPU_NUMBERS, _CUDA_NUMBERS = 1 << 18, 1 << 26
 
-# Product of two distance variances, of quantities of the order of one, that is no more than rounding.
+# A product of two distance variances below this is rounding error, for quantities of the order of one.
 _ROUNDING = 1e-12
 
 
 class _SquaredCorrelation(torch.autograd.Function):
-    """Squared distance correlation whose gradient by the first quantity is found on the way.
+    """Squared distance correlation, with an explicit gradient with respect to the first quantity.
 
-    Automatic differentiation would keep half a dozen matrices of all pairs for every member.
+    Automatic differentiation would keep six matrices of all pairs for every member.
     """
 
     @staticmethod
@@ -49,16 +48,16 @@ def batch_distance_correlation(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
     Parameters
     ----------
     x : Tensor of shape (members, batch)
-        Of the order of one, such as scores; the result has a gradient by these alone.
+        Values of the order of one, such as scores. Only they have a gradient.
     y : Tensor of shape (members, batch)
-        Of the order of one, such as a scaled mass.
+        Values of the order of one, such as a scaled mass.
     weight : Tensor of shape (members, batch)
-        Not negative; zero for rows that do not count.
+        Event weights, not negative; zero for rows to ignore.
 
     Returns
     -------
     Tensor of shape (members,)
-        Zero where no rows count, or all of them have the same value.
+        Zero if no rows have a weight, or all have the same value.
     """
     result: Tensor = _SquaredCorrelation.apply(x, y, weight)  # type: ignore[no-untyped-call]
     return result
@@ -67,14 +66,14 @@ def batch_distance_correlation(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
 def _value_and_gradient(
     x: Tensor, y: Tensor, weight: Tensor, *, with_gradient: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return squared distance correlations and, if wanted, their gradients by x, else zeros."""
+    """Return squared distance correlations, and their gradients with respect to x or zeros."""
     weight = weight / weight.sum(-1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
     difference = x.unsqueeze(-1) - x.unsqueeze(-2)
     a = _centred(difference.abs(), weight)
     b = _centred((y.unsqueeze(-1) - y.unsqueeze(-2)).abs(), weight)
     covariance, variance, other = (_mean_of(m, weight) for m in (a * b, a * a, b * b))
     product = variance * other
-    # No branch: the shapes of a step, and what it waits for, must not depend on its numbers.
+    # Without a branch: on a GPU the shapes of a step must not depend on values, nor may the host wait for them.
     norm = torch.where(product > _ROUNDING, product, torch.inf).rsqrt()
     value = covariance * norm
     if not with_gradient:
@@ -96,7 +95,7 @@ def _mean_of(matrix: Tensor, weight: Tensor) -> Tensor:
 
 
 def _centred(distances: Tensor, weight: Tensor) -> Tensor:
-    """Subtract the means of rows and columns, which are the same as distances are symmetric."""
+    """Subtract the means of rows and columns, which are equal, as distances are symmetric."""
     rows = _row_means(distances, weight)
     mean = (rows * weight).sum(-1)
     return distances - rows.unsqueeze(-1) - (rows - mean.unsqueeze(-1)).unsqueeze(-2)

@@ -1,4 +1,4 @@
-"""Losses of single rows and their gradients; weights and means come later."""
+"""Losses of single rows and their gradients, before weights and means."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
     "with_classes",
 ]
 
-# Rows whose distances from each other are compared at most: pairs grow with the square.
+# Largest number of rows of which all pairs are compared.
 _PENALISED_ROWS = 2048
 
 
@@ -30,26 +30,26 @@ def _same(target: Tensor) -> Tensor:
 
 
 class Loss(NamedTuple):
-    """A loss of rows and its gradient by the outputs.
+    """A loss of rows, and its gradient with respect to the outputs.
 
     Parameters
     ----------
     name : str
-        Its name.
+        Name of the loss.
     value : callable
         Maps outputs (..., batch, outputs) and targets to losses (..., batch).
-    slope : callable
-        Maps the same to the gradient of the losses, of the shape of the outputs.
+    gradient : callable
+        Maps outputs and targets to the gradient of the losses, with the shape of the outputs.
     penalty : callable, optional
-        Maps outputs, targets and weights (members, batch) to what is added to the summed losses of
-        every member (members,): it is of the batch, so that no single row has it.
+        Maps outputs, targets and weights (members, batch) to a term (members,) that is added to the
+        loss of every member. It depends on the whole batch.
     labels : callable, default=the targets
-        Maps targets to what scores compare predictions with.
+        Maps targets to the labels with which scores compare predictions.
     """
 
     name: str
     value: Callable[[Tensor, Tensor], Tensor]
-    slope: Callable[[Tensor, Tensor], Tensor]
+    gradient: Callable[[Tensor, Tensor], Tensor]
     penalty: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     labels: Callable[[Tensor], Tensor] = _same
 
@@ -63,20 +63,20 @@ def _cross_entropy(output: Tensor, target: Tensor) -> Tensor:
 
 
 def _cross_entropy_slope(output: Tensor, target: Tensor) -> Tensor:
-    # Not F.one_hot, which asks the device how many classes there are.
+    # Not F.one_hot, which waits for the device to find the number of classes.
     is_class = target.unsqueeze(-1) == torch.arange(output.shape[-1], device=output.device)
     return output.softmax(-1) - is_class.to(output.dtype)
 
 
 def _over_targets(
-    name: str, elementwise: Callable[..., Tensor], slope: Callable[[Tensor], Tensor]
+    name: str, elementwise: Callable[..., Tensor], gradient: Callable[[Tensor], Tensor]
 ) -> Loss:
-    """Return a loss of the differences, averaged over targets."""
+    """Return a loss of the differences between outputs and targets, averaged over targets."""
 
     def value(output: Tensor, target: Tensor) -> Tensor:
         return elementwise(output, target, reduction="none").mean(-1)
 
-    return Loss(name, value, lambda output, target: slope(output - target) / output.shape[-1])
+    return Loss(name, value, lambda output, target: gradient(output - target) / output.shape[-1])
 
 
 _ALL = (
@@ -94,7 +94,7 @@ LOSSES = {loss.name: loss for loss in _ALL}
 
 
 def is_right(output: Tensor, code: Tensor) -> Tensor:
-    """Return whether the most probable class is that of the code; one output is that of the second."""
+    """Return whether the most probable class is the true class; a single output is for the second of two."""
     if output.shape[-1] == 1:
         return (output.squeeze(-1) > 0) == (code > 0.5)
     return output.argmax(-1) == code
@@ -103,19 +103,19 @@ def is_right(output: Tensor, code: Tensor) -> Tensor:
 def with_classes(
     loss: Loss, n_targets: int, n_classes: int, target_weight: float, class_weight: float
 ) -> Loss:
-    """Return a loss of targets and of a class beside them.
+    """Return the sum of a loss of targets and the cross-entropy of a class.
 
     Parameters
     ----------
     loss : Loss
-        Of the targets.
+        Loss of the targets.
     n_targets : int
-        Number of targets, which come first in outputs and targets. One column of targets follows,
-        the code of the class, as all have to be of one type.
+        Number of targets, which are the first columns of outputs and targets. The next column of the
+        targets is the code of the class.
     n_classes : int
-        Number of classes, at least two: one output follows for two classes, else one a class.
+        Number of classes, at least two: one further output for two classes, else one for each class.
     target_weight, class_weight : float
-        Factors of `loss` and of the cross-entropy in the sum.
+        Factors of `loss` and of the cross-entropy.
     """
     of_class = LOSSES["binary_cross_entropy" if n_classes == 2 else "cross_entropy"]
 
@@ -130,47 +130,46 @@ def with_classes(
         first, second = parts(output, target)
         return target_weight * loss.value(*first) + class_weight * of_class.value(*second)
 
-    def slope(output: Tensor, target: Tensor) -> Tensor:
+    def gradient(output: Tensor, target: Tensor) -> Tensor:
         first, second = parts(output, target)
-        slopes = target_weight * loss.slope(*first), class_weight * of_class.slope(*second)
-        return torch.cat(slopes, dim=-1)
+        gradients = target_weight * loss.gradient(*first), class_weight * of_class.gradient(*second)
+        return torch.cat(gradients, dim=-1)
 
-    return Loss(f"{loss.name} and {of_class.name}", value, slope)
+    return Loss(f"{loss.name} and {of_class.name}", value, gradient)
 
 
 def through_sigmoid(loss: Loss) -> Loss:
-    """Return a loss of outputs that pass a sigmoid first.
+    """Return a loss of the sigmoid of the outputs.
 
     Parameters
     ----------
     loss : Loss
-        Of targets between 0 and 1.
+        Loss of targets between 0 and 1.
     """
 
     def value(output: Tensor, target: Tensor) -> Tensor:
         return loss.value(output.sigmoid(), target)
 
-    def slope(output: Tensor, target: Tensor) -> Tensor:
+    def gradient(output: Tensor, target: Tensor) -> Tensor:
         share = output.sigmoid()
-        return loss.slope(share, target) * share * (1 - share)
+        return loss.gradient(share, target) * share * (1 - share)
 
-    return Loss(f"{loss.name} through a sigmoid", value, slope)
+    return Loss(f"{loss.name} through a sigmoid", value, gradient)
 
 
 def decorrelated(loss: Loss, strength: float, background: int) -> Loss:
-    """Return a loss of classes with the squared distance correlation of score and mass added.
+    """Return a loss of classes plus the squared distance correlation between score and mass.
 
     Parameters
     ----------
     loss : Loss
-        Of the class: with one output of the second of two, else with an output a class. Its targets
-        are followed by two columns: the mass, of the order of one, and 1 for the rows whose
-        correlation counts, else 0. Weights enter by their size.
+        Loss of the class: one output for the second of two classes, else one for each class. Two columns
+        follow its targets: the mass, of the order of one, and 1 for rows that enter the correlation,
+        else 0. The correlation uses absolute weights.
     strength : float
-        Factor of the correlation. Every row has that of its batch added to its own loss.
+        Factor of the correlation, which is added to the loss.
     background : int
-        The class whose probability is the score; from another one that of two classes only differs in
-        the sign.
+        Class whose probability is the score. Of two classes either gives the same correlation.
     """
 
     def labels(target: Tensor) -> Tensor:
@@ -180,8 +179,8 @@ def decorrelated(loss: Loss, strength: float, background: int) -> Loss:
     def value(output: Tensor, target: Tensor) -> Tensor:
         return loss.value(output, labels(target))
 
-    def slope(output: Tensor, target: Tensor) -> Tensor:
-        return loss.slope(output, labels(target))
+    def gradient(output: Tensor, target: Tensor) -> Tensor:
+        return loss.gradient(output, labels(target))
 
     def penalty(output: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         if output.shape[-1] == 1:
@@ -194,11 +193,11 @@ def decorrelated(loss: Loss, strength: float, background: int) -> Loss:
         terms = [batch_distance_correlation(*piece) * total.sum(-1) for *piece, total in pieces]
         return strength * torch.stack(terms).sum(0)
 
-    return Loss(f"{loss.name}, decorrelated", value, slope, penalty, labels)
+    return Loss(f"{loss.name}, decorrelated", value, gradient, penalty, labels)
 
 
 class RowLoss(nn.Module):
-    """A loss of rows as the module that skorch takes a criterion to be."""
+    """A loss of rows as a module, as skorch expects of a criterion."""
 
     def __init__(self, loss: Loss) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Layers for one member whose parameters may carry a leading member axis, feature-major."""
+"""Feature-major layers of one member. Their parameters may have a leading member axis."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = [
     "random_bytes",
 ]
 
-# Up to so many categories a product with zeros and ones beats looking vectors up, whose backward pass has
-# to collect the rows of each category again: measured on a GPU, a quarter of the study's training step.
+# Up to this number of categories a product with one-hot codes is faster than a lookup, whose backward pass sums
+# the rows of each category: a quarter of a training step of the HiggsML network, measured on a GPU.
 FEW_CATEGORIES = 64
 
 
 class MemberLinear(nn.Module):
-    """A fully connected layer, feature-major, whose weight may carry a leading member axis."""
+    """Fully connected layer, feature-major. Its weight may have a leading member axis."""
 
     def __init__(self, n_inputs: int, n_outputs: int) -> None:
         super().__init__()
@@ -39,21 +39,21 @@ class MemberLinear(nn.Module):
 
 
 def dropped_bytes(rate: float) -> int:
-    """Return how many of the 256 values of a byte stand for what is dropped; at least one, and not all."""
+    """Return the number of byte values, out of 256, that mean "dropped": at least 1, at most 255."""
     return min(max(1, round(256 * rate)), 255)
 
 
 def random_bytes(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draw a byte for every value of a tensor, eight at once: a float for each would cost as much as a layer."""
+    """Draw one random byte for each value of a tensor, eight bytes at once: floats would cost as much as a layer."""
     draws = x.new_empty((x.numel() + 7) // 8, dtype=torch.int64)
     draws = draws.random_(-(2**63), None, generator=generator)
     return draws.view(torch.uint8)[: x.numel()].view(x.shape)
 
 
 def fill_with_kept(out: Tensor, rate: float, generator: torch.Generator | None) -> None:
-    """Fill a tensor with zero for what is dropped, else with the inverse of the share that is kept.
+    """Fill a tensor with a dropout mask: 0 for dropped values, else 1 / (share of values kept).
 
-    The rate is rounded to a 256th; what is kept is scaled by the rate that is applied, so that means stay.
+    The rate is rounded to a 256th, and the mask uses the rounded rate, so that means do not change.
     """
     if not rate:
         out.fill_(1)
@@ -64,12 +64,12 @@ def fill_with_kept(out: Tensor, rate: float, generator: torch.Generator | None) 
 
 
 class MemberDropout(nn.Module):
-    """Dropout that draws from a generator of its own, where training has lent it one.
+    """Dropout with masks from given random generators.
 
-    torch's dropout reads global state, which fits side by side would take from each other. On a CPU every member
-    of a stack draws by its own, whatever it is stacked with; on a GPU all draw by the first, in one call. (Fused
-    kernels draw for themselves.)
-    Members of a stack may have rates of their own, see `share`.
+    The dropout of torch draws from the global generator, so that fits in parallel would change each other. On a
+    CPU each member of a stack has its generator and does not depend on the other members; on a GPU the generator
+    of the first member draws for all in one call. (Fused kernels draw their own masks.)
+    Members of a stack can have different rates, see `share`.
     """
 
     generator: torch.Generator | None = None
@@ -82,7 +82,7 @@ class MemberDropout(nn.Module):
         self.rate = rate
 
     def share(self, rates: Sequence[float]) -> None:
-        """Let the members of a stack have rates of their own."""
+        """Set a rate for each member of a stack."""
         self.rates = rates
         self.register_buffer("kept_share", 1 - torch.tensor(rates).view(-1, 1, 1), persistent=False)
 
@@ -97,7 +97,7 @@ class MemberDropout(nn.Module):
         if x.device.type == "cpu":
             return x * self.kept(torch.empty_like(x))
         if self.rates:
-            # A call for each would cost more than the drawing itself.
+            # One call for each member would cost more than the drawing itself.
             kept = torch.ones_like(x)
             kept.bernoulli_(self.kept_share.expand_as(x), generator=self.generator)
             return x * kept / self.kept_share.to(x.dtype)
@@ -105,10 +105,10 @@ class MemberDropout(nn.Module):
         return x * kept / (1 - self.rate)
 
     def kept(self, out: Tensor, members: slice = slice(None)) -> Tensor:
-        """Fill a tensor on a CPU with what the features of members are multiplied by."""
+        """Fill a tensor on a CPU with the dropout masks of the members."""
         parts = out if out.ndim == 3 else out.unsqueeze(0)
-        lent = self.generators if out.ndim == 3 else ()
-        generators: Sequence[torch.Generator | None] = lent or [self.generator] * len(parts)
+        of_members = self.generators if out.ndim == 3 else ()
+        generators: Sequence[torch.Generator | None] = of_members or [self.generator] * len(parts)
         rates = self.rates_of(len(generators))
         for part, rate, generator in zip(parts, rates[members], generators[members], strict=True):
             fill_with_kept(part, rate, generator)
@@ -116,7 +116,7 @@ class MemberDropout(nn.Module):
 
 
 class MemberPReLU(nn.Module):
-    """PReLU with one slope a layer (arXiv:1502.01852), which may carry a leading member axis."""
+    """PReLU with one slope for each layer (arXiv:1502.01852). The slope may have a leading member axis."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class MemberPReLU(nn.Module):
 class MemberEmbedding(nn.Module):
     """Entity embedding (arXiv:1604.06737); code -1, a category unseen at fit, maps to the zero vector.
 
-    Zero is the mean of the N(0, 1) the vectors start from: an unseen category says nothing.
+    Zero is the mean of the N(0, 1) from which the vectors start, so an unseen category is neutral.
     """
 
     def __init__(self, n_categories: int, size: int) -> None:
@@ -144,7 +144,7 @@ class MemberEmbedding(nn.Module):
             categories = torch.arange(n_categories, device=codes.device).unsqueeze(-1)
             is_category = (codes.unsqueeze(-2) == categories).to(self.weight.dtype)
             return self.weight.mT @ is_category
-        table = F.pad(self.weight, (0, 0, 1, 0))  # row 0 is the slot of the unseen category
+        table = F.pad(self.weight, (0, 0, 1, 0))  # row 0 is for unseen categories
         rows = codes + 1
         if table.ndim == 3:
             n_members, n_rows, _ = table.shape

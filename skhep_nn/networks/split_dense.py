@@ -1,4 +1,4 @@
-"""The network of one member that takes groups of columns along paths of their own."""
+"""Network with separate hidden layers for groups of columns."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ["FeatureBlock", "HiddenStates", "SplitDenseNet"]
 
 @public("skhep_nn.networks")
 class FeatureBlock(NamedTuple):
-    """A group of columns and the hidden layers that it goes through.
+    """A group of columns and its hidden layers.
 
     Parameters
     ----------
@@ -39,12 +39,12 @@ class FeatureBlock(NamedTuple):
     depth : int, default=None
         Number of hidden layers; 1 makes a "wide" block. None: as the other blocks.
     width : int or "auto", default=None
-        Neurons of the first of them; "auto" is the number of the block's inputs. None: as the other
-        blocks.
+        Neurons of the first hidden layer; "auto" is the number of inputs of the block. None: as the
+        other blocks.
 
     Examples
     --------
-    Masses through a single wide layer, all columns through the layers of the estimator:
+    A single wide layer for masses, the layers of the estimator for all columns:
 
     >>> from skhep_nn import DenseNetClassifier
     >>> from skhep_nn.networks import FeatureBlock
@@ -59,17 +59,17 @@ class FeatureBlock(NamedTuple):
 
 
 class HiddenStates(NamedTuple):
-    """What a `SplitDenseNet` computes on the way to its outputs; a tensor a block each.
+    """Intermediate results of a `SplitDenseNet`, one tensor for each block.
 
     Parameters
     ----------
     inputs : list of Tensor of shape (..., n_inputs, batch)
-        The block's own columns, standardised and embedded.
+        Columns of the block, standardised and embedded.
     bottlenecks : list of Tensor of shape (..., n_neurons, batch)
-        What the block's columns are compressed to for the other blocks, after the activation. Empty
-        without bottlenecks.
+        Outputs of the bottleneck of the block, which the other blocks read. Empty without
+        bottlenecks.
     blocks : list of Tensor of shape (..., n_neurons, batch)
-        Features of the block's last layer, which the output layer reads.
+        Features of the last layer of the block, which the output layer reads.
     """
 
     inputs: list[Tensor]
@@ -97,16 +97,16 @@ class _Chain(nn.Module):
 
 @public("skhep_nn.networks")
 class SplitDenseNet(nn.Module):
-    """Dense networks side by side, each on its own group of columns, joined by the output layer.
+    """Parallel dense networks, each for one group of columns, joined by the output layer.
 
     The "parallel networks" of the HiggsML study (arXiv:2002.01427, appendix A). Each block is a chain of
-    hidden layers, densely connected as in `DenseNet`, and the output layer reads the last features of
-    all of them. So the output is a sum with one term a block, which tells how much the network relies
-    on which columns (`skhep_nn.inspection.block_reliance`).
+    hidden layers, densely connected as in `DenseNet`, and the output layer reads the last features of all
+    blocks. The output is therefore a sum with one term for each block, which shows how much the network relies
+    on each group of columns (`skhep_nn.inspection.block_reliance`).
 
     - *Full split*: every column belongs to one block.
-    - *Full split with bottlenecks*: besides, each block's columns are compressed by a layer of
-      `bottleneck` neurons, whose outputs all other blocks get as further inputs.
+    - *Full split with bottlenecks*: in addition, a layer of `bottleneck` neurons compresses the columns of
+      each block, and all other blocks read its outputs.
     - *Semi-split*, or wide and deep (arXiv:1606.07792): a deep block of all columns, and a single wide
       layer for some of them. Blocks may share columns.
 
@@ -119,16 +119,16 @@ class SplitDenseNet(nn.Module):
     blocks : mapping of str to FeatureBlock
         At least two groups of columns, by number, which together hold every column.
     bottleneck : int, default=0
-        Neurons of the bottleneck of each block; 0 for none. They have the activation of the hidden
-        layers, but no dropout.
+        Neurons of the bottleneck of each block; 0 for no bottlenecks. They have the activation of the
+        hidden layers, but no dropout.
     categorical : sequence of CategoricalColumn, default=()
         Columns that hold category codes and the size of their embeddings. A column in several blocks is
         embedded once.
     depth : int, default=6
-        Number of hidden layers of blocks that do not name one.
+        Number of hidden layers of blocks without `depth`.
     width : int or "auto", default="auto"
-        Neurons of the first hidden layer of blocks that do not name one; "auto" is the number of the
-        block's inputs, embeddings and bottlenecks of other blocks included.
+        Neurons of the first hidden layer of blocks without `width`; "auto" is the number of inputs of the
+        block, embeddings and bottlenecks of other blocks included.
     growth_rate : float, default=0.0
         Layer ``d`` (from zero) of a block has ``int(width * (1 + d * growth_rate))`` neurons.
     dense : bool, default=True
@@ -146,12 +146,12 @@ class SplitDenseNet(nn.Module):
 
     See Also
     --------
-    DenseNet : All columns along one path.
+    DenseNet : One chain of layers for all columns.
 
     Examples
     --------
-    The full split of the study: 17 continuous low-level columns and the number of jets, embedded in
-    three, through six layers; 13 high-level columns through one wide layer:
+    The full split of the study: six layers for 17 continuous low-level columns and the number of jets,
+    embedded in three; one wide layer for 13 high-level columns:
 
     >>> from skhep_nn.networks import CategoricalColumn, FeatureBlock, SplitDenseNet
     >>> blocks = {"low": FeatureBlock(range(13, 31)), "high": FeatureBlock(range(13), 1, 50)}
@@ -188,7 +188,7 @@ class SplitDenseNet(nn.Module):
         of_column = self.input_stage.rows_of_columns()
         rows = [[r for c in own for r in of_column[c]] for own in self.block_columns.values()]
         self._sizes = [len(own) for own in rows]
-        # Not a part of the state, as it is the same for all members.
+        # Not part of the state, as it is the same for all members.
         order = torch.tensor([r for own in rows for r in own], dtype=torch.long)
         self.register_buffer("_order", order, persistent=False)
 
@@ -228,7 +228,7 @@ class SplitDenseNet(nn.Module):
         reset_output(self.output, generator)
 
     def hidden_states(self, x: Tensor) -> HiddenStates:
-        """Compute what the output layer reads, and what leads to it.
+        """Compute the features of all blocks, and their inputs and bottlenecks.
 
         Parameters
         ----------

@@ -17,9 +17,9 @@ State: TypeAlias = dict[str, Tensor]
 
 @contextmanager
 def holding(stack: nn.Module, state: State) -> Iterator[None]:
-    """Let a stack hold another state for a while, written in place.
+    """Replace the state of a stack inside the block, and restore it afterwards.
 
-    That is where captured graphs and flat copies of the parameters look for it.
+    The tensors are overwritten in place, as captured graphs and flat copies of the parameters refer to them.
     """
     own = {name: value.detach().clone() for name, value in stacked_state(stack).items()}
     _write(stack, state)
@@ -40,10 +40,10 @@ def _write(stack: nn.Module, state: State) -> None:
 
 
 class _Members(nn.Module):
-    """Members side by side, each with inputs of its own.
+    """Members that run one after the other, each on its own inputs.
 
-    One after the other: where a member alone keeps the device busy, as convolutions do, nothing is gained
-    by running all in one call (and grouped convolutions lose).
+    A single convolutional network keeps the device busy, so that one call for all members would save nothing, and
+    grouped convolutions are slower.
     """
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
@@ -57,7 +57,7 @@ class _Members(nn.Module):
 
 
 def _set_tensor(module: nn.Module, name: str, value: Tensor) -> None:
-    """Replace a parameter or buffer by one of another shape."""
+    """Replace a parameter or buffer by a tensor of another shape."""
     path, _, leaf = name.rpartition(".")
     owner = module.get_submodule(path)
     if leaf in owner._parameters:
@@ -101,24 +101,24 @@ def stack_networks(networks: Sequence[nn.Module], *, share: bool = False) -> nn.
 
 
 def operations_of(network: nn.Module) -> int:
-    """Return multiplications and additions for one row: where nobody counted, two a parameter."""
+    """Return the number of operations for one row: `n_operations` of the network, or 2 for each parameter."""
     counted: int | None = getattr(network, "n_operations", None)
     return 2 * sum(p.numel() for p in network.parameters()) if counted is None else counted
 
 
 def separate_members(stack: nn.Module) -> list[nn.Module]:
-    """Return the members of a stack where they are modules of their own; else the stack alone.
+    """Return the members of a stack if they are separate modules, else a list with the stack itself.
 
     Parameters
     ----------
     stack : nn.Module
-        What `stack_networks` returned.
+        Result of `stack_networks`.
 
     Returns
     -------
     list of nn.Module
     """
-    stack = getattr(stack, "_orig_mod", stack)  # what torch.compile wrapped
+    stack = getattr(stack, "_orig_mod", stack)  # unwrap torch.compile
     return list(stack.members) if isinstance(stack, _Members) else [stack]
 
 
@@ -128,14 +128,14 @@ def stacked_state(stack: nn.Module) -> dict[str, Tensor]:
     Parameters
     ----------
     stack : nn.Module
-        What `stack_networks` returned.
+        Result of `stack_networks`.
 
     Returns
     -------
     dict of str to Tensor
-        Under the names that one member's ``state_dict`` uses.
+        Under the names of the ``state_dict`` of one member.
     """
-    stack = getattr(stack, "_orig_mod", stack)  # what torch.compile wrapped
+    stack = getattr(stack, "_orig_mod", stack)  # unwrap torch.compile
     if not isinstance(stack, _Members):
         return dict(stack.state_dict())
     states = [member.state_dict() for member in stack.members]

@@ -293,7 +293,7 @@ def test_the_loss_with_classes(name, n_classes):
     torch.testing.assert_close(loss.value(out, target), expected)
     out.requires_grad_()
     (gradient,) = torch.autograd.grad(loss.value(out, target).sum(), out)
-    torch.testing.assert_close(loss.slope(out.detach(), target), gradient)
+    torch.testing.assert_close(loss.gradient(out.detach(), target), gradient)
 
 
 def test_weights_of_the_losses(spots):

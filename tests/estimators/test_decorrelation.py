@@ -85,7 +85,7 @@ def test_penalised_loss(n_classes, monkeypatch):
     target = torch.stack([code, mass, counts], dim=-1)
     assert_array_equal(loss.labels(target), code)
     assert_array_equal(loss.value(output, target), plain.value(output, code))
-    assert_array_equal(loss.slope(output, target), plain.slope(output, code))
+    assert_array_equal(loss.gradient(output, target), plain.gradient(output, code))
 
     def expected(rows):
         parts = []

@@ -264,7 +264,7 @@ def test_the_loss_through_a_sigmoid(name):
     expected = LOSSES[name].value(1 / (1 + torch.exp(-out)), target)
     torch.testing.assert_close(loss.value(out, target), expected)
     (gradient,) = torch.autograd.grad(loss.value(out, target).sum(), out)
-    torch.testing.assert_close(loss.slope(out.detach(), target), gradient)
+    torch.testing.assert_close(loss.gradient(out.detach(), target), gradient)
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_slopes_are_the_derivatives_of_the_losses(loss):
     target = targets(loss, n_outputs, 4, 50)
     target = target if loss == "cross_entropy" else target.double()
     LOSSES[loss].value(output, target).sum().backward()
-    slope = LOSSES[loss].slope(output.detach(), target)
+    slope = LOSSES[loss].gradient(output.detach(), target)
     torch.testing.assert_close(slope.expand_as(output), output.grad, rtol=1e-12, atol=1e-12)
 
 
