@@ -24,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see benchmarks/higgs/job.py
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in benchmarks/images/electron_photon.py
 
 from benchmarks.common.reporting import Part, console, machine, show_part, write_parts
 from benchmarks.waveforms.grid_search import search

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,13 @@ from skhep_nn.preprocessing.moments import weighted_moments
 from skhep_nn.training.job import Target
 from skhep_nn.utils.checks import is_number
 
-__all__ = ["BaseNetworkClassifier", "BaseNetworkRegressor", "class_probabilities"]
+__all__ = [
+    "BaseNetworkClassifier",
+    "BaseNetworkRegressor",
+    "TargetScaling",
+    "class_probabilities",
+    "target_scaling",
+]
 
 
 class BaseNetworkClassifier(ClassifierMixin, BaseNetworkEstimator):  # type: ignore[misc]
@@ -146,3 +152,16 @@ def class_probabilities(probability: NDArray[np.float32]) -> NDArray[np.float64]
     # float32 probabilities sum to one only within 1e-7, for which scikit-learn's metrics warn.
     normalised: NDArray[np.float64] = out / out.sum(axis=1, keepdims=True)
     return normalised
+
+
+class TargetScaling(NamedTuple):
+    """How a regressor scales its targets: ``target = output * scale + mean``, one value for each target."""
+
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    one_target: bool
+
+
+def target_scaling(regressor: BaseNetworkRegressor) -> TargetScaling:
+    """Return the scaling of the targets of a fitted regressor."""
+    return TargetScaling(regressor._target_mean, regressor._target_scale, regressor._one_target)

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from skhep_nn._version import __version__
 from skhep_nn.ensemble.prediction import apply_link, joined_views
-from skhep_nn.estimators.base import BaseNetworkEstimator
+from skhep_nn.estimators.base import BaseNetworkEstimator, link_of
 from skhep_nn.estimators.grids import GridEstimator
+from skhep_nn.estimators.targets import target_scaling
 from skhep_nn.io.persistence import writable
 from skhep_nn.kinematics.formulas import cartesian_from_cylindrical
 from skhep_nn.kinematics.momenta import CartesianLayout, Turn
@@ -278,7 +279,7 @@ class _Prediction(nn.Module):
         self.codes = _Codes(categories) if categories else nn.Identity()
         self.cells = network.sample_shape if isinstance(network, GridEstimator) else None
         self.views = network.augmenter_ if network.tta else None
-        self.link = network._link
+        self.link = link_of(network)
         # The weight of a diverged member is 0, but 0 times its NaN would be NaN.
         used = np.flatnonzero(ensemble.weights).tolist()
         self.members = nn.ModuleList(ensemble.member(k) for k in used)
@@ -290,12 +291,13 @@ class _Prediction(nn.Module):
         self.names = ["prediction"]
         if hasattr(network, "aux_classes_"):
             self.names.append("aux_probabilities")
-        self.one_target = network._one_target
+        scaling = target_scaling(network)
+        self.one_target = scaling.one_target
         # In float32, adding a large offset would lose the digits of the prediction. The offset is held in units of
         # the scale, since the optimiser of the graph would take a small offset for zero.
-        scale = torch.as_tensor(network._target_scale, dtype=torch.float64)
+        scale = torch.as_tensor(scaling.scale, dtype=torch.float64)
         self.register_buffer("scale", scale)
-        self.register_buffer("offset", torch.as_tensor(network._target_mean).double() / scale)
+        self.register_buffer("offset", torch.as_tensor(scaling.mean).double() / scale)
 
     def forward(self, X: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return the predictions for rows in physical units, in the order of `names`."""

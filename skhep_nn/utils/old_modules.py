@@ -122,6 +122,10 @@ MOVED: dict[str, str] = {
 """Full name of an old module, and of the module that holds its contents today."""
 
 RENAMED: dict[str, str] = {
+    "skhep_nn.ensemble.Views": "skhep_nn.ensemble.prediction.Views",
+    "skhep_nn.ensemble.apply_link": "skhep_nn.ensemble.prediction.apply_link",
+    "skhep_nn.ensemble.separate_members": "skhep_nn.networks.stacks.separate_members",
+    "skhep_nn.ensemble.stacked_state": "skhep_nn.networks.stacks.stacked_state",
     "skhep_nn.kinematics.CartesianMomenta": "skhep_nn.preprocessing.CartesianMomenta",
     "skhep_nn.kinematics.EventAligner": "skhep_nn.preprocessing.EventAligner",
     "skhep_nn.metrics._ams_of_predictions": "skhep_nn.metrics.ams_of_predictions",
