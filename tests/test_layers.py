@@ -32,6 +32,17 @@ OPTIONAL = {
     "xgboost",
 }
 
+# Files of tests that are not about one module, each with the reason.
+TESTS_WITHOUT_A_MODULE = {
+    "estimators/refit.py": "a second fit, seeds and the state of torch, of any estimator",
+    "inputs/reader_threads.py": "the number of reading threads, a part of shuffled_chunks",
+    "io/forged_files.py": "attacks on load",
+    "io/stored_models.py": "files of earlier releases",
+    "kernels/optional.py": "the package without the folder of kernels",
+    "training/counted_work.py": "operators and calls of a step are counted",
+    "training/decorrelation_cuda.py": "the mass penalty on a GPU",
+}
+
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -72,6 +83,27 @@ def test_optional_dependencies_are_imported_where_needed(path: Path) -> None:
             assert not roots & OPTIONAL, f"{file_id(path)}:{node.lineno}: {roots & OPTIONAL}"
 
 
+def test_every_file_lies_in_a_wing() -> None:
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "_version.py"}
+
+
+def test_tests_mirror_the_package() -> None:
+    """A test of a wing is named after the module that it tests, or stands in the list above."""
+    for path in sorted((PROJECT_ROOT / "tests").glob("*/test_*.py")):
+        name = f"{path.parent.name}/{path.name.removeprefix('test_')}"
+        assert (PACKAGE / name).is_file() or name in TESTS_WITHOUT_A_MODULE, f"tests/{name}"
+        assert not ((PACKAGE / name).is_file() and name in TESTS_WITHOUT_A_MODULE), name
+
+
+@pytest.mark.parametrize("path", FILES, ids=file_id)
+def test_private_names_of_scikit_learn_are_imported_in_one_place(path: Path) -> None:
+    if file_id(path) == "utils/sklearn_private.py":
+        return
+    for name in imported_modules(ast.parse(path.read_text()), "skhep_nn"):
+        private = [part for part in name.split(".")[1:] if part.startswith("_")]
+        assert not (name.startswith("sklearn.") and private), f"{file_id(path)} imports {name}"
+
+
 @pytest.mark.parametrize("path", FILES, ids=file_id)
 def test_library_does_not_print(path: Path) -> None:
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
@@ -89,6 +121,7 @@ def test_init_holds_no_code(path: Path) -> None:
         assert is_import or is_name, f"{file_id(path)}:{node.lineno}: {ast.unparse(node)}"
 
 
+@pytest.mark.slow
 def test_import_is_light() -> None:
     code = f"import sys, skhep_nn; print(sorted({OPTIONAL} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -19,10 +19,10 @@ _NOWHERE = -(2**30)
 
 
 class Product(NamedTuple):
-    """A layer on the way there, or on the way back, where it gathers gradients of its outputs.
+    """The matrix product of one layer, in the forward or in the backward pass.
 
-    Which matrix of the packed copies is multiplied with which columns, those of the features there and of
-    the gradients back; where the output goes among the features, and its gradient among the gradients.
+    Places of the packed matrix, of the columns that are multiplied (features in the forward pass, gradients in the
+    backward pass), of the output among the features, and of its gradient.
     """
 
     n_out: int

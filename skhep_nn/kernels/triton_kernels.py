@@ -196,11 +196,10 @@ def _backward(
     work, stride, packed, table, n_hidden, n_targets,
     T: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Turn derivatives into gradients, from the last layer to the embeddings.
+    """Compute the gradients of all layers, from the last one to the embeddings.
 
-    Every layer collects from those that read it, whose gradients stand one behind the other: the way
-    back is the same kind of product as the way there. The gradients of the continuous inputs, which
-    nobody asks for, are never found.
+    The gradients of the layers that read a layer lie next to each other in memory, so that the backward pass is the
+    same kind of product as the forward pass. Gradients of the continuous inputs are not needed and not computed.
     """
     n = tl.arange(0, BN)
     lane = tl.arange(0, T)

@@ -114,6 +114,7 @@ def test_indices_that_are_none(paths, key, message):
         lazy[key]
 
 
+@pytest.mark.slow
 def test_it_looks_like_an_array(paths, images):
     lazy = load_calo_hdf5(paths, lazy=True).images
     assert (lazy.shape, lazy.ndim, lazy.size, lazy.nbytes, lazy.dtype, len(lazy)) == (

@@ -141,6 +141,7 @@ def test_views_are_averaged(blobs):
     np.testing.assert_allclose(model.predict_proba(X), model.predict_proba(turned), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_composes_and_is_stored(blobs, tmp_path):
     X, y = blobs
     pipeline = make_pipeline(ImageCropper(size=10), small(max_epochs=2, schedule=Constant()))

@@ -169,6 +169,7 @@ def test_prefit(data):
     stacked(fitted, cv="prefit").fit(X[200:], y[200:], sample_weight=np.ones(200))
 
 
+@pytest.mark.slow
 def test_it_composes_and_is_stored(data, tmp_path):
     X, y = data
     frame = pd.DataFrame(X, columns=["a", "b", "c"])

@@ -243,6 +243,7 @@ def test_plot_again_in_the_place_of_given_axes(showers):
         assert grid.figure_ is not figure
 
 
+@pytest.mark.slow
 def test_error_without_matplotlib_names_the_extra():
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"

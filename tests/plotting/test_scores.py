@@ -116,6 +116,7 @@ def test_wrong_scores(changes, match):
         ScoreDistributionDisplay.from_predictions(**arguments)
 
 
+@pytest.mark.slow
 def test_error_without_matplotlib_names_the_extra():
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"

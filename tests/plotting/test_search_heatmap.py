@@ -236,6 +236,7 @@ def test_estimators_without_results(search, sample):
         SearchHeatmapDisplay.from_estimator(Ridge().fit(*sample), x="a", y="b")
 
 
+@pytest.mark.slow
 def test_error_without_matplotlib_names_the_extra():
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"

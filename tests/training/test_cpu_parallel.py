@@ -222,6 +222,7 @@ def test_an_error_in_one_task_ends_the_others(workers, first):
     assert time.perf_counter() - start < 10
 
 
+@pytest.mark.slow
 def test_a_forked_child_ends_with_the_right_result(events):
     """A fit or a prediction after a fork, as the default start method of Linux has it up to Python 3.13."""
     program = """

@@ -183,6 +183,7 @@ def test_in_a_pipeline_with_routed_weights(data):
     assert list(alone.feature_names_in_) == list("abcde")
 
 
+@pytest.mark.slow
 def test_same_seed_same_search_whatever_the_number_of_processes(data):
     network = clone(NETWORK).set_params(random_state=None)
     space = {"width": randint(4, 20), "dropout": [0.0, 0.1]}
@@ -381,6 +382,7 @@ def test_random_search_finds_the_optimum(scripted, data):
     assert [len(own) for own in scripted] == [200]
 
 
+@pytest.mark.slow
 def test_gaussian_process_finds_the_optimum_sooner(scripted, data):
     options = {"n_iter": 30, "n_parameters": (5e3, 1e5), "refit": False}
     found = [
