@@ -134,7 +134,9 @@ class Ensemble:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_runtime": {}}
+        # Without what predictions have computed and cached: they must not change pickles and hashes.
+        names = ("network", "network_params", "states", "weights")
+        return {name: self.__dict__[name] for name in names} | {"_runtime": {}}
 
     @cached_property
     def n_parameters(self) -> int:

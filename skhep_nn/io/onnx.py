@@ -24,7 +24,7 @@ from skhep_nn.ensemble.prediction import apply_link, joined_views
 from skhep_nn.estimators.base import BaseNetworkEstimator, link_of
 from skhep_nn.estimators.grids import GridEstimator
 from skhep_nn.estimators.targets import target_scaling
-from skhep_nn.io.persistence import writable
+from skhep_nn.io.persistence import replace_file, writable
 from skhep_nn.kinematics.formulas import cartesian_from_cylindrical
 from skhep_nn.kinematics.momenta import CartesianLayout, Turn
 from skhep_nn.preprocessing.events import CartesianMomenta, EventAligner
@@ -112,7 +112,7 @@ def to_onnx(estimator: Any, path: str | os.PathLike[str] | None = None) -> Any:
         raise ValueError(msg)
     onnx.checker.check_model(model)
     if path is not None:
-        onnx.save(model, path)
+        replace_file(path, model.SerializeToString())
     return model
 
 

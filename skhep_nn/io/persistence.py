@@ -91,11 +91,22 @@ def save(estimator: Any, path: str | os.PathLike[str]) -> None:
             "people who trust you should load."
         )
         raise TypeError(msg) from error
-    # A temporary folder keeps two processes that store to the same path from writing into one file.
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        complete = Path(folder) / path.name
-        complete.write_bytes(stored)
-        complete.replace(path)
+    replace_file(path, stored)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file beside the given path, and move it there once it is complete.
+
+    A full disk or a killed process leaves the old file as it was.
+    """
+    try:
+        # A folder for each call keeps two processes that write to the same path apart.
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            complete = Path(folder) / path.name
+            complete.write_bytes(content)
+            complete.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, f"{path} could not be written: {error.strerror}") from error
 
 
 def writable(path: str | os.PathLike[str]) -> Path:

@@ -1,7 +1,9 @@
 """A second fit, seeds, and the state of torch around a fit."""
 
+import pickle
 import warnings
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -149,3 +151,13 @@ def test_compiled_networks_give_the_eager_answer(events, monkeypatch, n_members)
     np.testing.assert_allclose(model.predict_proba(X), eager.predict_proba(X), atol=1e-5)
     assert set(model.ensemble_.states) == set(eager.ensemble_.states)
     np.testing.assert_allclose(model.ensemble_.weights, eager.ensemble_.weights, rtol=1e-4)
+
+
+def test_predictions_do_not_change_pickles_and_hashes(events):
+    X, y, _ = events
+    model = quick().fit(X, y)
+    before, size = joblib.hash(model), len(pickle.dumps(model))
+    model.predict_proba(X)
+    assert model.ensemble_.n_parameters > 0
+    assert model.ensemble_.n_operations > 0
+    assert (joblib.hash(model), len(pickle.dumps(model))) == (before, size)

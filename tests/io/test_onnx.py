@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,7 @@ from skhep_nn import (
     make_higgs_events,
     make_ion_tracks,
     make_waveforms,
+    save,
     to_onnx,
 )
 
@@ -325,3 +327,27 @@ def test_error_without_onnx_names_the_extra(monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ImportError, match=r"skhep_nn\[onnx\]"):
         to_onnx(DenseNetClassifier())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files")
+@pytest.mark.parametrize("write", [to_onnx, save], ids=["to_onnx", "save"])
+def test_a_full_disk_leaves_the_old_file(write, tmp_path):
+    import resource
+
+    X = np.random.default_rng(0).normal(size=(200, 40)).astype("f4")
+    model = DenseNetClassifier(max_epochs=1, width=100, random_state=0).fit(X, X[:, 0] > 0)
+    path = tmp_path / "model"
+    write(model, path)
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        # A limit on the size of files stands for the full disk.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+        with pytest.raises(OSError, match=r"model could not be written"):
+            write(model, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
