@@ -193,7 +193,6 @@ def test_speed_of_the_reference_job_and_at_scale(tmp_path):
 
 
 def test_speed_on_images(tmp_path):
-    pytest.importorskip("skhep_nn.calo")
     run(
         "benchmarks.speed.job", "images", "--device", "cpu", "--images", 40, "--image-batch", 20,
         "--repeats", 1, "--passes", 2, "--output", tmp_path,

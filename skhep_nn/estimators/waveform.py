@@ -137,7 +137,7 @@ class WaveformClassifier(_WaveformEstimator, BaseNetworkClassifier):
 
     Examples
     --------
-    >>> from skhep_nn.waveform import WaveformClassifier
+    >>> from skhep_nn import WaveformClassifier
     >>> from skhep_nn.datasets.waveforms import make_waveforms
     >>> signals = make_waveforms(200, n_points=500, n_pulses=(1, 2), random_state=0)
     >>> model = WaveformClassifier(max_epochs=1, batch_size=50, random_state=0)
@@ -289,7 +289,7 @@ class WaveformRegressor(_WaveformEstimator, BaseNetworkRegressor):
 
     Examples
     --------
-    >>> from skhep_nn.waveform import WaveformRegressor
+    >>> from skhep_nn import WaveformRegressor
     >>> from skhep_nn.datasets.waveforms import make_waveforms
     >>> signals = make_waveforms(200, n_points=500, random_state=0)
     >>> model = WaveformRegressor(output="sigmoid", max_epochs=1, random_state=0)

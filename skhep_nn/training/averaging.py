@@ -63,7 +63,7 @@ class StochasticWeightAveraging(BaseEstimator):  # type: ignore[misc]
     Examples
     --------
     >>> from skhep_nn import Constant, DenseNetClassifier, make_higgs_events
-    >>> from skhep_nn.averaging import StochasticWeightAveraging
+    >>> from skhep_nn import StochasticWeightAveraging
     >>> events = make_higgs_events(1000, random_state=0)
     >>> model = DenseNetClassifier(
     ...     n_members=2,
@@ -196,7 +196,7 @@ class SnapshotEnsemble(_Snapshots):
     Examples
     --------
     >>> from skhep_nn import CosineRestarts, DenseNetClassifier, make_higgs_events
-    >>> from skhep_nn.averaging import SnapshotEnsemble
+    >>> from skhep_nn import SnapshotEnsemble
     >>> events = make_higgs_events(1000, random_state=0)
     >>> model = DenseNetClassifier(
     ...     schedule=CosineRestarts(cycle=2, growth=1),
@@ -248,8 +248,8 @@ class FastGeometricEnsemble(_Snapshots):
     Examples
     --------
     >>> from skhep_nn import DenseNetClassifier, make_higgs_events
-    >>> from skhep_nn.averaging import FastGeometricEnsemble
-    >>> from skhep_nn.schedules import CyclicLR
+    >>> from skhep_nn import FastGeometricEnsemble
+    >>> from skhep_nn import CyclicLR
     >>> events = make_higgs_events(1000, random_state=0)
     >>> model = DenseNetClassifier(
     ...     schedule=CyclicLR(), averaging=FastGeometricEnsemble(4), max_epochs=8, random_state=0

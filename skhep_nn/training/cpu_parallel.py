@@ -15,6 +15,7 @@ from torch import Tensor
 
 from skhep_nn.training.batches import TrainBatches, ValidBatches
 from skhep_nn.training.checkpoints import Scores
+from skhep_nn.training.member_hyperparameters import PROPORTIONAL
 from skhep_nn.training.optimizers import StepRates
 from skhep_nn.training.passes import EagerPass, Pass, Trainee
 from skhep_nn.training.schedules import Rates
@@ -26,8 +27,6 @@ __all__ = ["CpuPass"]
 
 # Number of threads with which training is fastest: two already hold the interpreter's lock most of the time.
 MOST_THREADS = 2
-
-_ELEMENTWISE = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop)
 
 
 class _Group:
@@ -124,7 +123,7 @@ class CpuPass(Pass):
             and trainee.autocast is None
             and trainee.loss.penalty is None
             and step.DenseStep.serves(trainee.module)
-            and type(trainee.optimizer) in _ELEMENTWISE
+            and type(trainee.optimizer) in PROPORTIONAL
             and len(trainee.optimizer.param_groups) == 1
         )
 

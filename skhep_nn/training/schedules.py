@@ -322,7 +322,7 @@ class CyclicLR(_Schedule):
 
     Examples
     --------
-    >>> from skhep_nn.schedules import CyclicLR
+    >>> from skhep_nn import CyclicLR
     >>> schedule = CyclicLR(max_lr=1.0, min_lr=0.2, cycle=2)
     >>> [schedule.rates(e, n_epochs=4, n_steps=2).lr.round(1).tolist() for e in range(4)]
     [[0.2, 0.6], [1.0, 0.6], [0.2, 0.6], [1.0, 0.6]]

@@ -174,7 +174,7 @@ def test_wrong_shapes_are_named(pairs):
         model.fit(X.reshape(240, 10, 10, 2), distance)
     with pytest.raises(ValueError, match=r"shape \(200, 0\), without a single value"):
         model.fit(np.zeros((240, 200, 0)), distance)
-    with pytest.raises(ValueError, match=r"network_params=.* holds channels"):
+    with pytest.raises(ValueError, match=r"network_params=.* has channels"):
         regressor(network_params={"channels": (4,)}).fit(X, distance)
 
 
