@@ -39,11 +39,11 @@ class StochasticWeightAveraging(BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     start : int or float, default=1
-        Number of epochs (or cycles) before the first one in the average; a float is a fraction of all.
+        Number of epochs (or cycles) to skip before averaging starts; a float is a fraction of them.
     renewal_period : int or None, default=2
-        Number of states by which the second average starts later at first, and that it contains at the
-        first comparison. None: only one average, which usually has a `start` of 0.75. A number needs a
-        validation loss: more than one member, or early stopping.
+        Number of states between the starts of the first and the second average, and number of states in
+        the second one at the first comparison. None: only one average, for which a `start` of 0.75 is
+        usual. A number needs a validation loss: more than one member, or early stopping.
 
     See Also
     --------
@@ -51,7 +51,7 @@ class StochasticWeightAveraging(BaseEstimator):  # type: ignore[misc]
 
     Notes
     -----
-    From the first average on, the best epoch and early stopping go by the validation loss of the average,
+    Once averaging has started, best epoch and early stopping follow the validation loss of the average,
     ``averaged_valid_loss`` of the history, and the average at the best epoch is kept. With batch
     normalisation, the batch-norm statistics of each average are computed by an epoch over the training
     rows without optimizer steps.
@@ -165,7 +165,7 @@ class _Snapshots(BaseEstimator, ABC):  # type: ignore[misc]
 
 @public("skhep_nn")
 class SnapshotEnsemble(_Snapshots):
-    """Snapshots that each member leaves at the ends of cosine cycles predict together.
+    """Average the predictions of snapshots that each member takes at the ends of cosine cycles.
 
     The checkpoints of every member are its best epoch, and the ends of the last `n_snapshots` - 1 cycles
     before it, where the learning rate was lowest. Without a validation loss, they are the ends of the last
@@ -219,7 +219,7 @@ class SnapshotEnsemble(_Snapshots):
 
 @public("skhep_nn")
 class FastGeometricEnsemble(_Snapshots):
-    """Snapshots that each member leaves at the ends of short linear cycles predict together.
+    """Average the predictions of snapshots that each member takes at the ends of short linear cycles.
 
     As `SnapshotEnsemble`, but with more snapshots, from shorter cycles that lead along valleys of the loss,
     and all snapshots have the same weight.

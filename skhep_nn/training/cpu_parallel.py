@@ -1,4 +1,4 @@
-"""Passes on a CPU without automatic differentiation, members split over threads."""
+"""Epochs on a CPU with hand-written gradients; the members are split over threads."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _padded(part: Tensor, missing: int) -> Tensor:
 class CpuPass(Pass):
     """Trains and validates groups of members in parallel on a CPU, each group on one thread.
 
-    Forward and backward are written out for a `DenseNet`, without automatic differentiation.
+    The forward and backward pass of a `DenseNet` are hand-written, without automatic differentiation.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ class CpuPass(Pass):
 
     @classmethod
     def serves(cls, trainee: Trainee, batches: AnyTrainBatches) -> bool:
-        """Whether the gradients are written out, and no callback watches single batches."""
+        """Whether hand-written gradients exist for the network and no callback watches single batches."""
         step = kernels("cpu_step")
         return (
             step is not None

@@ -142,7 +142,7 @@ class MemberSteps:
         if type(optimizer) not in PROPORTIONAL or others or group.get("maximize"):
             names = ", ".join(kind.__name__ for kind in PROPORTIONAL)
             msg = (
-                f"members that differ in learning rate or weight decay train together by one of {names}, "
+                f"members that differ in learning rate or weight decay need one of the optimizers {names}, "
                 f"got {type(optimizer).__name__}; fit only estimators with equal values together."
             )
             raise ValueError(msg)

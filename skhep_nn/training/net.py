@@ -302,7 +302,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
     def fit_loop(
         self, X: Any, y: Any = None, epochs: int | None = None, **params: Any
     ) -> MemberNet:
-        """Run all epochs; records Ctrl-C of the user, which skorch would hide, unlike a callback that stops."""
+        """Run all epochs; record a Ctrl-C of the user, which skorch hides, but not a callback's `_Stop`."""
         try:
             super().fit_loop(X, y, epochs, **params)
         except _Stop:
@@ -396,7 +396,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
     def _current_pass(self) -> Pass:
         """Return the pass that was chosen before the first epoch."""
         if self.pass_ is None:
-            raise RuntimeError("validation needs an epoch of training before it.")
+            raise RuntimeError("train for an epoch before validating: no pass has been chosen yet.")
         return self.pass_
 
     def _watched_step(self, batch: Batch) -> dict[str, Tensor]:

@@ -217,7 +217,7 @@ def _weights(net: MemberNet, kept: Kept, own: NDArray[np.intp]) -> NDArray[np.fl
     best = net.best_.loss
     weight = finite.astype(float)
     finite[np.setdiff1d(np.arange(len(finite)), own)] = False
-    # With negative event weights a loss can be negative, and its inverse then ranks nothing.
+    # With negative event weights a loss can be negative, and then its inverse is not a valid weight.
     if kept.by_loss and np.all(best[finite] > 0) and np.all(np.isfinite(best[finite])):
         weight[finite] = 1 / best[finite]
     weights: NDArray[np.float64] = weight[kept.member] * kept.share

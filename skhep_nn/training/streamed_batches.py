@@ -55,8 +55,8 @@ def member_places(
 class StreamTrainBatches:
     """Batches of rows that are read from a file in random order, each row once an epoch.
 
-    Rows are read once for all members: a batch holds the same rows for all members, except the validation
-    rows of each.
+    Rows are read once for all members: every member trains on the same batch, without the rows of it that
+    are validation rows of this member.
 
     Parameters
     ----------
