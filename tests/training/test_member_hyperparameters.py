@@ -208,7 +208,9 @@ def test_settings_that_agree_are_none():
 def test_optimisers_whose_steps_are_not_proportional(events):
     X, y, _ = events
     own = [{"schedule": Constant(lr)} for lr in LR]
-    with pytest.raises(ValueError, match="by one of Adam, AdamW, SGD, RMSprop, got Adagrad"):
+    with pytest.raises(
+        ValueError, match="need one of the optimizers Adam, AdamW, SGD, RMSprop, got Adagrad"
+    ):
         fit_together(models(own, optimizer=torch.optim.Adagrad), X, y)
 
 
