@@ -1,1 +1,1 @@
-"""Validation of inputs: turns containers such as DataFrames into arrays, and arrays back into them."""
+"""Validation of inputs, and conversion between containers such as DataFrames and arrays."""

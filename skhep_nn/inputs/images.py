@@ -27,7 +27,7 @@ __all__ = [
     "precise",
 ]
 
-# Number of values per chunk, for steps that need temporary memory.
+# Number of values processed at once in steps that need temporary memory.
 CHUNK = 2**20
 # Number of rows that an error message lists.
 _NAMED = 5

@@ -22,7 +22,7 @@ Array = NDArray[Any]
 Rows = NDArray[np.intp]
 
 _BUFFER_BYTES = 64 << 20
-_BUFFER_CHUNKS = 4  # at least, as neighbours in the file stay together with fewer
+_BUFFER_CHUNKS = 4  # minimum: with fewer, rows that are neighbours in the file stay together
 _BUFFER_BATCHES = 4
 _ROWS_PER_CHUNK = 256  # for arrays, which are not stored in chunks
 
@@ -358,7 +358,7 @@ def _assign(source: ChunkSource, rows: ArrayLike | None) -> list[Rows]:
 
 _MOST_THREADS = 8
 
-_WORTH_MORE = 1.3  # factor in speed that justifies twice as many threads
+_WORTH_MORE = 1.3  # speed-up that justifies doubling the number of threads
 
 
 class ReaderThreads:

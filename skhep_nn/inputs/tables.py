@@ -17,7 +17,7 @@ __all__ = ["TableReader", "as_table"]
 
 Table = pd.DataFrame | NDArray[Any]
 
-# A column whose spread relative to its mean is smaller is blurred by float32, which has seven digits.
+# float32 has seven digits: it blurs columns whose spread relative to their mean is smaller than this.
 _BLURRED = 1e-5
 _ROWS_AT_A_TIME = 4096
 

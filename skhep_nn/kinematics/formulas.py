@@ -129,7 +129,7 @@ def invariant_mass(
     Parameters
     ----------
     pt1, eta1, phi1, pt2, eta2, phi2 : arrays
-        Transverse momentum, pseudorapidity and azimuth (radians) of either particle.
+        Transverse momentum, pseudorapidity and azimuth (radians) of each particle.
 
     Returns
     -------
@@ -152,7 +152,7 @@ def transverse_mass(pt1: Array, phi1: Array, pt2: Array, phi2: Array) -> Array:
     Parameters
     ----------
     pt1, phi1, pt2, phi2 : arrays
-        Transverse momentum and azimuth (radians) of either particle.
+        Transverse momentum and azimuth (radians) of each particle.
 
     Returns
     -------
@@ -169,7 +169,7 @@ def transverse_mass(pt1: Array, phi1: Array, pt2: Array, phi2: Array) -> Array:
 
 
 def phi_centrality(phi: Array, phi_a: Array, phi_b: Array) -> Array:
-    r"""How well a direction lies between two others in azimuth.
+    r"""How central a direction lies between two others in azimuth.
 
     :math:`(A + B) / \sqrt{A^2 + B^2}` with :math:`A = \sin(\phi - \phi_a)\, s`,
     :math:`B = \sin(\phi_b - \phi)\, s`, :math:`s = \mathrm{sign} \sin(\phi_b - \phi_a)`:

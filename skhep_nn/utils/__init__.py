@@ -1,1 +1,1 @@
-"""Helpers of all other wings, without physics and without networks."""
+"""Helpers for all other wings, without physics and without networks."""

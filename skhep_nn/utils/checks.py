@@ -1,4 +1,4 @@
-"""Checks of single values: flags, counts, numbers. True and False are no numbers here."""
+"""Checks of single values: flags, counts, numbers. True and False do not count as numbers."""
 
 from __future__ import annotations
 

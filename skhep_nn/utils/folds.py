@@ -23,12 +23,13 @@ def make_folds(
 ) -> list[Fold]:
     """Return the training and validation rows of every member.
 
-    Several members get the folds of a cross-validation. One gets all rows, less the share
-    `held_back`. Folds share out the rows of each of the `strata` evenly.
+    With several members, each is validated on one fold of a cross-validation and trained on the
+    others. A single member is validated on the share `held_back` of the rows (None: on none) and trained
+    on the rest. Rows are split with the same proportions of the `strata` on either side.
     """
     rows = np.arange(n_rows)
     if n_members > n_rows:
-        msg = f"n_members={n_members} folds need as many rows at least, got n_samples={n_rows}."
+        msg = f"n_members={n_members} folds need at least as many rows, got n_samples={n_rows}."
         raise ValueError(msg)
     if n_members == 1:
         if held_back is None:
@@ -36,7 +37,7 @@ def make_folds(
         n_held_back = int(np.ceil(held_back * n_rows))
         strata = _merge_rare(strata, classes, 2)
         if strata is not None and min(n_held_back, n_rows - n_held_back) < len(np.unique(strata)):
-            strata = None  # one side has fewer rows than there are strata
+            strata = None  # too few rows on one side to hold every stratum
         train, valid = train_test_split(
             rows, test_size=held_back, stratify=strata, random_state=seed
         )
@@ -53,7 +54,7 @@ def make_folds(
 def _merge_rare(
     strata: NDArray[Any] | None, classes: NDArray[Any] | None, n_least: int
 ) -> NDArray[Any] | None:
-    """Merge strata of fewer than `n_least` rows into the largest stratum of their class, else of all."""
+    """Merge strata of fewer than `n_least` rows into the largest one of their class, or of all classes."""
     if strata is None:
         return None
     _, merged = np.unique(strata, return_inverse=True)

@@ -169,8 +169,8 @@ def former_names(module: str) -> Callable[[str], Any]:
         new, _, attribute = place.rpartition(".")
         found = getattr(importlib.import_module(new), attribute)
         warnings.warn(
-            f"{module}.{name} has moved to {place}: import it from there, and store models that name "
-            "the old place again.",
+            f"{module}.{name} has moved to {place}: import it from there, and save models again "
+            "that were stored under the old name.",
             DeprecationWarning,
             stacklevel=2,
         )

@@ -21,12 +21,12 @@ __all__ = ["n_groups", "side_by_side"]
 T = TypeVar("T")
 Task = Callable[[threading.Event], T]
 
-# Operations below which starting threads costs more than they gain.
+# With fewer operations, starting threads takes longer than they save.
 WORTH_THREADS = 1e9
 
 
 def n_groups(n_workers: int, n_parts: int, n_operations: float, most: int) -> int:
-    """Return the number of threads, at most `most`, that the parts of a job are shared out to."""
+    """Return how many threads, at most `most`, share the parts of a job."""
     return max(1, min(n_workers, n_parts, most)) if n_operations > WORTH_THREADS else 1
 
 

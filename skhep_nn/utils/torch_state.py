@@ -29,7 +29,7 @@ __all__ = [
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
-# A second thread does not pay for a step or chunk of fewer operations.
+# A step or chunk of fewer operations is no faster with a second thread.
 _WORTH_THREADS = 1e8
 
 
@@ -77,7 +77,7 @@ def half_precision(device: torch.device) -> torch.dtype | None:
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        # With AVX-512-bf16 or AMX; without, bfloat16 is emulated and slower.
+        # Without AVX-512-bf16 or AMX, bfloat16 is emulated and slower.
         native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.bfloat16 if native else None
 
