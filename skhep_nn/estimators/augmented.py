@@ -248,8 +248,8 @@ class AugmentedClassifier(ClassifierMixin, _Augmented):  # type: ignore[misc]
     Notes
     -----
     The wrapped estimator does not see which rows are copies of the same event. If it sets some rows aside (for
-    early stopping, a search or calibration), copies of these rows remain in training, and the validation is too
-    good. Wrap this class in such an estimator instead. `fit` warns where it finds this.
+    early stopping, a search or calibration), copies of these rows remain in training, and the validation score is
+    too good. Wrap this class in such an estimator instead. `fit` warns where it finds this.
 
     If the estimator takes weights, all weights are divided by the number of copies, also the weights of 1 that
     ``sample_weight=None`` stands for. The sum of weights, and so the strength of a penalty, is the same as
@@ -422,7 +422,7 @@ def inner_split(estimator: Any, n_rows: int) -> str | None:
     Parameters
     ----------
     estimator : estimator
-        Estimator of any library that follows scikit-learn. Of a Pipeline, the last step is examined.
+        Estimator of any library that follows scikit-learn. For a Pipeline, the last step is examined.
     n_rows : int
         Number of training rows.
     """
@@ -448,7 +448,7 @@ def warn_of_copies(wrapper: str, estimator: Any, n_rows: int) -> None:
     if name is not None:
         warnings.warn(
             f"{type(estimator).__name__} sets aside some of the rows that it is fitted to ({name}), and copies of one "
-            f"event are on both sides: its validation is too good. Put {wrapper} inside it, or turn {name} off; a "
+            f"event are on both sides: its validation score is too good. Put {wrapper} inside it, or turn {name} off; a "
             "network of this package takes augmentation= itself.",
             stacklevel=3,
         )

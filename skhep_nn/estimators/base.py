@@ -258,7 +258,7 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
         return {"ensemble_": ensemble, "net_": result.net, "history_": result.history}
 
     def _callbacks(self, X: Any, y: Any, sample_weight: Any) -> list[Any]:
-        """Return copies of the user's callbacks, as `fit` must not change parameters, and scikit-learn's."""
+        """Return copies of the user's callbacks, which `fit` must not change, and the adapter of scikit-learn's."""
         callbacks = [_copied(callback) for callback in self.callbacks or []]
         if getattr(self, "_skl_callbacks", None) or hasattr(self, "_parent_callback_ctx"):
             metadata = None if sample_weight is None else {"sample_weight": sample_weight}

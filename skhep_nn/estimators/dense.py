@@ -123,15 +123,16 @@ class DenseNetClassifier(_DenseNetEstimator, BaseNetworkClassifier):
         k and validated on fold k, its checkpoint with the lowest validation loss is kept, and its
         weight in the mean of the predictions is proportional to 1 / that loss.
     augmentation : augmenter, default=None
-        For example `EventAugmenter()`: draws a new random copy of every row of every batch.
+        Augmenter for the kind of data: `EventAugmenter()`, `ImageAugmenter()` or `WaveformAugmenter()`.
+        It draws a new random copy of every row of every batch.
     tta : bool, default=True
         Test-time augmentation: predictions are the mean over the augmenter's fixed set of views.
-    schedule : schedule, default=None
+    schedule : schedule object, default=None
         Learning rate and momentum of every optimizer step; None is `OneCycle()`.
-    averaging : averaging, default=None
+    averaging : averaging object, default=None
         Which checkpoints are used for prediction: `StochasticWeightAveraging()` averages the weights of
-        every member, `SnapshotEnsemble()` and `FastGeometricEnsemble()` let several checkpoints of
-        every member predict together. None keeps the best epoch of each member.
+        every member, `SnapshotEnsemble()` and `FastGeometricEnsemble()` average the predictions of
+        several checkpoints of every member. None keeps the best epoch of each member.
     optimizer : {"adam", "adamw", "sgd", "rmsprop"} or torch optimizer class, default="adam"
         Optimizer of the network's parameters.
     weight_decay : float, default=0.0
@@ -139,7 +140,7 @@ class DenseNetClassifier(_DenseNetEstimator, BaseNetworkClassifier):
     batch_size : int, default=256
         Largest number of rows in a batch; the rows of an epoch are cut into batches of equal size.
     max_epochs : int, default=None
-        Number of epochs. None is 15, or the number that makes 200 optimizer steps if the rows are few.
+        Number of epochs. None is 15, or more if 15 epochs have fewer than 200 optimizer steps.
     validation_fraction : float, default=0.1
         Share of the rows held back for early stopping, with one member.
     early_stopping : bool or int, default=False
@@ -154,7 +155,7 @@ class DenseNetClassifier(_DenseNetEstimator, BaseNetworkClassifier):
         Precision of the forward pass; "auto" is bfloat16 for convolutions on a device that has
         instructions for it, float32 otherwise. Tables are always predicted in float32.
     compile : {"auto", True, False}, default="auto"
-        Whether torch.compile makes the network faster, which takes half a minute. "auto" does not
+        Whether to compile the network with torch.compile, which takes half a minute. "auto" does not
         compile; on CUDA it captures the training step as a graph, in less than a second.
     callbacks : list of skorch callbacks, default=None
         Any callback of skorch. They are copied: the copies that a fit has used are in
@@ -176,7 +177,7 @@ class DenseNetClassifier(_DenseNetEstimator, BaseNetworkClassifier):
     activation : {"swish", "relu", "selu", "prelu"}, default="swish"
         Activation of the hidden layers, each with the initialisation that suits it.
     dropout : float, default=0.0
-        Dropout rate after every hidden activation; on a CPU rounded to a 256th, at least one.
+        Dropout rate after every hidden activation; on a CPU rounded to a multiple of 1/256, at least 1/256.
     categorical_features : sequence of str or int, or boolean mask, default=None
         Columns with categories (any integers or strings), by name or number, or a mask of all columns:
         each gets an embedding. A category that was not seen at fit has a separate entry.
@@ -196,8 +197,8 @@ class DenseNetClassifier(_DenseNetEstimator, BaseNetworkClassifier):
         on the score does not sculpt its spectrum. The column remains an input. The loss of each event
         gets a penalty: `decorrelation_strength` times the squared distance correlation of column and
         score among the background events of its batch (DisCo, arXiv:2001.05310), with event weights.
-        Losses of validation and ``history_`` include it. How strong the penalty must be depends on the
-        batch size, as few events correlate by chance.
+        Losses of validation and ``history_`` include it. A suitable strength depends on the batch size,
+        as column and score of a few events are correlated by chance.
     decorrelation_strength : float, default=1.0
         With `decorrelate`: factor of the penalty; 0 trains without penalty.
     decorrelation_range : tuple of two floats, default=None
@@ -347,15 +348,16 @@ class DenseNetRegressor(_DenseNetEstimator, BaseNetworkRegressor):
         k and validated on fold k, its checkpoint with the lowest validation loss is kept, and its
         weight in the mean of the predictions is proportional to 1 / that loss.
     augmentation : augmenter, default=None
-        For example `EventAugmenter()`: draws a new random copy of every row of every batch.
+        Augmenter for the kind of data: `EventAugmenter()`, `ImageAugmenter()` or `WaveformAugmenter()`.
+        It draws a new random copy of every row of every batch.
     tta : bool, default=True
         Test-time augmentation: predictions are the mean over the augmenter's fixed set of views.
-    schedule : schedule, default=None
+    schedule : schedule object, default=None
         Learning rate and momentum of every optimizer step; None is `OneCycle()`.
-    averaging : averaging, default=None
+    averaging : averaging object, default=None
         Which checkpoints are used for prediction: `StochasticWeightAveraging()` averages the weights of
-        every member, `SnapshotEnsemble()` and `FastGeometricEnsemble()` let several checkpoints of
-        every member predict together. None keeps the best epoch of each member.
+        every member, `SnapshotEnsemble()` and `FastGeometricEnsemble()` average the predictions of
+        several checkpoints of every member. None keeps the best epoch of each member.
     optimizer : {"adam", "adamw", "sgd", "rmsprop"} or torch optimizer class, default="adam"
         Optimizer of the network's parameters.
     weight_decay : float, default=0.0
@@ -363,7 +365,7 @@ class DenseNetRegressor(_DenseNetEstimator, BaseNetworkRegressor):
     batch_size : int, default=256
         Largest number of rows in a batch; the rows of an epoch are cut into batches of equal size.
     max_epochs : int, default=None
-        Number of epochs. None is 15, or the number that makes 200 optimizer steps if the rows are few.
+        Number of epochs. None is 15, or more if 15 epochs have fewer than 200 optimizer steps.
     validation_fraction : float, default=0.1
         Share of the rows held back for early stopping, with one member.
     early_stopping : bool or int, default=False
@@ -375,7 +377,7 @@ class DenseNetRegressor(_DenseNetEstimator, BaseNetworkRegressor):
         Precision of the forward pass; "auto" is bfloat16 for convolutions on a device that has
         instructions for it, float32 otherwise. Tables are always predicted in float32.
     compile : {"auto", True, False}, default="auto"
-        Whether torch.compile makes the network faster, which takes half a minute. "auto" does not
+        Whether to compile the network with torch.compile, which takes half a minute. "auto" does not
         compile; on CUDA it captures the training step as a graph, in less than a second.
     callbacks : list of skorch callbacks, default=None
         Any callback of skorch. They are copied: the copies that a fit has used are in
@@ -397,7 +399,7 @@ class DenseNetRegressor(_DenseNetEstimator, BaseNetworkRegressor):
     activation : {"swish", "relu", "selu", "prelu"}, default="swish"
         Activation of the hidden layers, each with the initialisation that suits it.
     dropout : float, default=0.0
-        Dropout rate after every hidden activation; on a CPU rounded to a 256th, at least one.
+        Dropout rate after every hidden activation; on a CPU rounded to a multiple of 1/256, at least 1/256.
     categorical_features : sequence of str or int, or boolean mask, default=None
         Columns with categories (any integers or strings), by name or number, or a mask of all columns:
         each gets an embedding.

@@ -65,7 +65,8 @@ class GridEstimator(GridReader, BaseNetworkEstimator, ABC):
             total[1] += size[some] @ np.square(values).mean(cells)
         mean, square = total / size.sum()
         spread = np.sqrt(np.maximum(square - mean**2, 0))
-        # Rounding leaves some spread in a constant channel, so compare it with the mean; a spread that is only small in its unit counts.
+        # Rounding leaves some spread in a constant channel, in proportion to its mean. A fixed limit would instead
+        # depend on the unit of the channel.
         least = np.maximum(1e-6 * np.abs(mean), np.finfo(np.float32).tiny)
         scale = np.where(spread > least, spread, 1)
         return {

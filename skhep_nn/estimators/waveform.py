@@ -44,7 +44,7 @@ class _WaveformEstimator(WaveformReader, GridEstimator, ABC):
 
 @public("skhep_nn")
 class WaveformClassifier(_WaveformEstimator, BaseNetworkClassifier):
-    """Ensemble of convolutional networks that classifies traces, such as one pulse and two.
+    """Ensemble of convolutional networks that classifies traces, such as traces of one pulse and of two.
 
     Parameters
     ----------
@@ -53,15 +53,16 @@ class WaveformClassifier(_WaveformEstimator, BaseNetworkClassifier):
         k and validated on fold k, its checkpoint with the lowest validation loss is kept, and its
         weight in the mean of the predictions is proportional to 1 / that loss.
     augmentation : augmenter, default=None
-        For example `EventAugmenter()`: draws a new random copy of every row of every batch.
+        Augmenter for the kind of data: `EventAugmenter()`, `ImageAugmenter()` or `WaveformAugmenter()`.
+        It draws a new random copy of every row of every batch.
     tta : bool, default=True
         Test-time augmentation: predictions are the mean over the augmenter's fixed set of views.
-    schedule : schedule, default=None
+    schedule : schedule object, default=None
         Learning rate and momentum of every optimizer step; None is `OneCycle()`.
-    averaging : averaging, default=None
+    averaging : averaging object, default=None
         Which checkpoints are used for prediction: `StochasticWeightAveraging()` averages the weights of
-        every member, `SnapshotEnsemble()` and `FastGeometricEnsemble()` let several checkpoints of
-        every member predict together. None keeps the best epoch of each member.
+        every member, `SnapshotEnsemble()` and `FastGeometricEnsemble()` average the predictions of
+        several checkpoints of every member. None keeps the best epoch of each member.
     optimizer : {"adam", "adamw", "sgd", "rmsprop"} or torch optimizer class, default="adam"
         Optimizer of the network's parameters.
     weight_decay : float, default=0.0
@@ -69,7 +70,7 @@ class WaveformClassifier(_WaveformEstimator, BaseNetworkClassifier):
     batch_size : int, default=256
         Largest number of rows in a batch; the rows of an epoch are cut into batches of equal size.
     max_epochs : int, default=None
-        Number of epochs. None is 15, or the number that makes 200 optimizer steps if the rows are few.
+        Number of epochs. None is 15, or more if 15 epochs have fewer than 200 optimizer steps.
     validation_fraction : float, default=0.1
         Share of the rows held back for early stopping, with one member.
     early_stopping : bool or int, default=False
@@ -84,7 +85,7 @@ class WaveformClassifier(_WaveformEstimator, BaseNetworkClassifier):
         Precision of the forward pass; "auto" is bfloat16 for convolutions on a device that has
         instructions for it, float32 otherwise. Tables are always predicted in float32.
     compile : {"auto", True, False}, default="auto"
-        Whether torch.compile makes the network faster, which takes half a minute. "auto" does not
+        Whether to compile the network with torch.compile, which takes half a minute. "auto" does not
         compile; on CUDA it captures the training step as a graph, in less than a second.
     callbacks : list of skorch callbacks, default=None
         Any callback of skorch. They are copied: the copies that a fit has used are in
@@ -206,15 +207,16 @@ class WaveformRegressor(_WaveformEstimator, BaseNetworkRegressor):
         k and validated on fold k, its checkpoint with the lowest validation loss is kept, and its
         weight in the mean of the predictions is proportional to 1 / that loss.
     augmentation : augmenter, default=None
-        For example `EventAugmenter()`: draws a new random copy of every row of every batch.
+        Augmenter for the kind of data: `EventAugmenter()`, `ImageAugmenter()` or `WaveformAugmenter()`.
+        It draws a new random copy of every row of every batch.
     tta : bool, default=True
         Test-time augmentation: predictions are the mean over the augmenter's fixed set of views.
-    schedule : schedule, default=None
+    schedule : schedule object, default=None
         Learning rate and momentum of every optimizer step; None is `OneCycle()`.
-    averaging : averaging, default=None
+    averaging : averaging object, default=None
         Which checkpoints are used for prediction: `StochasticWeightAveraging()` averages the weights of
-        every member, `SnapshotEnsemble()` and `FastGeometricEnsemble()` let several checkpoints of
-        every member predict together. None keeps the best epoch of each member.
+        every member, `SnapshotEnsemble()` and `FastGeometricEnsemble()` average the predictions of
+        several checkpoints of every member. None keeps the best epoch of each member.
     optimizer : {"adam", "adamw", "sgd", "rmsprop"} or torch optimizer class, default="adam"
         Optimizer of the network's parameters.
     weight_decay : float, default=0.0
@@ -222,7 +224,7 @@ class WaveformRegressor(_WaveformEstimator, BaseNetworkRegressor):
     batch_size : int, default=256
         Largest number of rows in a batch; the rows of an epoch are cut into batches of equal size.
     max_epochs : int, default=None
-        Number of epochs. None is 15, or the number that makes 200 optimizer steps if the rows are few.
+        Number of epochs. None is 15, or more if 15 epochs have fewer than 200 optimizer steps.
     validation_fraction : float, default=0.1
         Share of the rows held back for early stopping, with one member.
     early_stopping : bool or int, default=False
@@ -234,7 +236,7 @@ class WaveformRegressor(_WaveformEstimator, BaseNetworkRegressor):
         Precision of the forward pass; "auto" is bfloat16 for convolutions on a device that has
         instructions for it, float32 otherwise. Tables are always predicted in float32.
     compile : {"auto", True, False}, default="auto"
-        Whether torch.compile makes the network faster, which takes half a minute. "auto" does not
+        Whether to compile the network with torch.compile, which takes half a minute. "auto" does not
         compile; on CUDA it captures the training step as a graph, in less than a second.
     callbacks : list of skorch callbacks, default=None
         Any callback of skorch. They are copied: the copies that a fit has used are in

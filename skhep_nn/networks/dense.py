@@ -69,7 +69,7 @@ class DenseNet(nn.Module):
         Activation of the hidden layers. Weights start He-normal (LeCun-normal for selu), the output
         layer Glorot-normal, biases at zero, embeddings from N(0, 1).
     dropout : float, default=0.0
-        Dropout rate after every hidden activation; on a CPU rounded to a 256th, at least one.
+        Dropout rate after every hidden activation; on a CPU rounded to a multiple of 1/256, at least 1/256.
 
     Raises
     ------

@@ -136,7 +136,7 @@ class SplitDenseNet(nn.Module):
     activation : {"swish", "relu", "selu", "prelu"}, default="swish"
         Activation of hidden layers and bottlenecks, initialised as in `DenseNet`.
     dropout : float, default=0.0
-        Dropout rate after every hidden activation; on a CPU rounded to a 256th, at least one.
+        Dropout rate after every hidden activation; on a CPU rounded to a multiple of 1/256, at least 1/256.
 
     Raises
     ------
