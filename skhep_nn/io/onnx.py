@@ -83,7 +83,7 @@ def to_onnx(estimator: Any, path: str | os.PathLike[str] | None = None) -> Any:
     The graph computes in float32, whatever `precision` is, and agrees with an estimator in float32 to about 1e-6.
     For samples with infinity, or with NaN that ``CartesianMomenta`` has not filled, `predict` raises an error,
     while the graph returns NaN. Numbers that mark missing values in a file, such as -999, have to be replaced by
-    NaN before.
+    NaN first.
 
     Examples
     --------
@@ -254,8 +254,8 @@ def _numbers_of(column: int, categories: Any) -> NDArray[np.float64]:
 def _table_of(numbers: NDArray[np.float64]) -> Tensor:
     """Return a table from whole numbers, counted from the smallest category, to codes.
 
-    Numbers between the categories lead to some code, so that the category of that code has to be compared with the
-    number. The table is empty if it would be too long, or if a category is not a whole number.
+    A number between two categories also gets a code: compare it with the category of that code. The table is empty
+    if it would be too long, or if a category is not a whole number.
     """
     least, width = numbers.min(), np.ptp(numbers) + 1
     if width > _WIDEST_TABLE or np.any(numbers != np.rint(numbers)):

@@ -302,7 +302,7 @@ def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Any:
     except ValueError as error:
         msg = (
             f"{path} holds {error}. It is damaged, was made by other means, or is from a later version than "
-            f"{__version__}: load it with the version that stored it. trusted= does not apply to skhep_nn."
+            f"{__version__}: load it with the version that stored it. trusted= does not apply to types of skhep_nn."
         )
         raise ValueError(msg) from error
     except Exception as error:

@@ -55,7 +55,7 @@ class ArchitectureSearch(MetaEstimatorMixin, BaseEstimator):  # type: ignore[mis
 
     Candidates are drawn from distributions; a candidate with a network that is too small or too large is drawn
     again. Each candidate is trained once, with `n_members` members, and each member is validated on the fold that
-    it was not trained on. This is the cross-validation of the search; there is no second one around it. The score
+    it was not trained on. These folds are the cross-validation of the search; it has no `cv` parameter. The score
     of a candidate is minus the mean over members of the validation loss at the best epoch.
 
     Parameters

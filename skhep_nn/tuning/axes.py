@@ -184,7 +184,7 @@ def read_results(
 
 
 def is_given(values: Any) -> NDArray[np.bool_]:
-    """Return which candidates have a value of a parameter; of several grids, not all do."""
+    """Return which candidates have a value of a parameter; with a list of grids, some have none."""
     if isinstance(values, np.ma.MaskedArray):
         return ~np.ma.getmaskarray(values)
     # A table of pandas holds NaN where the array is masked.

@@ -52,7 +52,7 @@ class Outcome(NamedTuple):
 
     losses: NDArray[np.float64]
     seconds: float
-    error: str = "no loss was a number"
+    error: str = "the validation loss is NaN"
 
 
 class NetworkProbe:
@@ -198,7 +198,7 @@ def _fit_group(models: Sequence[Any], data: Data, error_score: float | str) -> l
     try:
         all_trained = train_together(models, data.X, data.y, data.sample_weight, rows=None)
     except _FAILURES:
-        # Fitted one by one, only the model that fails gets the error.
+        # Fit the models one by one, so that only the failing one gets the error.
         return [_fit(model, data, error_score) for model in models]
     seconds = (time.perf_counter() - started) / len(models)
     outcomes = []

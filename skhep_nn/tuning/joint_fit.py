@@ -71,7 +71,7 @@ def fit_together(
     Returns
     -------
     list of estimators
-        The fitted estimators. The seconds in their histories are those of the common epochs.
+        The fitted estimators. The seconds in their histories are the durations of the joint epochs.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def train_together(
     *,
     rows: Sequence[ArrayLike] | None,
 ) -> list[Trained]:
-    """Fit several estimators in one run as `fit_together`, but return the errors of those that diverged."""
+    """Fit several estimators in one run as `fit_together`, but return the errors of diverged estimators."""
     estimators = list(estimators)
     _check(estimators, rows)
     jobs: list[Job] = []
@@ -185,7 +185,7 @@ def _check(estimators: list[Any], rows: Sequence[ArrayLike] | None) -> None:
         differ = sorted(name for name in _differing(a, b) if not may_differ(name))
         if differ:
             raise ValueError(
-                f"estimators may differ in {', '.join(_OWN)} and learning rates, but these do in "
+                f"estimators may differ in {', '.join(_OWN)} and learning rates, but these differ in "
                 f"{', '.join(differ)}; fit only estimators with equal values together."
             )
 

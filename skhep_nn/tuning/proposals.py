@@ -21,7 +21,7 @@ Params = dict[str, Any]
 
 METHODS = ("random", "gaussian_process", "optuna")
 _N_POOL = 1000
-# Draws for one more candidate of a shape, before the shape is given up: lists of values may be used up.
+# Number of draws for another candidate of a shape. If all are refused, lists of values have no new combination.
 _N_VARIATIONS = 50
 
 
@@ -48,7 +48,7 @@ class Proposals(ABC):
     def proposals(
         self, tried: Sequence[Params], scores: Sequence[float], pending: Sequence[Params]
     ) -> Iterator[Params]:
-        """Yield proposals without end, the most promising first; asking for the next refuses the last.
+        """Yield proposals endlessly, the most promising first; a request for another rejects the previous one.
 
         `pending` are the candidates that are chosen but not yet fitted.
         """

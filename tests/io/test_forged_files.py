@@ -210,7 +210,7 @@ def test_forged_files_are_refused(description, forger):
     ]
     for options in ({}, {"trusted": trusted}):
         with pytest.raises(
-            ValueError, match=r"model\.skops holds .*trusted= does not apply to skhep_nn"
+            ValueError, match=r"model\.skops holds .*trusted= does not apply to types of skhep_nn"
         ):
             forger.load(description, **options)
 
