@@ -108,7 +108,7 @@ class FeatureImportanceDisplay:
         self.ax_.invert_yaxis()
         if threshold is not None:
             self.ax_.axvline(threshold, color="C1", linestyle="--", linewidth=1.2)
-        self.ax_.set_xlabel("Permutation importance (fall of the score)")
+        self.ax_.set_xlabel("Permutation importance (decrease of the score)")
         return self
 
 
@@ -280,7 +280,7 @@ class MutualDependenceDisplay:
             rows=targets,
             columns=["Dependence", *targets],
             values_format=values_format,
-            label="R2 on the left, its fall by shuffling beside it",
+            label="R2 (left), its decrease when a feature is shuffled",
             options={"cmap": "Blues", "vmin": 0.0, "vmax": 1.0, **kwargs},
         )
         self.figure_, self.ax_, self.text_ = drawn.figure, drawn.ax, drawn.text

@@ -93,7 +93,7 @@ class ImageSamplesDisplay:
         random_state : int, numpy Generator or None, default=None
             Seed or source of random numbers.
         ax : matplotlib Axes, default=None
-            Axes in whose place to draw. None: a new figure.
+            Axes whose area the images fill. None: a new figure.
         **kwargs : dict
             Passed to :meth:`plot`.
 
@@ -122,7 +122,7 @@ class ImageSamplesDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Axes in whose place to draw. None: a new figure.
+            Axes whose area the images fill. None: a new figure.
         scale : {"auto", "log", "linear", "symmetric"}, default="auto"
             Scale of the colours. On a logarithmic scale zeros are white; a symmetric scale is for
             values of both signs, such as times.
@@ -207,7 +207,7 @@ class MeanImagesDisplay:
         class_names : list of str, default=None
             Names in the order of the sorted labels. None: the labels.
         ax : matplotlib Axes, default=None
-            Axes in whose place to draw. None: a new figure.
+            Axes whose area the images fill. None: a new figure.
         **kwargs : dict
             Passed to :meth:`plot`.
 
@@ -250,7 +250,7 @@ class MeanImagesDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Axes in whose place to draw. None: a new figure.
+            Axes whose area the images fill. None: a new figure.
         difference : bool, default=True
             Whether to draw also the difference of two classes, second minus first, over their sum.
         scale : {"auto", "log", "linear", "symmetric"}, default="auto"

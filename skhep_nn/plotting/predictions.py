@@ -92,7 +92,7 @@ class PredictionSamplesDisplay:
         y : array-like of shape (n_samples,)
             Labels.
         ax : matplotlib Axes, default=None
-            Axes in whose place to draw. None: a new figure.
+            Axes whose area the images fill. None: a new figure.
         **kwargs : dict
             Passed to :meth:`from_predictions`.
 
@@ -151,7 +151,7 @@ class PredictionSamplesDisplay:
         random_state : int, numpy Generator or None, default=None
             Seed or source of random numbers.
         ax : matplotlib Axes, default=None
-            Axes in whose place to draw. None: a new figure.
+            Axes whose area the images fill. None: a new figure.
         **kwargs : dict
             Passed to :meth:`plot`.
 
@@ -195,7 +195,7 @@ class PredictionSamplesDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Axes in whose place to draw. None: a new figure.
+            Axes whose area the images fill. None: a new figure.
         n_columns : int, default=4
             Number of images in a row.
         scale : {"auto", "log", "linear", "symmetric"}, default="auto"
@@ -307,7 +307,7 @@ class FeatureMapsDisplay:
         channel : int, default=0
             Channel of the image that is drawn beside the maps.
         ax : matplotlib Axes, default=None
-            Axes in whose place to draw. None: a new figure.
+            Axes whose area the images fill. None: a new figure.
         **kwargs : dict
             Passed to :meth:`plot`.
 
@@ -329,7 +329,7 @@ class FeatureMapsDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Axes in whose place to draw. None: a new figure.
+            Axes whose area the images fill. None: a new figure.
         n_maps : int, default=8
             Number of channels of each layer. The colours of each channel extend from its smallest to its
             largest value.

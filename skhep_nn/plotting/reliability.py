@@ -122,7 +122,7 @@ class ReliabilityDisplay:
         estimator : estimator
             Fitted classifier with `predict_proba`.
         X : array-like or DataFrame of shape (n_samples, ...)
-            Inputs that it was not trained on.
+            Inputs that the classifier was not trained on.
         y : array-like of shape (n_samples,)
             Labels.
         ax : matplotlib Axes, default=None
