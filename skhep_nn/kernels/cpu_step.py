@@ -18,8 +18,8 @@ from skhep_nn.networks.member_layers import MemberDropout
 
 __all__ = ["DenseStep"]
 
-# The flat tensor is padded to whole vectors: the remainder of a vector would be updated by other instructions,
-# with another rounding.
+# The flat tensor is padded to whole vectors of the processor, as the remainder would be updated by other
+# instructions, which round differently.
 _LANES = 64
 
 

@@ -91,8 +91,8 @@ def supports(network: nn.Module, loss: str | None = None) -> bool:
     Returns
     -------
     bool
-        True for a `DenseNet`, densely connected or not, in float32, with swish, ReLU or SELU, and at most 128
-        neurons a layer, outputs and numbers an embedding.
+        True for a `DenseNet`, densely connected or not, in float32, with swish, ReLU or SELU, and at most
+        128 neurons in a layer, 128 outputs and 128 components in an embedding.
     """
     if type(network) is not DenseNet or network.activation not in _ACTIVATIONS:
         return False

@@ -4,9 +4,9 @@
 Everything is feature-major, ``(features, rows)``, as in `networks`: rows lie side by side, so that loads are
 wide whatever the width of the network, and the layers' outputs stand one behind the other in one buffer that
 later layers read. Sizes and places come from small tables of integers on the device, not from the code:
-one compiled kernel serves every depth, and compiles in a second, because its loops are loops.
+one compiled kernel serves every depth, and compiles in a second, because its loops are not unrolled.
 
-The columns of those tables are the fields of `Product`, `Category` and `Item` in `_dense_layout`.
+The columns of those tables are the fields of `Product`, `Category` and `Item` in `gpu_layout`.
 """
 
 from __future__ import annotations
@@ -129,9 +129,9 @@ def _forward(
     T: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, ACTIVATION: tl.constexpr,
     PRECISION: tl.constexpr, KEEP: tl.constexpr, DROPOUT: tl.constexpr,
 ):  # fmt: skip
-    """Run all layers; return the raw outputs ``(BN, T)``. KEEP leaves the derivatives where gradients go.
+    """Run all layers; return the raw outputs ``(BN, T)``. KEEP stores the derivatives in the columns of the gradients.
 
-    DROPOUT keeps so large a share of the features of `row`, by numbers that follow from `seed` alone.
+    With DROPOUT, the share `kept_share` of the features is kept; which ones depends on `seed` and `row` only.
     """
     n = tl.arange(0, BN)
     lane = tl.arange(0, T)
@@ -157,7 +157,7 @@ def _forward(
 
 @triton.jit
 def _loss(out, y, row, valid, n_out, BN: tl.constexpr, LOSS: tl.constexpr):
-    """Return the loss of every row and its gradient in the outputs."""
+    """Return the loss of every row and its gradient with respect to the outputs."""
     n = tl.arange(0, BN)[:, None]
     inside = n < n_out
     if LOSS == CROSS:
@@ -204,7 +204,7 @@ def _backward(
     n = tl.arange(0, BN)
     lane = tl.arange(0, T)
     for i in range(n_targets):
-        tl.debug_barrier()  # the gradients of the layers behind have been written
+        tl.debug_barrier()  # the gradients of later layers have been written by other threads
         entry = table + (n_hidden + 1 + i) * TABLE_WIDTH
         total = _product(work, stride, packed, entry, T, BN, BK, PRECISION)
         place = work + (tl.load(entry + 6) + n[:, None]) * stride + lane[None, :]
@@ -226,7 +226,7 @@ def forward_backward(
     member = tl.program_id(1)
     step = tl.load(position)
     if (tile == 0) & (member == 0):
-        # What `update` reads: it moves `position` on, so none of its programs may read that.
+        # `update` reads this copy, as one of its programs increases `position` while others still run.
         tl.store(position + 1, step)
     first = (step * tl.num_programs(1) + member) * n_rows
     row = tile * T + tl.arange(0, T)
@@ -319,7 +319,7 @@ def _gradient(
 
 @triton.jit
 def _copy(p, inside, items, n, k, n_in, is_layer, back, packed):
-    """Put updated weights into the matrices that the way there and the way back read."""
+    """Copy updated weights into the packed matrices of the forward and the backward pass."""
     length = (n_in + 31) // 32 * 32
     to = packed + tl.load(items + 9) + n[:, None] * length + k[None, :]
     tl.store(to, p, mask=inside & is_layer)
@@ -412,7 +412,7 @@ def predict_mean(
             rows_of_view = x + (tl.cast(view, tl.int64) * n_rows + tile * T) * n_features
             for i in range(n_used):
                 member = tl.load(used + i)
-                tl.debug_barrier()  # all have read the features of the member before
+                tl.debug_barrier()  # other threads have read the features of the previous member
                 _read_inputs(
                     rows_of_view, tl.arange(0, T), valid, member, flat, mean, scale, columns,
                     categories, n_features, n_continuous, n_categorical, features, T, T, BN, BK,

@@ -1,8 +1,8 @@
 """The convolutional network of one member, for images of calorimeters and other pixel detectors.
 
-Images come channels last, as they lie in files, and stay so: all activations are in torch's
-``channels_last`` memory format, in which convolutions in bfloat16 take a third of the time
-of float32 in the default one (measured on a CPU).
+Images come with channels last, as they are stored in files, and stay so: all activations are in torch's
+``channels_last`` memory format, in which convolutions in bfloat16 take a third of the time of
+float32 convolutions in the default format (measured on a CPU).
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ __all__ = ["PRESETS", "Architecture", "CaloCNN"]
 
 
 class Architecture(NamedTuple):
-    """What a network is made of: every preset is one of these.
+    """Architecture of a convolutional network for images; every preset is one.
 
-    Where a field takes a number or a sequence, a sequence has one value a block (`dense_dropout`:
-    one a dense layer).
+    Where a field takes a number or a sequence, a sequence has one value for each block (`dense_dropout`:
+    for each dense layer).
 
     Parameters
     ----------
@@ -41,28 +41,28 @@ class Architecture(NamedTuple):
     convolutions : int or sequence of int, default=1
         Convolutions of a block.
     pooling : int or sequence of int, default=2
-        Factor by which maxima over cells shrink the image at the end of a block; 1 leaves it.
+        Factor of the max pooling at the end of a block; 1 for no pooling.
     dropout : float or sequence of float, default=0.0
-        Dropout rate at the end of a block. With `norm` best in the last block only: ahead of a
-        batch normalisation it makes moments in training differ from those in prediction
+        Dropout rate at the end of a block. With `norm`, use it in the last block only: dropout before
+        a batch normalisation makes the batch-norm statistics of training wrong for prediction
         (arXiv:1801.05134).
     residual : bool, default=False
-        Whether two convolutions at a time learn a correction to their input (arXiv:1512.03385). Of
-        an odd number the first is a plain one.
+        Whether the convolutions of a block form residual pairs, whose output is added to their
+        input (arXiv:1512.03385). If their number is odd, the first is not in a pair.
     attention : bool, default=False
-        Whether a block ends with a factor for each channel, found from the means of all channels
-        (squeeze-and-excitation, arXiv:1709.01507).
+        Whether each channel is scaled at the end of a block by a factor that is computed from the
+        means of all channels (squeeze-and-excitation, arXiv:1709.01507).
     norm : bool, default=True
         Batch normalisation (arXiv:1502.03167) after each convolution, in place of its bias.
     head : {"average", "flatten"}, default="average"
-        What the dense layers see: the mean of each channel, or every cell of the last block.
+        Input of the dense layers: the mean of each channel, or every cell of the last block.
     dense : sequence of int, default=()
         Neurons of the dense hidden layers.
     dense_dropout : float or sequence of float, default=0.0
         Dropout rate after a dense hidden layer.
     initial : {"he_normal", "glorot_uniform", "truncated_normal"}, default="he_normal"
         Starting values: He-normal, with the output layer Glorot-normal; Glorot-uniform, the default
-        of Keras; or normal with a standard deviation of 0.05 cut at two of them. Biases start at
+        of Keras; or normal with a standard deviation of 0.05, truncated at two standard deviations. Biases start at
         zero.
     """
 
@@ -83,9 +83,9 @@ class Architecture(NamedTuple):
 _COMPACT = Architecture(
     channels=(32, 64, 128, 256),
     kernels=(7, 5, 3, 3),
-    # Not ahead of a batch normalisation: its moments in training would hold the spread that dropout
-    # adds, which prediction lacks (arXiv:1801.05134). Measured on the energy of 200 ion tracks:
-    # a mean error of 3.9 keV with 0.3 in each block, of 1.3 keV with it in the last only.
+    # Not before a batch normalisation, whose statistics would include the variance that dropout adds in
+    # training and that prediction lacks (arXiv:1801.05134). Mean error of the energy of 200 ion tracks:
+    # 3.9 keV with a rate of 0.3 in each block, 1.3 keV with 0.3 in the last block only.
     dropout=(0.0, 0.0, 0.0, 0.3),
     dense=(64,),
     dense_dropout=0.5,
@@ -111,15 +111,15 @@ PRESETS: dict[str, Architecture] = {
         residual=True,
     ),
     "attention": _COMPACT._replace(attention=True),
-    # Dropout scatters what is counted, which a class survives and an energy does not. Measured on 200 real
-    # ion tracks, after 20 passes over 800: a mean error of 1.19 keV with both, of 0.70 with that in
-    # the last block alone, of 0.58 with none.
+    # Dropout adds noise to sums over pixels, which harms an energy more than a classification. Mean error on
+    # 200 real ion tracks after 20 epochs with 800 others: 1.19 keV with both dropout rates, 0.70 keV with
+    # dropout in the last block only, 0.58 keV without dropout.
     "regression": _COMPACT._replace(dropout=0.0, dense_dropout=0.0),
 }
 
 
 def _block_specs(plan: Architecture) -> list[BlockSpec]:
-    """Check a plan's blocks and take them apart."""
+    """Check the parameters of all blocks and return them block by block."""
     if not hasattr(plan.channels, "__len__") or not len(plan.channels):
         raise ValueError(
             f"channels must have one value for each block, at least one, got {plan.channels!r}."
@@ -146,11 +146,11 @@ class CaloCNN(ConvNet):
 
     - ``"compact"``, 440,449: four blocks of one convolution, 32-64-128-256 channels, kernels
       7-5-3-3, batch normalisation, dropout of 0.3 after the last, the mean of each channel, a dense
-      layer of 64 with dropout of 0.5. (A published network of this description counts "about 420
-      thousand", and has dropout in its convolutional layers: see `Architecture` for why only after
-      the last here.)
+      layer of 64 with dropout of 0.5. (The published network of this description has "about 420
+      thousand" parameters, and dropout in all convolutional layers; `Architecture` says why it is
+      only after the last block here.)
     - ``"challenge"``, 868,993: the baseline of the electron-photon challenge. Three blocks of two
-      convolutions, 32-64-128 channels, kernels of 3, all cells into dense layers 256-128-128-64
+      convolutions, 32-64-128 channels, kernels of 3, all cells flattened into dense layers 256-128-128-64
       with dropouts 0.4, 0.4, 0.25, 0.3; weights from a truncated normal distribution.
     - ``"resnet15"``, 338,625: fifteen convolutions with residual connections, one of 32 channels
       with a kernel of 7, three pairs of 32 and four of 64, after which the mean of each channel
@@ -165,13 +165,13 @@ class CaloCNN(ConvNet):
     image_shape : sequence of int
         ``(H, W)`` or ``(H, W, C)``.
     n_outputs : int, default=1
-        Number of outputs: one logit for two classes, one a class for more, one a target; outputs
-        of an auxiliary task are further ones.
+        Number of outputs: one logit for two classes, otherwise one output for each class or target;
+        plus the outputs of an auxiliary task.
     preset : {"compact", "challenge", "resnet15", "attention", "regression"}, default="compact"
-        Where fields that are not given come from.
+        Architecture from which fields that are not given are taken.
     channels, kernels, convolutions, pooling, dropout, residual, attention, norm, head, dense, \
 dense_dropout, initial
-        Fields of `Architecture`; None is the preset's.
+        Fields of `Architecture`; None means the value of the preset.
 
     Attributes
     ----------
@@ -185,13 +185,13 @@ dense_dropout, initial
     Raises
     ------
     ValueError
-        If a parameter is out of its range, or the numbers of values do not fit.
+        If a parameter is out of its range, or a sequence has the wrong number of values.
 
     Notes
     -----
-    Starting values are only there after `reset_parameters` or loading a state, so that building a
-    network touches no random numbers. Kernels are cut where they are wider than an image (on
-    both sides of a cell), so that small images have fewer parameters.
+    Parameters are not initialised until `reset_parameters` is called or a state is loaded, so that building
+    a network draws no random numbers. Kernels are cut to the width beyond which they would see only
+    padding, so that networks for small images have fewer parameters.
 
     Examples
     --------
@@ -255,7 +255,7 @@ dense_dropout, initial
         self._build_dense(n_features, n_outputs, plan.dense, plan.dense_dropout)
 
     def _build_blocks(self, plan: Architecture) -> int:
-        """Add the blocks; return how many numbers of an image the dense layers get."""
+        """Add the blocks; return the number of inputs of the dense layers."""
         *size, n_channels = self.image_shape
         self.blocks = nn.ModuleList()
         for spec in _block_specs(plan):

@@ -156,7 +156,7 @@ class Block(nn.Module):
 
     def __init__(self, n_inputs: int, size: Sequence[int], spec: BlockSpec) -> None:
         super().__init__()
-        # Kernels are cut to the size of the image, beyond which there is only padding.
+        # Wider kernels would see only padding.
         kernel = [min(spec.kernel, 2 * n - 1) for n in size]
         self.units = nn.ModuleList()
         left = spec.convolutions
@@ -176,7 +176,7 @@ class Block(nn.Module):
         for unit in before:
             x = unit(x).relu_()
         x = last(x)
-        # The activation is monotonic, so it can follow the maximum, where there are fewer values.
+        # The activation is monotonic, so it can follow the max pooling, after which there are fewer values.
         if max(self.pooling) > 1:
             x = F.max_pool2d(x, self.pooling)
         out: Tensor = self.dropout(self.attention(x.relu_()))

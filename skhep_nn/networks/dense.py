@@ -54,7 +54,7 @@ class DenseNet(nn.Module):
     n_features : int
         Number of input columns, categorical ones included.
     n_outputs : int, default=1
-        Number of outputs: one logit for two classes, one a class for more, one a target.
+        Number of outputs: one logit for two classes, otherwise one output for each class or target.
     categorical : sequence of CategoricalColumn, default=()
         Columns that hold category codes and the size of their embeddings.
     depth : int, default=6

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 __all__ = ["batch_distance_correlation"]
 
-# Number of distances held at once: what fits into the cache of a core, and on a GPU a part of its memory.
+# Number of distances in memory at once: on a CPU as many as fit into the cache of a core, on a GPU more.
 _CPU_NUMBERS, _CUDA_NUMBERS = 1 << 18, 1 << 26
 
 # A product of two distance variances below this is rounding error, for quantities of the order of one.

@@ -21,7 +21,7 @@ __all__ = [
     "with_classes",
 ]
 
-# Largest number of rows of which all pairs are compared.
+# Largest number of rows for which all pairs are compared at once.
 _PENALISED_ROWS = 2048
 
 
@@ -94,7 +94,7 @@ LOSSES = {loss.name: loss for loss in _ALL}
 
 
 def is_right(output: Tensor, code: Tensor) -> Tensor:
-    """Return whether the most probable class is the true class; a single output is for the second of two."""
+    """Return whether the most probable class is the true one; a single output is the logit of the second class."""
     if output.shape[-1] == 1:
         return (output.squeeze(-1) > 0) == (code > 0.5)
     return output.argmax(-1) == code
@@ -169,7 +169,7 @@ def decorrelated(loss: Loss, strength: float, background: int) -> Loss:
     strength : float
         Factor of the correlation, which is added to the loss.
     background : int
-        Class whose probability is the score. Of two classes either gives the same correlation.
+        Class whose probability is the score. With two classes, both choices give the same correlation.
     """
 
     def labels(target: Tensor) -> Tensor:

@@ -35,12 +35,12 @@ class FeatureBlock(NamedTuple):
     Parameters
     ----------
     columns : sequence of int or str, default=None
-        Columns by number or, in estimators, by name. None: all columns.
+        Columns by number or, in estimators, by name. None means all columns.
     depth : int, default=None
-        Number of hidden layers; 1 makes a "wide" block. None: as the other blocks.
+        Number of hidden layers; 1 makes a "wide" block. None means the `depth` of the network.
     width : int or "auto", default=None
-        Neurons of the first hidden layer; "auto" is the number of inputs of the block. None: as the
-        other blocks.
+        Neurons of the first hidden layer; "auto" is the number of inputs of the block. None means
+        the `width` of the network.
 
     Examples
     --------
@@ -115,7 +115,7 @@ class SplitDenseNet(nn.Module):
     n_features : int
         Number of input columns, categorical ones included.
     n_outputs : int, default=1
-        Number of outputs: one logit for two classes, one a class for more, one a target.
+        Number of outputs: one logit for two classes, otherwise one output for each class or target.
     blocks : mapping of str to FeatureBlock
         At least two groups of columns, by number, which together hold every column.
     bottleneck : int, default=0

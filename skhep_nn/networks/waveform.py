@@ -2,8 +2,8 @@
 
 A trace is an image of one row, in torch's ``channels_last`` memory format, as traces come with their
 channels last. Measured on one core (256 traces of 5,000 points, forward and backward): the published
-network takes 610 ms of processor time by convolutions in one dimension (376 in bfloat16), and 213 ms
-by these (123 in bfloat16).
+network takes 610 ms of processor time with one-dimensional convolutions (376 ms in bfloat16), and 213 ms
+with these (123 ms in bfloat16).
 """
 
 from __future__ import annotations
@@ -30,55 +30,55 @@ __all__ = ["PRESETS", "WaveformArchitecture", "WaveformCNN"]
 Head: TypeAlias = Literal["average", "bins", "flatten"]
 Initial: TypeAlias = Literal["he_normal", "glorot_uniform", "truncated_normal"]
 Auto: TypeAlias = Literal["auto"]
-#: Of one block: a convolution, or several side by side.
+#: Kernel size of the convolution of one block, or sizes of several parallel convolutions.
 Kernel: TypeAlias = int | Sequence[int] | Auto
 
-# What "auto" makes of a first block: so many points, whatever the length of the trace, by windows of
-# at least so many.
+# A first block with "auto": number of output points, whatever the length of the trace, and the least
+# number of points of a window.
 _POINTS, _SHORTEST = 100, 7
 
 
 class WaveformArchitecture(NamedTuple):
-    """What a network for traces is made of: every preset is one of these.
+    """Architecture of a network for traces; every preset is one.
 
-    Where a field takes a number or a sequence, a sequence has one value a block (`dense_dropout`:
-    one a dense layer).
+    Where a field takes a number or a sequence, a sequence has one value for each block (`dense_dropout`:
+    for each dense layer).
 
     Parameters
     ----------
     channels : sequence of int
         Channels, or filters, of every block.
     kernels : int or sequence of int, "auto" or sequences of int
-        Points that a convolution sees. Several for one block are as many convolutions side by side,
-        behind one of a single point that narrows their input, and one behind a maximum of three points
-        (an inception module): `channels` are shared out among them. "auto" is twice the stride, at
-        least 7.
+        Kernel size of a convolution. A sequence for one block makes an inception module: parallel
+        convolutions of these sizes, after a convolution of one point that reduces the number of
+        channels, and one more convolution after max pooling over three points; `channels` are divided
+        equally among them. "auto" is twice the stride, at least 7.
     strides : int or sequence of int or "auto", default=1
-        Points by which a convolution moves on. "auto", for the first block, is a hundredth of the
-        trace: what comes after it costs the same for any length, and sees the same share of the trace.
+        Stride of a convolution in points. "auto", for the first block only, is a hundredth of the
+        trace: later layers then cost the same for traces of any length, and see the same share of them.
     pooling : int or sequence of int, default=1
-        Factor by which maxima over points shorten the trace at the end of a block; 1 leaves it.
+        Factor of the max pooling at the end of a block; 1 for no pooling.
     padding : {"same", "valid"}, default="same"
-        Whether convolutions see zeros beyond the ends of a trace, or nothing, which shortens it.
+        Whether traces are padded with zeros at both ends, or not, which shortens them.
     dropout : float or sequence of float, default=0.0
         Dropout rate at the end of a block.
     residual : int, default=0
-        Blocks that a shortcut leads past each time (arXiv:1512.03385); 0 for no shortcuts. Blocks at
-        the beginning, of which there are too many, have none.
+        Number of blocks that each shortcut skips (arXiv:1512.03385); 0 for no shortcuts. If the number
+        of blocks is not a multiple of it, the first blocks have no shortcut.
     norm : bool, default=True
         Batch normalisation (arXiv:1502.03167) after each convolution, in place of its bias.
     head : {"bins", "average", "flatten"}, default="bins"
-        What the dense layers see: the means of each channel over `n_bins` parts of the trace, its
-        mean over all, or every point of the last block.
+        Input of the dense layers: the means of each channel over `n_bins` parts of the trace, its
+        mean over the whole trace, or every point of the last block.
     n_bins : int, default=25
-        Parts of the trace, as far as there are points for them.
+        Number of parts of the trace, at most the number of points after the last block.
     dense : sequence of int, default=()
         Neurons of the dense hidden layers.
     dense_dropout : float or sequence of float, default=0.0
         Dropout rate after a dense hidden layer.
     initial : {"he_normal", "glorot_uniform", "truncated_normal"}, default="he_normal"
         Starting values: He-normal, with the output layer Glorot-normal; Glorot-uniform, the default
-        of Keras; or normal with a standard deviation of 0.05 cut at two of them. Biases start at
+        of Keras; or normal with a standard deviation of 0.05, truncated at two standard deviations. Biases start at
         zero.
     """
 
@@ -125,7 +125,7 @@ PRESETS: dict[str, WaveformArchitecture] = {
 
 
 def _stride(value: Any, n_points: int, *, first: bool) -> int:
-    """Return the stride that is meant."""
+    """Return the stride as a number; "auto" follows from the length of the trace."""
     if value != "auto":
         check_counts("strides", [value])
         return int(value)
@@ -135,7 +135,7 @@ def _stride(value: Any, n_points: int, *, first: bool) -> int:
 
 
 def _widths(value: Any, stride: int, channels: int) -> tuple[int, ...]:
-    """Return the kernels of a block that are meant."""
+    """Return the kernel sizes of a block as numbers, checked; "auto" follows from the stride."""
     if isinstance(value, str) and value == "auto":
         return (max(_SHORTEST, 2 * stride),)
     if not hasattr(value, "__len__") or isinstance(value, str):
@@ -144,15 +144,15 @@ def _widths(value: Any, stride: int, channels: int) -> tuple[int, ...]:
     check_counts("kernels", value, odd=True)
     if len(value) < 2 or channels % (len(value) + 1) or stride > 1:
         raise ValueError(
-            f"kernels={value!r} side by side, with one convolution behind a maximum, must be at least "
-            f"two, have a stride of 1, got {stride}, and channels that are a multiple of "
-            f"{len(value) + 1}, got {channels}."
+            f"kernels={value!r} of one block are parallel convolutions, and one more follows max pooling: "
+            f"give at least two, a stride of 1 (got {stride}), and channels that are a multiple of "
+            f"{len(value) + 1} (got {channels})."
         )
     return tuple(value)
 
 
 def _specs(plan: WaveformArchitecture, n_points: int) -> list[TraceSpec]:
-    """Check a plan's blocks and take them apart."""
+    """Check the parameters of all blocks and return them block by block."""
     n = len(plan.channels)
     if not n:
         raise ValueError("channels must have one value for each block, at least one, got none.")
@@ -180,15 +180,15 @@ class WaveformCNN(ConvNet):
     Blocks of a convolution, which may be strided, and pooling, then dense layers. The presets, with
     their free parameters for one output and traces of 5,000 points:
 
-    - ``"default"``, 64,961: three blocks of 32 channels with batch normalisation. The first turns a
-      trace of any length into 100 points (up to twice as many of a short one), by windows of two
-      hundredths, the others halve them twice, by kernels of 5; the means over 25 parts of the trace,
-      in order of time, go into a dense layer of 64.
+    - ``"default"``, 64,961: three blocks of 32 channels with batch normalisation. The first reduces a
+      trace of any length to 100 points (short traces: up to 199), each from a window of two
+      hundredths of the trace; the other two, with kernels of 5, halve the number of points. The means
+      over 25 parts of the trace, in order of time, go into a dense layer of 64.
     - ``"school"``, 998,729: the network of the Data Science School 2022 in Coimbra. One convolution of
-      32 filters with a kernel of 3, maxima over 16 points, all of them into a dense layer of 100.
-    - ``"inception"``, 124,769: behind the same first convolution InceptionTime, with half as many
-      channels: two times three inception modules with shortcuts, kernels of 9, 19 and 39 side by
-      side; the mean of each channel goes straight to the output.
+      32 filters with a kernel of 3, max pooling over 16 points, and a dense layer of 100.
+    - ``"inception"``, 124,769: InceptionTime with half its number of channels, after the first convolution
+      of ``"default"``: two groups of three inception modules with parallel kernels of 9, 19 and 39,
+      each group with a shortcut; the mean of each channel goes straight to the output.
 
     Every field of `WaveformArchitecture` can be given instead of the preset's.
 
@@ -197,14 +197,14 @@ class WaveformCNN(ConvNet):
     trace_shape : sequence of int
         ``(T,)`` or ``(T, C)``.
     n_outputs : int, default=1
-        Number of outputs: one logit for two classes, one a class for more, one a target.
+        Number of outputs: one logit for two classes, otherwise one output for each class or target.
     preset : {"default", "school", "inception"}, default="default"
-        Where fields that are not given come from.
+        Architecture from which fields that are not given are taken.
     channels : int or sequence of int, default=None
         Channels of every block; one number is for all blocks of the preset.
     kernels, strides, pooling, padding, dropout, residual, norm, head, n_bins, dense, \
 dense_dropout, initial
-        Fields of `WaveformArchitecture`; None is the preset's.
+        Fields of `WaveformArchitecture`; None means the value of the preset.
 
     Attributes
     ----------
@@ -218,17 +218,17 @@ dense_dropout, initial
     Raises
     ------
     ValueError
-        If a parameter is out of its range, or the numbers of values do not fit.
+        If a parameter is out of its range, or a sequence has the wrong number of values.
 
     Notes
     -----
-    Where in a trace something lies is what the mean over all of it forgets. Measured on the separation
-    of two simulated pulses (6,000 traces, 12 passes of the default preset): a mean squared error of
-    1.8e-3 with the mean alone, 8.7e-4 with means over 6 parts, 8.4e-4 with 12 and 8.3e-4 with 25.
+    A mean over the whole trace loses the position of pulses. Mean squared error of the separation of two
+    simulated pulses (6,000 traces, 12 epochs of the default preset): 1.8e-3 with one mean over the
+    trace, 8.7e-4 with means over 6 parts, 8.4e-4 with 12 and 8.3e-4 with 25.
 
-    Starting values are only there after `reset_parameters` or loading a state, so that building a
-    network touches no random numbers. Kernels are cut where they are wider than a trace (on both
-    sides of a point), so that short traces have fewer parameters.
+    Parameters are not initialised until `reset_parameters` is called or a state is loaded, so that building
+    a network draws no random numbers. Kernels are cut to the width beyond which they would see only
+    padding, so that networks for short traces have fewer parameters.
 
     References
     ----------
@@ -309,7 +309,7 @@ dense_dropout, initial
         self._build_dense(n_features, n_outputs, plan.dense, plan.dense_dropout)
 
     def _build_blocks(self, plan: WaveformArchitecture) -> int:
-        """Add blocks and shortcuts; return how many numbers of a trace the dense layers get."""
+        """Add blocks and shortcuts; return the number of inputs of the dense layers."""
         n_points, n_channels = self.trace_shape
         specs = _specs(plan, n_points)
         length = int(plan.residual)
