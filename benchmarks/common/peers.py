@@ -61,8 +61,8 @@ def timed(model: Any, sample: Sample, fit_params: dict[str, Any]) -> Result:
 def boosting(seed: int, n_copies: int = 1, **params: float) -> HistGradientBoostingClassifier:
     """Return gradient boosting with the best settings of a scan on other splits of these events.
 
-    Without early stopping: it chose longer trainings, worse on both figures; and copies of an event on
-    both sides of its inner split would mislead it altogether.
+    No early stopping: it led to longer trainings with a worse log-loss and AUC, and copies of one event on
+    both sides of its inner split would make its validation useless.
     """
     return HistGradientBoostingClassifier(
         max_leaf_nodes=16,
@@ -82,7 +82,7 @@ def hist_gradient_boosting(sample: Sample) -> Result:
 
 
 def augmented_boosting(sample: Sample) -> Result:
-    """Fit the same with eight augmented copies of the training rows and eight views at predict."""
+    """Fit gradient boosting to eight augmented copies of the training rows; predict the mean over eight views."""
     model = AugmentedClassifier(
         boosting(sample.seed, 8, learning_rate=0.04, max_iter=200),
         augmenter=EventAugmenter(),
@@ -100,7 +100,7 @@ def mlp(sample: Sample) -> Result:
 
 
 class _Weighted(nn.Module):
-    """skorch's way to event weights: they are an input that `forward` returns unchanged."""
+    """Network for event weights in skorch: they are an input, which `forward` hands on to the loss."""
 
     def __init__(self, n_features: int) -> None:
         super().__init__()

@@ -75,7 +75,7 @@ def _cell(mean: float, error: float, digits: int) -> str:
 
 
 def show(title: str, rows: dict[str, dict[str, pd.Series]], digits: dict[str, int]) -> None:
-    """Print a table: one row a name, mean and standard error of every column."""
+    """Print a table: one row for each name, mean and standard error of every column."""
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for column in digits:
@@ -134,7 +134,7 @@ def show_part(part: Part) -> None:
 
 
 def write_parts(folder: Path, where: dict[str, Any], parts: dict[str, Part]) -> list[Path]:
-    """Write results.json, results.md and a figure a part; return the paths."""
+    """Write results.json, results.md and a figure for each part; return the paths."""
     content: dict[str, Any] = {"machine": where}
     lines = [f"`{where['command']}`, {where['time']}", ""]
     lines += [f"{where['gpu'] or where['processor']}, {where['cores']} cores, versions: "]

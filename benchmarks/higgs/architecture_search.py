@@ -114,7 +114,7 @@ def run_search(args: argparse.Namespace, train: Events) -> Searched:
     """Search, fit the best candidate again, and model the scores."""
     search = ArchitectureSearch(
         network(args),
-        # With one seed, losses of a shape agree to the last digits, and the model would find no noise.
+        # With one seed, candidates of equal shape have nearly equal losses, and the model would find no noise.
         SPACE | {"random_state": randint(0, 2**31 - 1)},
         n_iter=args.candidates,
         n_parameters=tuple(args.window),
@@ -309,7 +309,7 @@ def _weighted_mean(values: Array, weight: Array) -> tuple[float, float]:
 
 
 def _difference(name: str, mean: float, error: float) -> str:
-    """Write a difference; the study's network has none to itself."""
+    """Write the difference to the study's network; empty for that network."""
     return "-" if name == CURRENT else f"{mean:+.5f} ± {error:.5f}"
 
 
@@ -358,7 +358,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, help="epochs of 1cycle")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--window", type=int, nargs=2, default=[5_000, 100_000], help="parameters")
-    parser.add_argument("--finalist-members", type=int, help="of an architecture that is tested")
+    parser.add_argument("--finalist-members", type=int, help="of each tested architecture")
     parser.add_argument("--quick", action="store_true", help="fewer events, candidates and epochs")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--seed", type=int, default=0)

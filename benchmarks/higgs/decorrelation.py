@@ -6,8 +6,8 @@ Trains `DenseNetClassifier` on Higgs events (simulated, or from the challenge) w
 `decorrelation_strength`, and once without the mass among the inputs. On test events it prints the area under
 the ROC curve (class-balanced weights) and, at a signal efficiency of 50 %, the background efficiency and the
 Jensen-Shannon divergence of the mass spectra of background before and after the cut; the distance
-correlation of score and mass; the seconds to fit. Mean and standard error over seeds, each with a split of its
-own. Writes results.json, results.md and a figure into ``--output``.
+correlation of score and mass; the seconds to fit. Mean and standard error over seeds, each with another
+split. Writes results.json, results.md and a figure into ``--output``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FIGURES = ("AUC", "background efficiency", "divergence (bits)", "distance correl
 
 
 class Sample(NamedTuple):
-    """Events with labels, weights and masses, in which undefined ones are NaN."""
+    """Events with labels, weights and masses; undefined masses are NaN."""
 
     X: pd.DataFrame
     y: NDArray[Any]
@@ -139,8 +139,8 @@ def study(args: argparse.Namespace) -> Part:
         f"of {args.batch_size}; {MASS} from {args.range[0]:g} to {args.range[1]:g} GeV in {args.bins} bins."
     )
     passing = (
-        f"Of the last split {_passing(args, drawn)} background events pass, depending on the model: without "
-        "any sculpting their number alone makes the divergence positive."
+        f"In the last split {_passing(args, drawn)} background events pass, depending on the model: with so "
+        "few events the divergence is positive even without sculpting."
     )
     draw = partial(_draw, tables["mean"], drawn, edges(args))
     return Part("decorrelation", tables, (setting, passing), {"splits": rounds}, draw)

@@ -2,7 +2,7 @@
 
 Usage: python -m benchmarks.higgs.ladder [--data FILE] [--seeds 6] [--rows NAME ...] [--quick] ...
 
-Each row is another one with some parameters changed; techniques that the study accepts accumulate. For
+Each row changes some parameters of an earlier row; techniques that the study accepts accumulate. For
 each it prints the scores of the study next to its figures, weighted log-loss and AUC, and the seconds to
 train and to predict. Every seed has its own split and starting values, the same splits for all rows:
 differences are taken seed by seed. Seeds of a row train together. Without ``--data`` the events come from

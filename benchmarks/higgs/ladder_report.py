@@ -29,7 +29,7 @@ COMPARED = ("log-loss", "AUC", "MAPA", "AMS")
 
 
 class Statement(NamedTuple):
-    """Rows are better than others, or (`no_worse`) at least not worse by more than an error.
+    """Claim that rows are better than others, or (`no_worse`) not worse by more than an error.
 
     Several pairs are averaged.
     """
@@ -194,7 +194,7 @@ def _number(value: float, metric: str) -> str:
 def _verdict(mean: float, error: float, no_worse: bool) -> str:
     """Return whether a difference supports a statement."""
     if np.isnan(error):
-        return "one seed tells nothing"
+        return "undecided with one seed"
     if no_worse:
         return "yes" if mean >= -error else "no"
     if abs(mean) <= error:

@@ -43,7 +43,7 @@ class Published(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One solution: another one with some parameters of the estimator changed."""
+    """One solution: an earlier row with some parameters of the estimator changed."""
 
     title: str
     builds_on: str | None
@@ -68,17 +68,17 @@ class Lengths(NamedTuple):
 
     @property
     def most(self) -> int:
-        """Of all other schedules: cycles of 1, 2, 4, ... epochs, as near as possible to twice 1cycle."""
+        """Epochs of all schedules except 1cycle: whole cycles of 1, 2, 4, ..., about twice as many as in 1cycle."""
         return 2 ** round(math.log2(2 * self.one_cycle + 2)) - 1
 
     @property
     def patience(self) -> int:
-        """50 folds."""
+        """Patience of early stopping, 50 of the study's folds."""
         return self._scaled(50)
 
     @property
     def cycles(self) -> int:
-        """Nine cycles, as a cycle is an epoch here."""
+        """Number of cycles, nine for the study's 1cycle; here a cycle is an epoch."""
         return self._scaled(81)
 
 

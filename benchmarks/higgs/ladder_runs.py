@@ -27,12 +27,12 @@ _MOST_PARTS, _PART_EVENTS = 10, 1_000
 
 
 class Split(NamedTuple):
-    """Rows of one seed: to train on, to predict, and which choose a cut for which others."""
+    """Rows of one seed: for training, for the scores, and for choosing and applying a cut."""
 
     train: Rows
-    #: Of log-loss and AUC.
+    #: Rows for log-loss and AUC.
     test: Rows
-    #: Validation rows, at whose cut others are scored.
+    #: Rows on which a cut is chosen, and rows to which it is applied.
     pairs: list[tuple[Rows, Rows]]
 
     @property

@@ -1,14 +1,14 @@
-"""The final recipe of the HiggsML study (arXiv:2002.01427, section 3.9) with LUMIN, its own library.
+"""The final recipe of the HiggsML study (arXiv:2002.01427, section 3.9) in LUMIN, the library of its author.
 
 Usage: LUMIN_PYTHON benchmarks/higgs/lumin_peer.py IN.npz OUT.npz [--members 10] [--epochs 15] [--seed 0]
 
-Runs under a Python that has LUMIN, which cannot live beside this package: ``lumin==0.9.1
+Runs under a Python that has LUMIN, which cannot be installed beside this package: ``lumin==0.9.1
 torch==2.13.0 pdpbox==0.3.0`` is known to work. ``python -m benchmarks.higgs.job --lumin-python`` calls it.
 
 IN.npz holds ``X_train`` and ``X_test`` (momenta in Cartesian form), ``names`` (their columns),
 ``y_train`` (0 or 1) and ``w_train`` (class-balanced, mean 1). OUT.npz gets ``proba`` (the
 probability of class 1 for ``X_test``), ``fit_seconds``, ``predict_seconds`` and ``lumin_version``.
-Start-up is not timed; the fold files, which are how LUMIN takes data, are.
+The seconds include writing the fold files from which LUMIN reads its data, but not start-up.
 
 Where LUMIN 0.9.1 differs from the study's text, LUMIN's way is kept: it validates after each full
 epoch (the study: after each fold), leaves out the rows of a fold that do not fill a batch, and turns

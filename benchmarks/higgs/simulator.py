@@ -33,7 +33,7 @@ CLASSES = {"s": "signal", "b": "background"}
 
 
 def ks_distance(first: Array, first_weight: Array, second: Array, second_weight: Array) -> float:
-    """Largest difference of two weighted distribution functions; undefined is the least value."""
+    """Largest difference of two weighted distribution functions; undefined values count as the lowest."""
     first, second = (np.nan_to_num(values, nan=-np.inf) for values in (first, second))
     points = np.concatenate([first, second])
     steps = np.concatenate(
@@ -81,7 +81,7 @@ def noise(path: Path) -> dict[str, float]:
     floor = {}
     for label, name in CLASSES.items():
         chosen = weight[target == label]
-        # Median of Kolmogorov's distribution, and as many events as have the same variance.
+        # Median of Kolmogorov's distribution for the effective number of events.
         floor[name] = 0.828 / np.sqrt(chosen.sum() ** 2 / (chosen**2).sum())
     return floor
 
@@ -112,7 +112,7 @@ def balanced(target: NDArray[np.str_], weight: Array) -> Array:
 
 
 def separation(path: Path) -> pd.DataFrame:
-    """ROC AUC of gradient boosting trained on either and tested on either kind of events."""
+    """ROC AUC of gradient boosting, trained and tested on simulated and on real events."""
     simulated = make_higgs_events(22_000, random_state=1)
     samples = {
         "simulated": (simulated.data, simulated.target, simulated.sample_weight),

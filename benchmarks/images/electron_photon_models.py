@@ -69,7 +69,7 @@ Model = Callable[[Data, argparse.Namespace], Result]
 
 
 def simulate(args: argparse.Namespace) -> tuple[Images, Images, Images]:
-    """Simulate images: for each that is trained on, as many for validation as in the published split."""
+    """Simulate images; those for validation are as many, relative to training, as in the published split."""
     n_validation = round(args.images * 25_600 / 160_000)
     sizes = (args.images, n_validation, args.test_images)
     showers = make_calo_showers(sum(sizes), random_state=args.seed)
@@ -108,7 +108,7 @@ def read(args: argparse.Namespace) -> Data:
 def scaler() -> ImageScaler:
     """Return the transformation of energies before networks: the square root.
 
-    A radiated photon has a hundredth of the energy of its electron: the root brings both into reach.
+    A radiated photon has a hundredth of the energy of its electron: the root reduces this ratio to a tenth.
     """
     return ImageScaler(function="sqrt")
 
@@ -186,7 +186,7 @@ def energy_shapes(images: Array) -> pd.DataFrame:
 
 
 def energy_shapes_and_profile(images: Array) -> pd.DataFrame:
-    """Compute these, and the folded profile along azimuth."""
+    """Compute shower shapes and the folded profile along azimuth."""
     return pd.concat([energy_shapes(images), azimuth_shapes(images[..., 0])], axis=1)
 
 

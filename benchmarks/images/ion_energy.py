@@ -1,11 +1,11 @@
-"""Energies of electrons and helium ions (MLHEP 2021): a network, with a forest behind it, and its peers.
+"""Energies of electrons and helium ions (MLHEP 2021): a network, a random forest on its predictions, and peers.
 
 Usage: python -m benchmarks.images.ion_energy [--data FILE] [--images 1000] [--epochs 20] [--members 1] ...
 
 On simulated tracks all models are trained on the published training split (electrons of 3, 10 and 30
 keV, helium of 1, 6 and 20) and tested on other images of that split, then on the published test split, in
 which particles have changed energies. With ``--data ion_tracks_idao.npz`` they are also tested on real
-images, out of five folds; the labels of those are pseudo-labels, on which two public submissions agree.
+images, out of five folds; their labels are pseudo-labels, on which two public submissions agree.
 Every model sees the same rows, cropped to the same window. Writes results.json, results.md and a
 figure of each part into ``--output``.
 """
@@ -56,7 +56,7 @@ class Tracks(NamedTuple):
     is_electron: Array
 
     def rows(self, rows: Array) -> Tracks:
-        """Pick some."""
+        """Return the given rows."""
         return Tracks(*(column[rows] for column in self))
 
 
@@ -204,7 +204,7 @@ def _shares(importances: list[pd.Series]) -> str:
 
 
 def _verdict(predictions: Predictions, tracks: Tracks) -> str:
-    """Compare the forest behind the network with the project's goal and with the best peer."""
+    """Compare the network with the forest with the project's goal and with the best peer."""
     errors = _errors(predictions, tracks)
     best = errors.drop(columns=list(PEERS_BEHIND)).mean().idxmin()
     difference = errors[WITH_FOREST] - errors[best]
@@ -216,7 +216,7 @@ def _verdict(predictions: Predictions, tracks: Tracks) -> str:
 
 
 def _errors(predictions: Predictions, tracks: Tracks) -> pd.DataFrame:
-    """Return absolute errors, a column a model."""
+    """Return absolute errors, one column for each model."""
     return pd.DataFrame({n: np.abs(p - tracks.energy) for n, p in predictions.items()})
 
 

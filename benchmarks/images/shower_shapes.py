@@ -12,7 +12,7 @@ Array = NDArray[Any]
 
 
 def spread(weights: Array) -> tuple[Array, Array]:
-    """Mean and standard deviation of a place, from the energy at each."""
+    """Mean and standard deviation of the position, weighted by the energy at each position."""
     place = np.arange(weights.shape[1])
     total = weights.sum(axis=1)
     mean = (weights * place).sum(axis=1) / total

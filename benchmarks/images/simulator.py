@@ -48,7 +48,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 
 def track_shapes(images: Array) -> pd.DataFrame:
-    """Light and form of ion images."""
+    """Amount of light and shape of ion images."""
     light = images.astype(np.float64)
     light -= np.median(light, axis=(1, 2))[:, None, None] + 0.36
     y, x = np.mgrid[: light.shape[1], : light.shape[2]] - (light.shape[1] - 1) / 2
@@ -118,7 +118,7 @@ def compare_showers(folder: Path, n_images: int) -> pd.DataFrame:
 
 
 def compare_tracks(path: Path, n_images: int) -> pd.DataFrame:
-    """KS distances of light and form by particle and energy."""
+    """KS distances of light and shape by particle and energy."""
     real, simulated = np.load(path), make_ion_tracks(n_images, random_state=0)
     columns = {}
     for number, particle in enumerate(("helium", "electron")):

@@ -88,7 +88,7 @@ class ChannelsLast(nn.Module):
         self.network = network.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the outputs; to torch, the same memory in another order of axes."""
+        """Return the outputs for a view of the input with channels first."""
         return self.network(x.movedim(-1, 1))
 
 
@@ -143,7 +143,7 @@ class Measured(NamedTuple):
         )
 
     def fit(self, precision: str) -> float:
-        """Train ours; a single member validates nothing."""
+        """Train our estimator; with one member there is no validation."""
         history = self.estimator(precision).fit(self.X, self.y).history_
         return typical_epoch(history.seconds.tolist())
 

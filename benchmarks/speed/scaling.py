@@ -29,7 +29,7 @@ from skhep_nn.estimators import base as _base
 from skhep_nn.networks import DenseNet
 
 SECONDS, MEMORY = "seconds an epoch", "peak memory (MB)"
-#: Fixed, so that the network grows with the number of features as a line, not as its square.
+#: Fixed, so that the number of parameters grows linearly with the features, not quadratically.
 WIDTH = 32
 
 
@@ -78,7 +78,7 @@ def one_fit(device: str, passes: int, size: Size) -> dict[str, float]:
     if device == "cuda":
         peak = float(torch.cuda.max_memory_allocated())
     else:
-        # The rows themselves are there before, and are not copied: they count as they do on a GPU.
+        # The rows exist before the fit and are not copied; they are added, as they count on a GPU.
         peak = resident_bytes("VmHWM") - before + X.nbytes
     n_parameters = DenseNet(size.features, width=WIDTH).n_parameters
     data = X.nbytes + 8 * size.rows  # and four bytes each of a target and a weight
@@ -139,7 +139,7 @@ LINE_COLUMNS = ["fixed", "for each", "furthest point, relative"]
 
 
 class Line(NamedTuple):
-    """A straight line through a curve, and by how much of its value it misses a point at most."""
+    """A straight line through a curve, and its largest relative deviation from a point."""
 
     fixed: float
     per_unit: float

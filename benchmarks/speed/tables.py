@@ -43,7 +43,7 @@ FLOOR = "floor by a large matrix product"
 
 
 class Job(NamedTuple):
-    """Simulated events: as ours takes them, and standardised, the category last, for loops by hand."""
+    """Simulated events: as our estimators take them, and standardised, category last, for loops by hand."""
 
     raw: pd.DataFrame
     frame: pd.DataFrame
@@ -126,7 +126,7 @@ class Training(NamedTuple):
         return run
 
     def skorch(self, n_threads: int | None) -> Variant:
-        """Skorch as it comes: its own data loader, a fifth of the rows held back to validate on."""
+        """Skorch with its defaults: its own data loader, a fifth of the rows held back to validate on."""
         n_trained = 0.8
 
         def run() -> float:
@@ -170,7 +170,7 @@ class Training(NamedTuple):
 
 @contextmanager
 def environment(**variables: str) -> Iterator[None]:
-    """Set variables that processes started meanwhile inherit."""
+    """Set environment variables for processes that are started meanwhile."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -215,7 +215,7 @@ def train(args: argparse.Namespace) -> Part:
 
 
 def _train_variants(training: Training, all_threads: str, python: str | None) -> dict[str, Variant]:
-    """Return the ratios to report; on a CPU all variants use one thread, except ours on all threads."""
+    """Return the variants; on a CPU all use one thread, except ours on all threads."""
     on_cpu = training.device == "cpu"
     one = 1 if on_cpu else None
     variants = {
@@ -245,7 +245,7 @@ def _train_notes(args: argparse.Namespace) -> tuple[str, ...]:
             "on a fifth of its rows, the loops by hand on none."
         ),
         f"The network: {n_parameters:,} parameters, batches of {BATCH}{threads}.",
-        "Only variants named so augment, and LUMIN; it is compared with ours that augment.",
+        "Only variants with 'augmented' in their names use augmentation.",
     )
 
 
@@ -300,7 +300,7 @@ def predict(args: argparse.Namespace) -> Part:
         f"{MEMBERS} members and {VIEWS} views of {PREDICTED:,} events, measured with "
         f"{len(job.y):,}, on {n_threads} threads where nothing is said. skorch predicts one view with "
         f"one network, times {MEMBERS * VIEWS}; the loop by hand goes member by member in chunks of "
-        "2,048 rows and gets its views for nothing."
+        "2,048 rows and spends no time on making views."
     )
     tables = {
         "seconds": medians(rounds),

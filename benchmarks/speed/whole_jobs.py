@@ -75,7 +75,7 @@ def small(args: argparse.Namespace) -> Part:
 
 
 def _small_fits(n_rows: int, repeats: int) -> pd.DataFrame:
-    """`fit` against a loop by hand, as many steps of as many rows each."""
+    """`fit` against a loop by hand with the same numbers of steps and rows."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(n_rows, 10)).astype(np.float32)
     y = (X[:, 0] + X[:, 1] ** 2 > 0.5).astype(np.int64)

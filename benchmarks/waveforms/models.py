@@ -107,7 +107,7 @@ def warm_up(X: Array, args: argparse.Namespace) -> None:
 
 
 def boosting(task: Task, seed: int) -> Any:
-    """Return gradient boosting on pulse shapes, stopped where a tenth of the traces says so."""
+    """Return gradient boosting on pulse shapes, with early stopping on a tenth of the traces."""
     options: dict[str, Any] = {
         "max_iter": 1000,
         "learning_rate": 0.06,
@@ -223,7 +223,7 @@ def rocket(seed: int) -> Any:
 
 
 def has_rocket() -> bool:
-    """Whether aeon is there."""
+    """Whether aeon is installed."""
     return importlib.util.find_spec("aeon") is not None
 
 

@@ -75,7 +75,7 @@ def _shapes(traces: Array, *, profile: bool) -> dict[str, Array]:
 
 
 def _times(pulse: Array) -> dict[str, Array]:
-    """When so much of the area has been seen, and times between."""
+    """Return the times at which fractions of the area are reached, and their differences."""
     sums = np.maximum.accumulate(np.cumsum(pulse, axis=1, dtype=np.float64), axis=1)
     goal = sums[:, -1:]
     times = {share: (sums < share * goal).sum(axis=1).astype(float) for share in _SHARES}

@@ -48,7 +48,7 @@ class Task(NamedTuple):
 
 
 def simulated(args: argparse.Namespace, seed: int, **params: Any) -> Task:
-    """Simulate; the target is d, or 1 for two pulses where there are traces of one as well."""
+    """Simulate traces; the target is d or, if there are also traces with one pulse, the class (1: two pulses)."""
     signals = make_waveforms(
         args.n_train + args.n_test, n_points=args.points, random_state=seed, **params
     )
@@ -85,7 +85,7 @@ def sizes(args: argparse.Namespace) -> str:
 
 
 class Errors(NamedTuple):
-    """Of each test trace, a column a model: means over the seeds."""
+    """Errors of each test trace, one column for each model, averaged over the seeds."""
 
     residual: pd.DataFrame
     square: pd.DataFrame
@@ -93,7 +93,7 @@ class Errors(NamedTuple):
 
 
 def separation(args: argparse.Namespace) -> Part:
-    """Measure d."""
+    """Measure the separation d of two pulses."""
     task = simulated(args, args.seed)
     warm_up(task.train[:256], args)
     runs = [

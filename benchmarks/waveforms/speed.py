@@ -100,7 +100,7 @@ class _Bench(NamedTuple):
         )
 
     def fit(self, precision: str) -> Callable[[], float]:
-        """Train ours; a single member validates nothing."""
+        """Train our estimator; with one member there is no validation."""
 
         def run() -> float:
             model = self.estimator(precision, self.args.passes).fit(self.X, self.y)
