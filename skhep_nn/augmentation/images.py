@@ -154,7 +154,7 @@ class ImageAugmenter(PlainState, ImageTransformer):
         self._views = [
             placement
             for placement in (_Placement(*bits) for bits in product(*switches))
-            # Without mirrors only turns are allowed, which are an even number of reflections.
+            # Without mirrors only rotations are allowed: an even number of reflections.
             if self._mirrors or not self._turns or sum(placement) % 2 == 0
         ]
         self.n_views_ = len(self._views)

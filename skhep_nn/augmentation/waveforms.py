@@ -20,7 +20,7 @@ from skhep_nn.utils.stored_frames import PlainState, Rebuilds, each
 
 __all__ = ["WaveformAugmenter"]
 
-# Number of cosines that make a wandering baseline, the slowest ones including the constant.
+# Number of cosines in a wandering baseline: the constant and the slowest ones.
 _N_MODES = 4
 # Largest number of traces from which the typical range is computed.
 _N_LOOKED_AT = 1000
@@ -95,8 +95,8 @@ class WaveformAugmenter(PlainState, WaveformTransformer):
 
     Notes
     -----
-    Integers, such as uint16, keep their type if they are only shifted or reversed. All else makes them
-    floating-point numbers (float32 for uint16), so that nothing wraps around.
+    Integers, such as uint16, keep their type if they are only shifted or reversed. All other augmentations
+    convert them to floating-point numbers (float32 for uint16), so that no value overflows.
 
     Scaling a pulse does not change its relative fluctuations, which depend on the number of electrons. This
     is harmless for a few percent; a factor of two would make unphysical traces.

@@ -20,7 +20,7 @@ _CRYSTAL_SIZE = 2.37  # cm, at the depth of the shower
 _CRYSTAL_DEPTH = 25.8  # radiation lengths
 _LIGHT = (
     0.89 * (2.2 - 1) / 29.98
-)  # ns for each radiation length: deeper light has a shorter way out
+)  # ns for each radiation length: light from deeper in the crystal has a shorter way out
 
 # Soft electrons of a shower bend in the magnetic field, which widens it along azimuth.
 _STRETCH = 1.12

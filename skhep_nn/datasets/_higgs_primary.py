@@ -46,7 +46,7 @@ _FAKE_OPPOSITE = 0.6  # azimuth to the leading jet: 1 is uniform, less is back t
 _FAKE_FOLLOW, _FAKE_SPREAD = (
     0.5,
     1.35,
-)  # eta of a fake tau: share of the rapidity of the W, and spread
+)  # pseudorapidity of a fake tau: factor of the rapidity of the W, and spread
 
 
 class Objects(NamedTuple):

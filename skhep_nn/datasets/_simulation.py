@@ -1,4 +1,4 @@
-"""Shared by the simulators: checks of the sample size, and chunks that are seeded separately."""
+"""Common parts of the simulators: checks of integers, and chunks that are seeded separately."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ __all__ = [
 Array = NDArray[Any]
 
 _TAIL = 1e-4  # share of a photoelectron's pulse that is cut off
-_NOTHING = 1e-9  # photoelectrons in a sample that count as none, since rounding leaves some
+_NOTHING = 1e-9  # fewer photoelectrons in a sample are rounding errors
 
 _QUANTUM = 0.0137  # keV for an excitation or an ionisation
 _EXCITATIONS = 0.06  # for each ionisation
@@ -31,16 +31,16 @@ class XenonChamber(NamedTuple):
     """Dual-phase xenon chamber and its read-out, as :func:`make_waveforms` simulates them.
 
     A tuple with names: ``XenonChamber(noise=0.0)`` changes one value of the default, and
-    ``chamber._replace(noise=0.0)`` one of another chamber. All values must be positive, except
+    ``chamber._replace(noise=0.0)`` one value of another chamber. All values must be positive, except
     where 0 is allowed.
 
     Parameters
     ----------
     drift_velocity : float, default=1.7
-        Of electrons in the liquid, mm/us: 1.705 were measured at 380 V/cm [1]_.
+        Drift velocity of electrons in the liquid, mm/us; measured: 1.705 at 380 V/cm [1]_.
     diffusion : float, default=26.0
-        Longitudinal diffusion coefficient, cm^2/s, may be 0: 25.7 +- 4.6 were measured [2]_. After
-        a drift of ``t`` the electrons of a point arrive with the variance
+        Longitudinal diffusion coefficient, cm^2/s, may be 0; measured: 25.7 +- 4.6 [2]_. After a
+        drift time ``t`` the arrival times of electrons from one point have the variance
         ``2 * diffusion * t / drift_velocity**2``.
     electron_lifetime : float, default=5000.0
         Mean time, us, after which a drifting electron is captured by an impurity.
@@ -53,7 +53,7 @@ class XenonChamber(NamedTuple):
     gap_time : float, default=1.2
         Time, us, that an electron takes to cross the gas and emits light at a constant rate.
     photoelectrons : float, default=50.0
-        Mean number that an electron in the gas makes in the photomultipliers.
+        Mean number of photoelectrons in the photomultipliers for each electron in the gas.
     electron_spread : float, default=0.2
         Standard deviation of the light of electrons relative to its mean, beyond the counting of
         photoelectrons; from 0 to 0.5.
@@ -68,7 +68,7 @@ class XenonChamber(NamedTuple):
     baseline : float, default=400.0
         ADC counts without a signal, may be 0.
     n_bits : int, default=14
-        Of the digitiser, up to 16: larger signals stay at ``2**n_bits - 1``.
+        Number of bits of the digitiser, up to 16; larger signals are clipped at ``2**n_bits - 1``.
 
     References
     ----------

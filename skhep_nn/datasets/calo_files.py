@@ -250,8 +250,8 @@ def load_calo_hdf5(
     FileNotFoundError
         If there is no such file.
     ValueError
-        If a file is no HDF5 file, lacks ``X`` or ``y``, has not as many labels as images or other
-        images than the file before, or a range is empty or not in a file.
+        If a file is no HDF5 file, lacks ``X`` or ``y``, has another number of labels than images, or
+        images of another shape or type than the first file; or if a range is empty or not in a file.
 
     References
     ----------

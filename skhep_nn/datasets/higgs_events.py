@@ -211,7 +211,7 @@ def make_higgs_events(
     Notes
     -----
     The page "simulator" of the documentation describes the physics, lists the distance of each
-    column from real events, and names the effects that are not modelled. The numbers of the production were
+    column from real events, and names the effects that are not modelled. The parameters of the production were
     tuned on a part of the challenge's training set.
 
     References

@@ -1,4 +1,4 @@
-"""The one idea of the library: a fitted network is an ensemble of stacked members."""
+"""The fitted ensemble of networks and its predictions."""
 
 from skhep_nn.ensemble.ensemble import Ensemble
 from skhep_nn.networks.stacks import stack_networks

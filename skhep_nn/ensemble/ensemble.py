@@ -1,4 +1,4 @@
-"""The one idea of the library: a fitted network is an ensemble of stacked members."""
+"""The fitted ensemble: parameters of all members, stacked, and their weights in the mean."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class Ensemble:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        # Without what predictions have computed and cached: they must not change pickles and hashes.
+        # Without caches that predictions have filled, which must not change pickles and hashes.
         names = ("network", "network_params", "states", "weights")
         return {name: self.__dict__[name] for name in names} | {"_runtime": {}}
 

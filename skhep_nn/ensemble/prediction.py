@@ -45,11 +45,11 @@ _CUDA_CHUNK, _CUDA_BYTES = 65536, 1 << 25
 _CPU_WORK = 200_000_000
 # Rows and members of one call of the CPU kernel, whose preallocated memory should fit into the cache of a core.
 CPU_WIDTH, _CPU_MEMBERS = 512, 4
-# Vector units process this number of events at a time, and the remainder by other instructions with another
-# rounding. Chunks filled up to a power of two give the same bits for an event wherever it is in a chunk, stacked or
+# Vector units process this number of events at a time; a remainder takes other instructions, which round
+# differently. Chunks filled up to a power of two give the same bits for an event wherever it is in a chunk, stacked or
 # not, on any number of threads.
 CPU_LANES = 32
-# Threads that prediction gains from (see `skhep_nn.utils.parallel`).
+# Largest number of threads that make prediction faster (see `skhep_nn.utils.parallel`).
 _MOST_THREADS = 4
 # Largest number of rows times views predicted in one batch on a CPU. For more, one view at a time fits the caches.
 _JOINED_ROWS = 1024

@@ -59,8 +59,8 @@ def forest_importance(
 ) -> pd.DataFrame:
     """Measure the permutation importance of features, averaged over several random forests.
 
-    A feature matters as much as the score of a forest falls where the feature's values are shuffled
-    among the events. Forests need no scaling, train fast and take undefined values (NaN) as they are.
+    The importance of a feature is the decrease of the score of a forest when the values of this feature are
+    shuffled among the events. Forests need no scaling, train fast and take undefined values (NaN) as they are.
 
     Parameters
     ----------
@@ -182,7 +182,7 @@ def mutual_dependence(
 ) -> pd.DataFrame:
     """Measure how well all other features predict each feature, and which of them do.
 
-    Forests regress each feature on the others. Where R2 comes to 1, the feature adds nothing.
+    Forests regress each feature on the others. A feature with R2 close to 1 adds no information.
 
     Parameters
     ----------
@@ -196,8 +196,8 @@ def mutual_dependence(
     n_repeats : int, default=1
         How often each of the other features is shuffled for each forest.
     max_samples : int or None, default=5000
-        Events drawn at random where there are more. None: all events. More raise R2, as trees then
-        resolve more.
+        Largest number of events, drawn at random if there are more. None: all events. With more events
+        trees are deeper and R2 is higher.
     forest : estimator, default=None
         Regressor to clone, whose `fit` takes `sample_weight`. None: a random forest of 40 trees.
     n_jobs : int, default=None

@@ -82,7 +82,7 @@ def feature_maps(
     unknown = [name for name in names if not name or name not in modules]
     if unknown:
         raise ValueError(
-            f"the network has no layers {unknown}: choose of {[name for name in modules if name]}"
+            f"the network has no layers {unknown}: choose from {[name for name in modules if name]}"
         )
     found: dict[str, Tensor] = {}
 
@@ -128,6 +128,6 @@ def _blocks(network: nn.Module) -> nn.ModuleList:
     blocks = getattr(network, "blocks", None)
     if not isinstance(blocks, nn.ModuleList):
         raise TypeError(
-            f"{type(network).__name__} has no blocks: name submodules of it with layers="
+            f"{type(network).__name__} has no blocks: name submodules of the network with layers="
         )
     return blocks

@@ -81,8 +81,8 @@ def classification_summary(
     y : array-like of shape (n_samples,)
         Labels.
     y_pred : array-like of shape (n_samples,), default=None
-        Predicted labels. None: the most probable class, of two the second where its probability
-        is above one half.
+        Predicted labels. None: the most probable class; with two classes, the second if its
+        probability is above one half.
     proba : array-like of shape (n_samples, n_classes) or (n_samples,), default=None
         Output of `predict_proba`, or its second column where there are two classes. Needed for
         the area under the ROC curve, and where `y_pred` is not given.
@@ -162,8 +162,8 @@ def binned_scores(
     sample_weight : array-like of shape (n_samples,), default=None
         Event weights, which may be negative. None: 1 each.
     pos_label : label, default=None
-        Class whose area, against the rest, is given. None: the second of two classes; of more
-        classes, the mean over all.
+        Class whose area under the ROC curve, against the rest, is computed. None: the second of
+        two classes; with more classes, the mean over all.
     classes : sequence of labels, default=None
         As in :func:`classification_summary`.
 

@@ -32,8 +32,8 @@ def distance_correlation(
     Returns
     -------
     float
-        From 0 to 1, where 1 is a linear relation; 0 if either is constant. Found on finitely many
-        events it is positive even for independent quantities, of the order of ``n_samples**-0.5``.
+        From 0 to 1, where 1 is a linear relation; 0 if either is constant. In a finite
+        sample it is positive even for independent quantities, of the order of ``n_samples**-0.5``.
 
     Raises
     ------
@@ -65,8 +65,8 @@ def distance_correlation(
     weight = check_weight(sample_weight, n)
     if weight.min(initial=0.0) < 0 or not weight.sum() > 0:
         msg = (
-            f"sample_weight must not be negative and have a positive total, got {weight.sum():g} with a "
-            f"least weight of {weight.min(initial=0.0):g}; leave out events of negative weight or take "
+            f"sample_weight must not be negative and must have a positive total, got a total of {weight.sum():g} "
+            f"and a smallest weight of {weight.min(initial=0.0):g}; leave out events of negative weight or take "
             "their absolute values"
         )
         raise ValueError(msg)

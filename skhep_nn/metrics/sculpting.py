@@ -19,7 +19,7 @@ from skhep_nn.utils.validation import (
 
 __all__ = ["MassSculpting", "Spectra", "background_spectra", "mass_sculpting"]
 
-# Share left out at either end if `bins` is a number: tails of a mass would make all bins wide.
+# Share of masses left out at each end if `bins` is a number: long tails would make all bins wide.
 _TAIL = 0.005
 
 
@@ -36,8 +36,8 @@ class MassSculpting(NamedTuple):
         Jensen-Shannon divergence in bits between the mass spectra of the selected background and
         of all background: 0 for equal spectra, at most 1.
     distance_correlation : float
-        Distance correlation of score and mass, for background in the range of the bins with any score; by
-        absolute values of the weights.
+        Distance correlation of score and mass, for all background in the range of the bins, selected or not;
+        weights enter with their absolute values.
     """
 
     cut: float

@@ -56,7 +56,7 @@ def within_tolerance_score(
         If `decimals` is no integer.
     ValueError
         If `decimals` is out of range, shapes differ, a value is not finite, a number is too large
-        for its type to be rounded, or the weights sum to nothing positive.
+        for its type to be rounded, or the sum of the weights is not positive.
 
     See Also
     --------

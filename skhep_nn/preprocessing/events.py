@@ -1,4 +1,4 @@
-"""Transformers of events: momenta in Cartesian components, events turned to one orientation."""
+"""Transformers of events: momenta to Cartesian components, events rotated to a common orientation."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class Alignment(NamedTuple):
 
 @public("skhep_nn")
 class EventAligner(PlainState, EventTransformer):
-    """Rotate and reflect all events to one orientation.
+    """Rotate and reflect all events to a common orientation.
 
     Rotates every event in azimuth and reflects it in z, so that the reference has phi = 0 and
     eta >= 0, then reflects it in y, so that a second object has positive phi (section 3.4.2 of

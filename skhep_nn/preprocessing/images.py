@@ -31,7 +31,7 @@ class ImageCropper(ImageTransformer):
     Parameters
     ----------
     size : int or sequence of two int, default=126
-        Cells of the window, of a side or as ``(height, width)``.
+        Side of the window in cells, or ``(height, width)``.
     centre : {"image", "blob"} or sequence of two int, default="image"
         Centre of the window: the middle of the image; the brightest blob of each image; or
         a given cell ``(row, column)`` of all images. A window that would extend beyond the image is

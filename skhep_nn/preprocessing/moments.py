@@ -27,8 +27,9 @@ def weighted_moments(
         Event weights. Their absolute values are used: with the negative weights of NLO generators a
         variance could become negative, and a scale only needs the right order of magnitude.
     tame_constants : bool, default=False
-        Whether a constant column is scaled by its modulus. Inputs need that, so that a column
-        that varies only in later data stays small. Targets keep a scale of 1, as it also multiplies errors.
+        Whether a constant column is scaled by its modulus. Used for inputs, so that a column that is
+        constant here but varies in later data stays small. For targets the scale must stay 1, as predictions are
+        multiplied by it.
 
     Returns
     -------
