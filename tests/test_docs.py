@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import ZipFile
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,7 +29,9 @@ from skhep_nn import (
     ams_score,
     best_cut,
     load,
+    load_calo_hdf5,
     load_higgsml,
+    load_waveforms,
     make_ams_scorer,
     make_higgs_events,
     save,
@@ -170,7 +173,7 @@ def _raised(actions: dict[str, Callable[[], object]]) -> list[str]:
     for name, action in actions.items():
         try:
             action()
-        except (ValueError, TypeError, UserWarning) as error:
+        except (ValueError, TypeError, OSError, UserWarning) as error:
             messages.append(" ".join(str(error).split()))
         else:
             pytest.fail(f"nothing is wrong with: {name}")
@@ -268,6 +271,37 @@ def _bad_files(folder: Path) -> dict[str, Callable[[], object]]:
     }
 
 
+def _bad_arrays(folder: Path) -> dict[str, Callable[[], object]]:
+    (folder / "extra.csv").write_text("t0,t1,event\n1,2,3\n")
+    (folder / "missing.csv").write_text(",2,1\n4,5,6\n")
+    images = np.zeros((4, 3, 3), np.float32)
+    for name in ("packed", "linked", "raw", "rewritten"):
+        with h5py.File(folder / f"{name}.h5", "w") as file:
+            file["y"] = np.arange(4)
+            if name == "packed":
+                plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+                plan.set_chunk(images.shape)
+                plan.set_filter(32_001, h5py.h5z.FLAG_OPTIONAL)
+                space, kind = h5py.h5s.create_simple(images.shape), h5py.h5t.NATIVE_FLOAT
+                data = h5py.Dataset(h5py.h5d.create(file.id, b"X", kind, space, plan))
+                data.id.write_direct_chunk((0, 0, 0), images.tobytes(), 0)
+            elif name == "linked":
+                file["X"] = h5py.ExternalLink("absent.h5", "/X")
+            else:
+                raw = [(str(folder / "absent.bin"), 0, images.nbytes)] if name == "raw" else None
+                file.create_dataset("X", images.shape, images.dtype, external=raw)
+    lazy = load_calo_hdf5(folder / "rewritten.h5", lazy=True).images
+    (folder / "rewritten.h5").write_bytes(b"")
+    return {
+        "columns that are no points": lambda: load_waveforms(folder / "extra.csv"),
+        "a first row without a value": lambda: load_waveforms(folder / "missing.csv"),
+        "a filter": lambda: load_calo_hdf5(folder / "packed.h5"),
+        "a link": lambda: load_calo_hdf5(folder / "linked.h5"),
+        "a raw file": lambda: load_calo_hdf5(folder / "raw.h5"),
+        "a rewritten file": lambda: lazy[0],
+    }
+
+
 def _bad_stores(folder: Path) -> dict[str, Callable[[], object]]:
     X = np.random.default_rng(0).normal(size=(40, 2))
     y = np.arange(40) % 2
@@ -318,6 +352,7 @@ def test_messages(tmp_path: Path) -> None:
         | _bad_routing()
         | _bad_significance()
         | _bad_files(tmp_path)
+        | _bad_arrays(tmp_path)
         | _bad_stores(tmp_path)
     )
     patterns = {q: re.compile(".*".join(re.escape(p) for p in q.split("…"))) for q in quoted}

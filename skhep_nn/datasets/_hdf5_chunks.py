@@ -88,9 +88,22 @@ class RowReader:
         return offset
 
 
+def is_stored_as_in_memory(dataset: Any) -> bool:
+    """Whether the bytes of the file are those of numpy's type.
+
+    Other types, such as 12 bits of a digitiser in the upper part of 16, are converted by the library.
+    """
+    if dataset.dtype.hasobject:
+        return False
+    in_memory = import_h5py().h5t.py_create(dataset.dtype, logical=True)
+    return bool(dataset.id.get_type().equal(in_memory))
+
+
 def offset_of(dataset: Any) -> int | None:
-    """Return the position in the file of a contiguous dataset, None for other layouts."""
+    """Return the position in the file of a contiguous dataset, None where the library has to read it."""
     if dataset.is_virtual or dataset.external or dataset.id.get_storage_size() == 0:
+        return None
+    if dataset.chunks is not None or not is_stored_as_in_memory(dataset):
         return None
     offset: int | None = dataset.id.get_offset()
     return offset
@@ -100,7 +113,9 @@ def _descriptor(dataset: Any) -> int | None:
     """Return the file descriptor, None unless rows are stored uncompressed and contiguous."""
     file = dataset.file
     simple = file.driver == "sec2" and file.mode == "r" and hasattr(os, "preadv")
-    if not simple or dataset.dtype.hasobject or not dataset.dtype.isnative or not dataset.ndim:
+    if not simple or not dataset.dtype.isnative or not dataset.ndim:
+        return None
+    if not is_stored_as_in_memory(dataset):
         return None
     if dataset.chunks is None:
         plain = offset_of(dataset) is not None
@@ -125,7 +140,7 @@ def _filters(dataset: Any) -> list[int] | None:
     """List the filters of the chunks in the order of compression, None if only the library can undo them."""
     plan = dataset.id.get_create_plist()
     # Other byte orders would need swapping.
-    if dataset.chunks is None or dataset.dtype.hasobject or not dataset.dtype.isnative:
+    if dataset.chunks is None or not dataset.dtype.isnative or not is_stored_as_in_memory(dataset):
         return None
     filters = [plan.get_filter(index)[0] for index in range(plan.get_nfilters())]
     return filters if filters in ([_DEFLATE], [_SHUFFLE, _DEFLATE]) else None

@@ -15,7 +15,18 @@ from numpy.typing import DTypeLike, NDArray
 from sklearn.utils import Bunch
 
 from skhep_nn.datasets._array_files import PathLike, integers_if_whole, list_paths
+from skhep_nn.datasets._file_errors import errors_name_file
+from skhep_nn.datasets._hdf5_arrays import (
+    FileState,
+    check_storage,
+    errors_name_array,
+    file_states,
+    find,
+    open_hdf5,
+    state_of,
+)
 from skhep_nn.datasets._hdf5_chunks import RowReader, import_h5py
+from skhep_nn.utils.checks import is_integer
 
 __all__ = ["CALO_SPLITS", "CaloImages", "load_calo_hdf5"]
 
@@ -39,6 +50,7 @@ class _Part(NamedTuple):
     start: int
     stop: int
     chunk_size: int  # 0 where the file is not chunked
+    states: tuple[FileState, ...]  # of all files that hold its images
 
 
 class CaloImages:
@@ -48,7 +60,8 @@ class CaloImages:
     array. Every index returns a numpy array in memory. The index of the rows is a number, a slice, or
     an array of numbers or booleans; a tuple may add indices into the images. Each access reads a
     chunk of the file at most once, and only if rows in it are wanted. ``numpy.asarray`` reads
-    everything. Pickles and processes made by fork hold the paths and open the files anew.
+    everything. Pickles and processes made by fork hold the paths and open the files anew. A file that
+    has changed since :func:`load_calo_hdf5` is an error, as labels would belong to other images.
 
     Attributes
     ----------
@@ -109,11 +122,9 @@ class CaloImages:
                 shift = part.start - offset
                 rows = images[first - start : last - start]
                 reader, begin, end = self._open(number), int(first + shift), int(last + shift)
-                try:
+                problem = f" is damaged in images {begin} to {end}"
+                with errors_name_array(part.path, "X", reader.dataset, problem, OSError):
                     reader.read(begin, end, rows)
-                except OSError as error:
-                    msg = f"{part.path} is damaged in images {begin} to {end}: {error}"
-                    raise OSError(msg) from error
         return images
 
     def take(self, rows: Array) -> Array:
@@ -189,14 +200,23 @@ class CaloImages:
         return f"<CaloImages of {names}: shape {self.shape}, {self.dtype}>"
 
     def _open(self, number: int) -> RowReader:
-        """Open the images of one file, once in each process."""
+        """Open the images of one file, once in each process; refuse it if it was rewritten."""
+        part = self._parts[number]
+        for state in part.states:
+            if state_of(state.path) != state:
+                self._files.pop(number, None)
+                raise OSError(
+                    f"{part.path}: {state.path} was changed after load_calo_hdf5 had read labels and "
+                    f"shapes. Load it again."
+                )
         with self._lock:
             if self._process != os.getpid():
                 self._files, self._process = {}, os.getpid()
             if number not in self._files:
-                file = import_h5py().File(self._parts[number].path, "r")
-                self._files[number] = RowReader(file["X"])
-        return self._files[number]
+                with errors_name_file(part.path, " is damaged or cut off", OSError):
+                    file = import_h5py().File(part.path, "r")
+                    self._files[number] = RowReader(file["X"])
+            return self._files[number]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"parts": self._parts, "image_shape": self.shape[1:], "dtype": self.dtype}
@@ -240,8 +260,8 @@ def load_calo_hdf5(
         images : ndarray or CaloImages of shape (n_images, height, width, channels)
             In the type of the files.
         target : ndarray of shape (n_images,)
-            Labels: int64 if all of them are whole numbers, text as it is. In the public files 1 is an electron
-            and 0 a photon.
+            Labels: int64 if all of them are whole numbers that it holds exactly, text as it is. In the public
+            files 1 is an electron and 0 a photon.
 
     Raises
     ------
@@ -249,9 +269,15 @@ def load_calo_hdf5(
         If h5py is not installed.
     FileNotFoundError
         If there is no such file.
+    OSError
+        If images are damaged, packed with a filter that is not installed, or, for lazy ones, if the file
+        has changed since.
+    TypeError
+        If `paths`, `start` or `stop` has the wrong type.
     ValueError
         If a file is no HDF5 file, lacks ``X`` or ``y``, has another number of labels than images, or
-        images of another shape or type than the first file; or if a range is empty or not in a file.
+        images of another shape or type than the first file, or holds other types than numbers (and text
+        for labels); or if a range is empty or not in a file.
 
     References
     ----------
@@ -283,6 +309,9 @@ def load_calo_hdf5(
                 f"stop; got split={split!r}, start={start!r}, stop={stop!r}."
             )
         start, stop = CALO_SPLITS[split]
+    for parameter, value in (("start", start), ("stop", stop)):
+        if value is not None and not is_integer(value):
+            raise TypeError(f"{parameter} must be an integer or None, got {value!r}.")
     names = list_paths(paths, "paths")
     parts: list[_Part] = []
     targets: list[Array] = []
@@ -293,6 +322,11 @@ def load_calo_hdf5(
             raise ValueError(
                 f"{name}: images are {kind[0]} of {kind[1]}, those of {names[0]} {kinds[0][0]} of "
                 f"{kinds[0][1]}; load them on their own, or convert them."
+            )
+        if targets and (target.dtype.kind in "OU") != (targets[0].dtype.kind in "OU"):
+            raise ValueError(
+                f"{name}: labels are of type {target.dtype}, those of {names[0]} {targets[0].dtype}; "
+                f"convert them."
             )
         parts.append(part)
         targets.append(target)
@@ -311,15 +345,8 @@ def _inspect(
         raise FileNotFoundError(f"{path}: no such file")
     if not h5py.is_hdf5(path):
         raise ValueError(f"{path} is not an HDF5 file, or cut off before its header")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"{path} is damaged or cut off: {error}") from error
-    with file:
-        missing = [key for key in ("X", "y") if not isinstance(file.get(key), h5py.Dataset)]
-        if missing:
-            raise ValueError(f"{path}: needs the arrays X and y, holds {sorted(file.keys())}")
-        images, labels = file["X"], file["y"]
+    with open_hdf5(path) as file:
+        images, labels = _datasets(path, file)
         if images.ndim < 2 or labels.shape != images.shape[:1]:
             raise ValueError(
                 f"{path}: expected X of shape (n, ...) and y of shape (n,), got {images.shape} and "
@@ -332,7 +359,30 @@ def _inspect(
                 f"{path}: rows {first} to {last} asked for, which must be a range of at least one "
                 f"of its {len(images)} images"
             )
+        with errors_name_array(path, "X", images):
+            check_storage(images)
         chunk_size = images.chunks[0] if images.chunks else 0
-        part = _Part(str(path.absolute()), first, last, chunk_size)
-        target = labels.asstr() if h5py.check_string_dtype(labels.dtype) else labels
-        return part, target[first:last], (images.shape[1:], images.dtype)
+        absolute = path.absolute()
+        part = _Part(str(absolute), first, last, chunk_size, file_states(absolute, images))
+        with errors_name_array(path, "y", labels):
+            check_storage(labels)
+            text = h5py.check_string_dtype(labels.dtype)
+            target = (labels.asstr() if text else labels)[first:last]
+        return part, target, (images.shape[1:], images.dtype)
+
+
+def _datasets(path: Path, file: Any) -> tuple[Any, Any]:
+    """Return the arrays X and y of an open file, refusing other types than numbers and text."""
+    found = []
+    for key in ("X", "y"):
+        held = find(file, key) if key in list(file) else None
+        if held is not None and held.problem:
+            raise ValueError(f"{path}: array {key!r} {held.problem}")
+        if held is None or held.dataset is None:
+            raise ValueError(f"{path}: needs the arrays X and y, holds {sorted(file)}")
+        dtype = held.dataset.dtype
+        text = key == "y" and import_h5py().check_string_dtype(dtype)
+        if not text and dtype.kind not in "biuf":
+            raise ValueError(f"{path}: array {key!r} of type {dtype} is not made of numbers")
+        found.append(held.dataset)
+    return found[0], found[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +16,9 @@ from skhep_nn.datasets._array_files import (
     integers_if_whole,
     list_arrays,
     list_paths,
-    read_table,
 )
+from skhep_nn.datasets._text_tables import Points, find_points, listed, read_table
+from skhep_nn.utils.checks import is_integer
 
 __all__ = ["Waveforms", "load_waveforms"]
 
@@ -75,7 +77,8 @@ def load_waveforms(
     target_key : str, int or None, default="auto"
         Name of the array of the target; in csv files the name or number of its column. ``"auto"``
         takes the first existing array of "target", "targets", "y", "labels", "label", "separation" and
-        "d", else the only array with one value for each trace, else no target. None reads no target.
+        "d", else the only array with one value for each trace, else no target. It looks only in the group
+        of the traces: other groups may hold other runs. None reads no target.
     non_finite : {"error", "drop", "keep"}, default="error"
         Treatment of NaN and infinity in traces or target, which digitisers write on
         overflow. "error" raises an error that names the rows. "drop" leaves the rows out and lists
@@ -95,11 +98,18 @@ def load_waveforms(
         If there is no such file.
     ImportError
         If the file is HDF5 and h5py is not installed.
+    TypeError
+        If a path or a key has the wrong type.
     ValueError
         If a file is damaged or cut off, has no array of that name or several to choose from, traces
         of different lengths, values that are no numbers or not finite, another number of targets
         than traces, or another form than the first of several files. The message names the file,
         and the row or the arrays.
+
+    Warns
+    -----
+    UserWarning
+        If columns of a csv file are left out, or the names of the points look like a mistake.
 
     See Also
     --------
@@ -107,10 +117,17 @@ def load_waveforms(
 
     Notes
     -----
-    In csv files a row is a trace, which takes all columns but the target. A first line that is not
-    numeric, or that counts from 0, holds the column names. A first column without a name, such as the
-    row numbers of pandas, is left out. Columns are separated by comma, semicolon,
-    tabulator or spaces, and the file may be compressed by gzip.
+    In csv files a row is a trace. A first line that is not numeric, or that counts from 0, holds the column
+    names. Points of the trace are the columns whose names differ only in their numbers ("t0", "t1", ...);
+    other columns, such as an event number, are left out with a warning, and without names all columns but
+    the target are points. A first column without a name, such as the row numbers of pandas, is left out.
+    Columns are separated by comma, semicolon, tabulator or spaces, and the file may be compressed by gzip.
+
+    In HDF5 files, soft and external links are followed. Names that cannot be read, such as a link to a
+    file that is not there or a type that numpy lacks, are an error only where they are needed.
+
+    A file must not change while its traces are mapped into memory. Flipped bytes are found where the
+    format has checksums: gzip, npz read with ``memory_map=False``, HDF5 with fletcher32.
 
     Examples
     --------
@@ -128,6 +145,7 @@ def load_waveforms(
     """
     if non_finite not in {"error", "drop", "keep"}:
         raise ValueError(f"non_finite must be 'error', 'drop' or 'keep', got {non_finite!r}.")
+    _check_keys(traces_key, target_key)
     paths = list_paths(path, "path")
     parts: list[Waveforms] = []
     offset = 0
@@ -147,6 +165,16 @@ def load_waveforms(
         np.concatenate(targets) if targets else None,
         np.concatenate([part.dropped for part in parts]),
     )
+
+
+def _check_keys(traces_key: object, target_key: object) -> None:
+    """Refuse keys that are no names."""
+    if traces_key is not None and not isinstance(traces_key, str):
+        raise TypeError(f"traces_key must be the name of an array, got {traces_key!r}.")
+    if target_key is not None and not isinstance(target_key, str) and not is_integer(target_key):
+        raise TypeError(
+            f"target_key must be a name, the number of a column, or None, got {target_key!r}."
+        )
 
 
 def _load(
@@ -182,14 +210,14 @@ def _choose_traces(path: Path, arrays: Mapping[str, StoredArray], key: str | Non
         return str(key)
     if key != "auto":
         raise ValueError(f"{path}: no array {key!r} for traces_key. {_described(arrays)}")
-    found = [
-        name
-        for name, array in arrays.items()
-        if len(array.shape) in {2, 3} and array.shape[1:] != (1,)
-    ]
-    found = [name for name in _TRACES if name in found] or found
+    found = _one_name_each(
+        arrays, [n for n, a in arrays.items() if len(a.shape) in {2, 3} and a.shape[1:] != (1,)]
+    )
+    # A well-known name that cannot be read counts too, lest other traces are taken in its place.
+    known = [name for name in _TRACES if name in found or (name in arrays and arrays[name].problem)]
+    found = known or found
     found = found or [name for name, array in arrays.items() if array.dtype.hasobject]
-    if not found or (len(found) > 1 and found[0] not in _TRACES):
+    if not found or (len(found) > 1 and not known):
         raise ValueError(
             f"{path}: {'no' if not found else 'more than one'} array can be the traces: name it "
             f"with traces_key. {_described(arrays)}"
@@ -197,20 +225,35 @@ def _choose_traces(path: Path, arrays: Mapping[str, StoredArray], key: str | Non
     return found[0]
 
 
+def _one_name_each(arrays: Mapping[str, StoredArray], names: list[str]) -> list[str]:
+    """Leave out further names of one array, which links give; well-known names stay."""
+    chosen: dict[Any, str] = {}
+    for name in sorted(names, key=lambda name: name not in _TRACES + _TARGETS):
+        chosen.setdefault(arrays[name].identity, name)
+    return list(chosen.values())
+
+
 def _choose_target(
     path: Path, arrays: Mapping[str, StoredArray], traces: str, n: int, key: str | int | None
 ) -> str | None:
     """Return the name of the array of the target, None without a target."""
     if key is None or (isinstance(key, str) and key in arrays):
-        return key
+        return None if key is None else str(key)
     if key != "auto":
         raise ValueError(f"{path}: no array {key!r} for target_key. {_described(arrays)}")
+    group, slash, _ = traces.rpartition("/")
+    others = {
+        name: array
+        for name, array in arrays.items()
+        if name.rpartition("/")[0] == group and array.identity != arrays[traces].identity
+    }
     found = [
         name
-        for name, array in arrays.items()
-        if name != traces and array.shape in {(n,), (n, 1)} and array.dtype.kind in "biuf"
+        for name, array in others.items()
+        if array.shape in {(n,), (n, 1)} and array.dtype.kind in "biuf"
     ]
-    named = [name for name in _TARGETS if name in arrays and name != traces]
+    named = [group + slash + name for name in _TARGETS if group + slash + name in others]
+    found = _one_name_each(arrays, found)
     if len(found) > 1 and not named:
         raise ValueError(
             f"{path}: more than one array can be the target: name it with target_key, or give "
@@ -221,12 +264,19 @@ def _choose_target(
 
 def _described(arrays: Mapping[str, StoredArray]) -> str:
     """Describe the arrays of a file for an error message."""
-    held = [f"{name!r} {array.shape} {array.dtype}" for name, array in arrays.items()]
+    held = [
+        f"{name!r}, which {array.problem}"
+        if array.problem
+        else f"{name!r} {array.shape} {array.dtype}"
+        for name, array in arrays.items()
+    ]
     return f"The file holds {', '.join(held) or 'no arrays'}."
 
 
 def _numbers(path: Path, name: str, array: StoredArray, memory_map: bool) -> Array:
     """Read an array, refusing types that are not numbers."""
+    if array.problem:
+        return array.read(False)
     if array.dtype.kind == "O" and array.shape:
         values = array.read(memory_map)
         lengths = [np.shape(row) for row in values]
@@ -251,20 +301,23 @@ def _load_table(
             f"'auto', got {traces_key!r}"
         )
     names, blocks = read_table(path)
+    points: Points | None = None
     column: int | None = None
     traces: list[Array] = []
     targets: list[Array] = []
     for block in blocks:
-        if not traces:
+        if points is None:
             column = _target_column(path, names, block.shape[1], target_key)
-        left_out = [] if column is None else [column]
-        if names and not names[0]:
-            left_out.append(0)
-        traces.append(np.delete(block, left_out, axis=1).astype(np.float32))
+            points = find_points(path, names, block.shape[1], column)
+        # Numbers beyond float32 become infinite, which `non_finite` treats.
+        with np.errstate(over="ignore"):
+            traces.append(block[:, points.columns].astype(np.float32))
         if column is not None:
             targets.append(block[:, column])
-    if not traces or not traces[0].shape[1]:
+    if points is None or not points.columns:
         raise ValueError(f"{path} holds no traces")
+    for message in points.warnings:
+        warnings.warn(message, UserWarning, stacklevel=4)
     if column is None:
         return np.concatenate(traces), None
     return np.concatenate(traces), integers_if_whole(np.concatenate(targets))
@@ -276,16 +329,15 @@ def _target_column(
     """Return the number of the target column, None without a target."""
     if key is None:
         return None
-    if isinstance(key, int) and -n_columns <= key < n_columns:
-        return key % n_columns
+    if is_integer(key) and -n_columns <= key < n_columns:
+        return int(key) % n_columns
     if key in names:
         return names.index(str(key))
     if key == "auto":
         return next((names.index(name) for name in _TARGETS if name in names), None)
-    shown = ", ".join(map(repr, names[:_NAMED])) + (", ..." if len(names) > _NAMED else "")
     raise ValueError(
         f"{path}: no column {key!r} for target_key; the file has {n_columns} columns, "
-        f"{shown or 'without names'}"
+        f"{listed(names) or 'without names'}"
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.model_selection import train_test_split
 
-from skhep_nn.datasets import _hdf5_chunks
+from skhep_nn.datasets import _hdf5_chunks, calo_files
 from skhep_nn.datasets.calo_files import CALO_SPLITS, load_calo_hdf5
 from skhep_nn.datasets.calo_showers import make_calo_showers
 from skhep_nn.inputs.shuffled_chunks import ChunkSource, ShuffledChunks
@@ -217,7 +217,7 @@ def test_an_array_that_was_never_written(tmp_path):
     np.testing.assert_array_equal(load_calo_hdf5(tmp_path / "x.h5").images, 2)
 
 
-def test_rows_beyond_the_end_of_a_file(tmp_path, images):
+def test_rows_beyond_the_end_of_a_file(tmp_path, images, monkeypatch):
     """Whoever cuts a file off while it is being read learns so, and gets no rows of nothing."""
     path = write(tmp_path / "x.h5", images, np.zeros(203), chunks=(7, *images.shape[1:]))
     lazy = load_calo_hdf5(path, lazy=True).images
@@ -225,10 +225,119 @@ def test_rows_beyond_the_end_of_a_file(tmp_path, images):
     with h5py.File(path) as file:
         place = file["X"].id.get_chunk_info_by_coord((70, 0, 0, 0)).byte_offset
     os.truncate(path, place + 100)
+    # Cut off between the check and the reading.
+    states = {state.path: state for state in lazy._parts[0].states}
+    monkeypatch.setattr(calo_files, "state_of", states.get)
     with pytest.raises(
         OSError, match=r"x.h5 is damaged in images 70 to 77: the file ends \d+ bytes"
     ):
         lazy.read(70, 77)
+
+
+@pytest.mark.parametrize("opened", [False, True])
+@pytest.mark.parametrize("change", ["overwrite", "replace", "remove"])
+def test_a_file_that_was_rewritten_is_an_error(tmp_path, images, opened, change):
+    """Its labels were read before, and may belong to other images."""
+    path = write(tmp_path / "x.h5", images[:60], np.zeros(60))
+    other = write(tmp_path / "other.h5", images[60:120], np.ones(60))
+    lazy = load_calo_hdf5(path, lazy=True).images
+    pickled = pickle.dumps(lazy)
+    if opened:
+        np.testing.assert_array_equal(lazy[0], images[0])
+    if change == "replace":
+        other.replace(path)
+    elif change == "overwrite":
+        path.write_bytes(other.read_bytes())
+    else:
+        path.unlink()
+    message = r"No such file.*x\.h5" if change == "remove" else r"x\.h5 was changed after.*again"
+    for stale in (lazy, pickle.loads(pickled)):
+        with pytest.raises(OSError, match=message):
+            stale[0]
+    if change != "remove":
+        np.testing.assert_array_equal(load_calo_hdf5(path, lazy=True).images[0], images[60])
+
+
+def test_a_rewritten_file_behind_a_link_is_an_error(tmp_path, images):
+    raw = write(tmp_path / "raw.h5", images[:20], np.zeros(20))
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["X"], file["y"] = h5py.ExternalLink("raw.h5", "/X"), h5py.SoftLink("/labels")
+        file["labels"] = np.arange(20)
+    loaded = load_calo_hdf5(tmp_path / "x.h5", 2, 9, lazy=True)
+    np.testing.assert_array_equal(loaded.target, np.arange(2, 9))
+    np.testing.assert_array_equal(loaded.images[:], images[2:9])
+    write(tmp_path / "new.h5", images[20:40], np.zeros(20)).replace(raw)
+    with pytest.raises(OSError, match=r"x\.h5: .*raw\.h5 was changed after"):
+        loaded.images[:]
+
+
+@pytest.mark.parametrize(
+    ("link", "message"),
+    [
+        (h5py.SoftLink("/nowhere"), "is a soft link to '/nowhere', which cannot be opened"),
+        (h5py.ExternalLink("absent.h5", "/X"), "is a link to '/X' of the file 'absent.h5', which"),
+    ],
+    ids=["soft", "external"],
+)
+@pytest.mark.parametrize("key", ["X", "y"])
+def test_links_to_nothing(tmp_path, images, link, message, key):
+    path = write(tmp_path / "x.h5", images[:5], np.zeros(5))
+    with h5py.File(path, "a") as file:
+        del file[key]
+        file[key] = link
+    with pytest.raises(ValueError, match=rf"x\.h5: array '{key}' {message}"):
+        load_calo_hdf5(path)
+
+
+@pytest.mark.parametrize("key", ["X", "y"])
+def test_types_that_are_no_numbers(tmp_path, images, key):
+    path = write(tmp_path / "x.h5", images[:5], np.zeros(5))
+    shape = images[:5].shape if key == "X" else (5,)
+    with h5py.File(path, "a") as file:
+        del file[key]
+        file[key] = np.zeros(shape, [("energy", "f4"), ("time", "f4")])
+    with pytest.raises(
+        ValueError, match=rf"x\.h5: array '{key}' of type .* is not made of numbers"
+    ):
+        load_calo_hdf5(path)
+    with h5py.File(path, "a") as file:
+        del file[key]
+        space = h5py.h5s.create_simple(shape)
+        h5py.h5d.create(file.id, key.encode(), h5py.h5t.UNIX_D32LE, space)
+    with pytest.raises(
+        ValueError, match=rf"x\.h5: array '{key}' has an HDF5 type that numpy lacks"
+    ):
+        load_calo_hdf5(path)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_filter_that_is_not_installed_is_named(tmp_path, lazy):
+    plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plan.set_chunk((5, 8, 8))
+    plan.set_filter(32_001, h5py.h5z.FLAG_OPTIONAL)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        space = h5py.h5s.create_simple((5, 8, 8))
+        data = h5py.Dataset(h5py.h5d.create(file.id, b"X", h5py.h5t.NATIVE_FLOAT, space, plan))
+        data.id.write_direct_chunk((0, 0, 0), np.zeros((5, 8, 8), "f4").tobytes(), 0)
+        file["y"] = np.arange(5)
+    with pytest.raises(OSError, match=r"x\.h5: array 'X' is packed with the filter blosc .*plugin"):
+        load_calo_hdf5(tmp_path / "x.h5", lazy=lazy).images[:]
+
+
+@pytest.mark.parametrize("chunks", [None, (7, 6, 6)])
+def test_bits_in_the_upper_part_of_a_number(tmp_path, chunks):
+    values = np.random.default_rng(0).integers(0, 4_096, (20, 6, 6)).astype(np.uint16)
+    kind = h5py.h5t.NATIVE_UINT16.copy()
+    kind.set_precision(12)
+    kind.set_offset(4)
+    plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    if chunks:
+        plan.set_chunk(chunks)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        space = h5py.h5s.create_simple(values.shape)
+        h5py.Dataset(h5py.h5d.create(file.id, b"X", kind, space, plan))[:] = values
+        file["y"] = np.zeros(20)
+    np.testing.assert_array_equal(load_calo_hdf5(tmp_path / "x.h5").images, values)
 
 
 @pytest.mark.parametrize("layout", [{"dtype": ">f4"}, {"fletcher32": True}, {"dtype": "u1"}])
@@ -317,6 +426,44 @@ def test_labels_that_are_no_whole_numbers_stay(tmp_path, images):
     assert load_calo_hdf5(path).target.dtype == np.float32
 
 
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (np.array([1.0, np.inf]), np.float64),
+        (np.array([1.0, np.nan]), np.float64),
+        (np.array([1e19, 2e19]), np.float64),
+        (np.array([-1e19, 3]), np.float64),
+        (np.array([1e30, 2], np.float32), np.float32),
+        (np.array([1, 2**64 - 1], np.uint64), np.uint64),
+        (np.array([1, 2**63 - 1], np.uint64), np.int64),
+        (np.array([-(2.0**53), 2.0**53]), np.int64),
+        (np.array([1, 3], np.float16), np.int64),
+        (np.array([True, False]), np.bool_),
+    ],
+    ids=str,
+)
+def test_whole_numbers_that_int64_cannot_hold_stay(tmp_path, images, labels, expected):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["X"], file["y"] = images[:2], labels
+    target = load_calo_hdf5(tmp_path / "x.h5").target
+    np.testing.assert_array_equal(target, labels)
+    assert target.dtype == expected
+
+
+def test_labels_of_text_and_of_numbers_do_not_mix(tmp_path, images):
+    numbers = write(tmp_path / "numbers.h5", images[:2], np.zeros(2))
+    text = write_text_labels(tmp_path / "text.h5", images[:2], np.array(["a", "b"]))
+    with pytest.raises(ValueError, match=r"text\.h5: labels are of type object, .*numbers\.h5"):
+        load_calo_hdf5([numbers, text])
+
+
+def test_ranges_are_whole_numbers(paths):
+    with pytest.raises(TypeError, match=r"start must be an integer or None, got 1\.5"):
+        load_calo_hdf5(paths, 1.5)
+    with pytest.raises(TypeError, match="paths must be a path or a list of paths, got int"):
+        load_calo_hdf5(3)
+
+
 def test_files_that_are_wrong(tmp_path, images):
     with pytest.raises(FileNotFoundError, match=r"absent\.h5: no such file"):
         load_calo_hdf5(tmp_path / "absent.h5")
@@ -329,7 +476,7 @@ def test_files_that_are_wrong(tmp_path, images):
     whole = write(tmp_path / "whole.h5", images[:50], np.zeros(50))
     cut = tmp_path / "cut.h5"
     cut.write_bytes(whole.read_bytes()[:5_000])
-    with pytest.raises(ValueError, match=r"cut.h5 is damaged or cut off"):
+    with pytest.raises(ValueError, match=r"cut.h5 is .*damaged or cut off"):
         load_calo_hdf5(cut)
     with h5py.File(tmp_path / "keys.h5", "w") as file:
         file["images"] = images[:2]
