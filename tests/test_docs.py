@@ -186,6 +186,8 @@ def _bad_events() -> dict[str, Callable[[], object]]:
     table = CartesianMomenta().fit_transform(X)
     net = DenseNetClassifier(max_epochs=1, random_state=0)
     fitted = DenseNetClassifier(max_epochs=1, random_state=0).fit(table, y)
+    with_jets = DenseNetClassifier(categorical_features=["PRI_jet_num"], max_epochs=1)
+    with_jets.fit(table, y)
     channel = pd.Series(["e", None] * 100)
     named = DenseNetClassifier(categorical_features=["channel"])
     both = X.assign(PRI_tau_px=0.0)
@@ -196,6 +198,7 @@ def _bad_events() -> dict[str, Callable[[], object]]:
         "infinity": lambda: net.fit(table.assign(PRI_met=np.inf), y),
         "text": lambda: net.fit(table.assign(channel="e"), y),
         "missing category": lambda: named.fit(table.assign(channel=channel), y),
+        "unknown categories": lambda: with_jets.predict(table.assign(PRI_jet_num="many")),
         "unknown column": lambda: named.fit(table, y),
         "order": lambda: fitted.predict(table[table.columns[::-1]]),
         "-999": lambda: CartesianMomenta().fit_transform(X.fillna(-999.0)),

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import DTypeLike, NDArray
 from sklearn.utils import check_array
 
+from skhep_nn.inputs.categories import Levels, category_codes, examples_of, sorted_categories
 from skhep_nn.utils.checks import is_integer
 
 __all__ = ["TableReader", "as_table"]
@@ -20,6 +21,8 @@ Table = pd.DataFrame | NDArray[Any]
 # float32 has seven digits: it blurs columns whose spread relative to their mean is smaller than this.
 _BLURRED = 1e-5
 _ROWS_AT_A_TIME = 4096
+# Number of columns that a warning describes.
+_NAMED_COLUMNS = 3
 
 
 def as_table(X: Any, owner: str) -> Table:
@@ -130,14 +133,9 @@ class TableReader(NamedTuple):
         if not self.categorical:
             return self
         frame = pd.DataFrame(table)
-        categories = {}
-        for j in self.categorical:
-            column = frame.iloc[:, j]
-            self._objects(j, column)
-            try:
-                categories[j] = _sorted_categories(np.asarray(column.unique()))
-            except TypeError as error:
-                raise self._not_categories(j, error) from error
+        categories = {
+            j: sorted_categories(self._levels(j, frame.iloc[:, j]).values) for j in self.categorical
+        }
         return self._replace(categories=categories)
 
     def read(self, table: Table) -> NDArray[np.float32]:
@@ -233,40 +231,47 @@ class TableReader(NamedTuple):
                 _fill(encoded, columns, numbers)
             else:
                 encoded[:, is_number] = self._numbers(numbers, columns)
+        strange: dict[int, NDArray[Any]] = {}
         for j in self.categorical:
-            encoded[:, j] = self._codes(j, frame.iloc[:, j])
+            places, values = self._levels(j, frame.iloc[:, j])
+            codes = category_codes(values, self.categories[j])
+            encoded[:, j] = codes[places]
+            if not (codes >= 0).any():
+                strange[j] = values
+        if strange:
+            self._warn_of_strange(strange)
         return encoded
 
-    def _codes(self, j: int, column: Any) -> NDArray[np.intp]:
-        """Return the codes of a categorical column."""
-        categories = self.categories[j]
-        if categories.dtype.kind == "i" and _kind(column) in "iu":
-            return _codes_of(np.asarray(column), categories)
-        values = self._objects(j, column)
+    def _levels(self, j: int, column: pd.Series[Any]) -> Levels:
+        """Return the distinct values of a categorical column, which must not be missing."""
         try:
-            codes: NDArray[np.intp] = pd.Index(categories.astype(object)).get_indexer(
-                pd.Index(values)
-            )
+            levels = Levels.of(column)
+            # Only what can be sorted is a category.
+            sorted_categories(levels.values)
         except TypeError as error:
-            raise self._not_categories(j, error) from error
-        return codes
-
-    def _objects(self, j: int, column: Any) -> NDArray[np.object_]:
-        """Return a categorical column as Python objects, which must not be missing.
-
-        Objects are compared value by value, whatever type the column has. Among them pyarrow's NaN is found
-        too, which pandas does not count as missing.
-        """
-        values = np.asarray(column, dtype=object)
-        if pd.isna(values).any():
+            msg = f"The categorical {self.label(j)} of X must hold numbers or text ({error})."
+            raise ValueError(msg) from error
+        if levels.has_missing:
             raise ValueError(f"Input X contains NaN in the categorical {self.label(j)}.")
-        return values
+        return levels
 
-    def _not_categories(self, j: int, error: TypeError) -> ValueError:
-        """Return the error of a column whose values cannot be sorted or looked up."""
-        return ValueError(
-            f"The categorical {self.label(j)} of X must hold numbers or text ({error})."
+    def _warn_of_strange(self, strange: Mapping[int, NDArray[Any]]) -> None:
+        """Warn of categorical columns in which no row is a known category, with examples."""
+        shown = list(strange.items())[:_NAMED_COLUMNS]
+        what = "; ".join(
+            f"{self.label(j)} holds {examples_of(values.tolist())}, but fit saw "
+            f"{examples_of(self.categories[j].tolist())}"
+            for j, values in shown
         )
+        more = f"; {len(strange) - len(shown)} more columns are like that" * (
+            len(strange) > len(shown)
+        )
+        msg = (
+            f"No row of X has a known category in {len(strange)} of {len(self.categorical)} categorical "
+            f"columns: {what}{more}. All their rows are predicted as an unseen category: "
+            "convert them to the values that fit saw."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=2)
 
     def _check_finite(self, encoded: NDArray[np.float32]) -> None:
         finite = np.isfinite(encoded)
@@ -283,18 +288,6 @@ class TableReader(NamedTuple):
             "example with CartesianMomenta(missing=0.0) or scikit-learn's SimpleImputer."
         )
         raise ValueError(msg)
-
-
-def _kind(column: Any) -> str:
-    """Return numpy's letter for the type of a column, "O" for types that are not numpy's."""
-    return str(column.dtype.kind) if isinstance(column.dtype, np.dtype) else "O"
-
-
-def _codes_of(values: NDArray[Any], categories: NDArray[Any]) -> NDArray[np.intp]:
-    """Return the positions of whole numbers among sorted categories, -1 for unknown ones."""
-    places = np.searchsorted(categories, values)
-    found = categories[np.minimum(places, len(categories) - 1)] == values
-    return np.where(found, places, -1)
 
 
 def _is_plain(table: Table) -> TypeGuard[pd.DataFrame]:
@@ -325,12 +318,3 @@ def _as_floats(column: Any, dtype: DTypeLike) -> NDArray[Any]:
         values = np.asarray(column, dtype=object)
         values = np.where(pd.isna(values), np.nan, values)
     return values.astype(dtype)
-
-
-def _sorted_categories(categories: NDArray[Any]) -> NDArray[Any]:
-    """Return categories in order; if their types differ, by the name of the type first."""
-    try:
-        return np.sort(categories)
-    except TypeError:
-        ordered = sorted(categories.tolist(), key=lambda c: (type(c).__name__, c))
-        return np.array(ordered, dtype=object)

@@ -288,10 +288,19 @@ class TestCategories:
         assert model.categories_[3].tolist() == [2, 10, "e", "mu"]
         again = pickle.loads(pickle.dumps(model))
         np.testing.assert_array_equal(again.predict_proba(frame), model.predict_proba(frame))
-        # All are known: the text "2" and the number 2 are different categories.
         codes = model._encode_X(frame, reset=False)[:, 3]
         assert codes[:4].tolist() == [3, 0, 1, 2]
-        assert (model._encode_X(frame.assign(channel="2"), reset=False)[:, 3] == -1).all()
+        # The text "2" can only mean the number 2 here.
+        assert (model._encode_X(frame.assign(channel="2"), reset=False)[:, 3] == 0).all()
+
+    def test_a_number_and_its_text_are_two_categories_if_fit_saw_both(self, frame, y):
+        frame["channel"] = np.array(["2", 2, 3, "e"] * 15, dtype=object)
+        model = quick(categorical_features="channel").fit(frame, y)
+        assert model.categories_[3].tolist() == [2, 3, "2", "e"]
+        assert model._encode_X(frame, reset=False)[:4, 3].tolist() == [2, 0, 1, 3]
+        # Bytes could be either.
+        asked = frame.assign(channel=np.array([b"2", b"3", b"e", b"f"] * 15, dtype=object))
+        assert model._encode_X(asked, reset=False)[:4, 3].tolist() == [-1, 1, 3, -1]
 
     def test_nan_of_pyarrow(self, frame, y):
         """Pandas treats it as a value of such a column, not as missing."""
