@@ -20,6 +20,7 @@ from skhep_nn.ensemble.prediction import (
     by_memory,
     chunk_rows,
     cut,
+    gives_logs,
     in_chunks,
     outputs_of_views,
     rows_of,
@@ -233,15 +234,16 @@ class Ensemble:
         device: torch.device | str = "cpu",
         chunk_size: int | None = None,
         autocast: torch.dtype | None = None,
-    ) -> NDArray[np.float32]:
+    ) -> NDArray[np.floating[Any]]:
         """Return the weighted mean of the members' predictions, averaged over views.
 
         Parameters
         ----------
         X : ndarray or Tensor of shape (samples, ...)
             Inputs.
-        link : {"identity", "sigmoid", "softmax"}, default="identity"
-            Link function, applied before the means.
+        link : {"identity", "sigmoid", "softmax", "log_sigmoid", "log_softmax"}, default="identity"
+            Link function, applied before the means. The last two give the logarithms of the mean
+            probabilities of all classes, in double precision.
         views : object with `n_views_` and `view_tensor`, optional
             Fitted augmenter; predictions are averaged over its views.
         device : str or torch.device, default="cpu"
@@ -279,9 +281,8 @@ class Ensemble:
 
             def mean(chunk: Tensor) -> Tensor:
                 rows = computable(chunk.to(device))
-                return weighted_mean(
-                    outputs_of_views(outputs, rows, views, join=join), self.weights
-                )
+                seen = outputs_of_views(outputs, rows, views, join=join)
+                return weighted_mean(seen, self.weights, of_logs=gives_logs(link))
 
             return mean
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from skhep_nn.utils.optional import kernels
 from skhep_nn.utils.parallel import n_groups, side_by_side
@@ -29,6 +30,7 @@ __all__ = [
     "by_memory",
     "chunk_rows",
     "cut",
+    "gives_logs",
     "in_chunks",
     "joined_views",
     "outputs_of_views",
@@ -71,12 +73,14 @@ def apply_link(output: Tensor, link: str) -> Tensor:
     ----------
     output : Tensor of shape (..., n_outputs)
         Raw outputs.
-    link : {"identity", "sigmoid", "softmax"} or str such as "2+sigmoid"
-        Link function; ``"2+sigmoid"`` leaves the first two outputs unchanged.
+    link : {"identity", "sigmoid", "softmax", "log_sigmoid", "log_softmax"} or str such as "2+sigmoid"
+        Link function; ``"2+sigmoid"`` leaves the first two outputs unchanged. The logarithms are in double
+        precision, so that they do not saturate where float32 probabilities are exactly 0 or 1.
 
     Returns
     -------
     Tensor of the same shape
+        With "log_sigmoid", two columns for each output: the logarithms of the probabilities of both classes.
     """
     if link == "identity":
         return output
@@ -84,11 +88,21 @@ def apply_link(output: Tensor, link: str) -> Tensor:
         return output.sigmoid()
     if link == "softmax":
         return output.softmax(-1)
+    if link == "log_softmax":
+        return output.double().log_softmax(-1)
+    if link == "log_sigmoid":
+        output = output.double()
+        return torch.cat([functional.logsigmoid(-output), functional.logsigmoid(output)], dim=-1)
     n_before, plus, rest = link.partition("+")
     if plus and n_before.isdecimal():
         first, last = output.tensor_split([int(n_before)], dim=-1)
         return torch.cat([first, apply_link(last, rest)], dim=-1)
     raise ValueError(f"link={link!r} must be 'identity', 'sigmoid' or 'softmax'.")
+
+
+def gives_logs(link: str) -> bool:
+    """Return whether a link gives the logarithms of probabilities, so that means are of their exponentials."""
+    return link.startswith("log_")
 
 
 def seen(rows: Tensor, views: Views | None) -> Iterable[Tensor]:
@@ -130,7 +144,9 @@ def outputs_of_views(
     return of_each
 
 
-def weighted_mean(outputs: Iterable[Tensor], weights: NDArray[np.float64]) -> Tensor:
+def weighted_mean(
+    outputs: Iterable[Tensor], weights: NDArray[np.float64], *, of_logs: bool = False
+) -> Tensor:
     """Average over views and members.
 
     Parameters
@@ -139,22 +155,27 @@ def weighted_mean(outputs: Iterable[Tensor], weights: NDArray[np.float64]) -> Te
         Predictions, one tensor for each view.
     weights : ndarray of shape (members,)
         They sum to one. A diverged member has weight 0 and is left out, as 0 times NaN would be NaN.
+    of_logs : bool, default=False
+        Whether predictions are logarithms; returned is the logarithm of the mean of their exponentials.
 
     Returns
     -------
     Tensor of shape (rows, n_outputs)
     """
     used = np.flatnonzero(weights).tolist()
-    factors = torch.as_tensor(weights, dtype=torch.float32).view(-1, 1, 1)
+    dtype, add = (torch.float64, torch.logaddexp) if of_logs else (torch.float32, torch.add)
+    factors = torch.as_tensor(weights, dtype=dtype).view(-1, 1, 1)
+    if of_logs:
+        factors = factors.log()
     total, n_views = torch.zeros(()), 0
     # Term by term, as the order of terms in sums of torch depends on the shape.
     for out in outputs:
         n_views += 1
         factors = factors.to(out.device)
-        terms = (out * factors).unbind()
+        terms = (out + factors if of_logs else out * factors).unbind()
         for k in used:
-            total = terms[k] if total.ndim == 0 else total.add_(terms[k])
-    return total / n_views
+            total = terms[k] if total.ndim == 0 else add(total, terms[k], out=total)
+    return total - math.log(n_views) if of_logs else total / n_views
 
 
 class _LazyChunk(NamedTuple):
@@ -200,7 +221,7 @@ def in_chunks(
     n_workers: int,
     n_operations: float,
     autocast: tuple[str, torch.dtype | None],
-) -> NDArray[np.float32]:
+) -> NDArray[np.floating[Any]]:
     """Predict chunks of rows, on several threads if that pays.
 
     Parameters
@@ -220,13 +241,13 @@ def in_chunks(
 
     n = n_groups(n_workers, len(chunks), n_operations, _MOST_THREADS)
 
-    def some(first: int, stop: threading.Event) -> NDArray[np.float32]:
+    def some(first: int, stop: threading.Event) -> NDArray[np.floating[Any]]:
         """Predict a consecutive part of the chunks."""
         own = chunks[len(chunks) * first // n : len(chunks) * (first + 1) // n]
         with torch.inference_mode(), torch.autocast(kind, dtype=dtype, enabled=dtype is not None):
             predict = predictor()
             parts = [predict(rows) for rows in own if not stop.is_set()]
-            result: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
+            result: NDArray[np.floating[Any]] = torch.cat(parts).cpu().numpy()
             return result
 
     if n == 1:
@@ -270,11 +291,22 @@ def by_memory(
 def by_kernels(
     fused: DenseKernels, weights: NDArray[np.float64], link: str, views: Views | None
 ) -> Callable[[Tensor], Tensor]:
-    """Return a function that predicts rows on a GPU in one kernel launch, means included."""
-    on_device = torch.as_tensor(weights, dtype=torch.float32, device=fused.flat.device)
+    """Return a function that predicts rows on a GPU, if not logarithms in one kernel launch with the means."""
+    device = fused.flat.device
+    on_device = torch.as_tensor(weights, dtype=torch.float32, device=device)
+
+    def members(rows: Tensor) -> Tensor:
+        inputs = rows.float().unsqueeze(0).contiguous()
+        one_each = torch.eye(len(weights), device=device)
+        return apply_link(torch.stack([fused.predict(inputs, one) for one in one_each]), link)
+
+    def log_mean(rows: Tensor) -> Tensor:
+        outputs = outputs_of_views(members, rows.to(device), views, join=False)
+        return weighted_mean(outputs, weights, of_logs=True)
 
     def predict(rows: Tensor) -> Tensor:
-        inputs = torch.stack(list(seen(rows.to(on_device.device), views)))
+        inputs = torch.stack(list(seen(rows.to(device), views)))
         return fused.predict(inputs.float(), on_device, link=link)
 
-    return predict
+    # The kernel sums in float32: for logarithms it gives the outputs of each member.
+    return log_mean if gives_logs(link) else predict

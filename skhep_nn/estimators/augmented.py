@@ -26,15 +26,26 @@ from sklearn.utils.validation import (
 from skhep_nn.augmentation.events import EventAugmenter
 from skhep_nn.inputs.events import as_pandas
 from skhep_nn.utils.checks import is_count
+from skhep_nn.utils.log_probabilities import class_scores, log_mean, normalised
 from skhep_nn.utils.public import public
 from skhep_nn.utils.sklearn_private import check_sample_weight
 
 __all__ = ["AugmentedClassifier", "AugmentedRegressor", "inner_split", "warn_of_copies"]
 
 
+# Largest probability of a class below which float32 probabilities have digits enough for their logarithms.
+_SURE = 0.999
+
+
 def _estimator_has(method: str) -> Callable[[Any], bool]:
     """Return a check whether the wrapped estimator, fitted or not, has a method."""
     return lambda self: bool(getattr(getattr(self, "estimator_", self.estimator), method))
+
+
+def _estimator_has_scores(classifier: Any) -> bool:
+    """Return whether the wrapped estimator, fitted or not, has probabilities or a decision function."""
+    inner = getattr(classifier, "estimator_", classifier.estimator)
+    return hasattr(inner, "predict_proba") or bool(inner.decision_function)
 
 
 def _rows(data: Any, rows: NDArray[np.intp]) -> Any:
@@ -177,13 +188,17 @@ class _Augmented(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         several = bool(get_tags(self).target_tags.multi_output)
         return np.asarray(validate_data(self, y=y, multi_output=several))
 
-    def _mean_over_views(self, method: str, X: Any) -> NDArray[Any]:
-        """Return the mean of a method's results over the views of the data."""
+    def _of_views(self, method: str, X: Any) -> list[NDArray[Any]]:
+        """Return a method's results for each view of the data."""
         check_is_fitted(self)
         X = self._read(X)
         function = getattr(self.estimator_, method)
         views = self.augmenter_.views(X) if self.tta else [X]
-        mean: NDArray[Any] = np.mean([np.asarray(function(view)) for view in views], axis=0)
+        return [np.asarray(function(view)) for view in views]
+
+    def _mean_over_views(self, method: str, X: Any) -> NDArray[Any]:
+        """Return the mean of a method's results over the views of the data."""
+        mean: NDArray[Any] = np.mean(self._of_views(method, X), axis=0)
         return mean
 
     def get_metadata_routing(self) -> MetadataRouter:
@@ -327,9 +342,43 @@ class AugmentedClassifier(ClassifierMixin, _Augmented):  # type: ignore[misc]
         """
         return self._mean_over_views("predict_proba", X)
 
-    @available_if(_estimator_has("decision_function"))  # type: ignore[untyped-decorator]
+    def _log_probabilities(self, X: Any) -> NDArray[np.float64]:
+        """Return the logarithm of the mean probability over views.
+
+        The logarithm of the mean keeps ties and labels of `predict_proba` exactly. Where probabilities are close
+        to 1, logarithms from the estimator have more digits.
+        """
+        X = as_pandas(X)
+        mean = self._mean_over_views("predict_proba", X)
+        # A probability of 0 is no error; many estimators compute its logarithm themselves.
+        with np.errstate(divide="ignore"):
+            logs: NDArray[np.float64] = np.log(mean.astype(np.float64, copy=False))
+            sure = np.flatnonzero(mean.max(axis=1) > _SURE)
+            if len(sure) and hasattr(self.estimator_, "predict_log_proba"):
+                of_views = self._of_views("predict_log_proba", _rows(X, sure))
+                logs[sure] = log_mean(of_views, np.full(len(of_views), 1 / len(of_views)))
+        return logs
+
+    @available_if(_estimator_has("predict_proba"))  # type: ignore[untyped-decorator]
+    def predict_log_proba(self, X: Any) -> NDArray[Any]:
+        """Return the logarithm of the probability of every class, averaged over views before the logarithm.
+
+        Parameters
+        ----------
+        X : DataFrame or array of shape (n_samples, n_features)
+            Data with the columns seen in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            In the order of `classes_`; minus infinity where the estimator gives a probability of exactly 0.
+        """
+        check_is_fitted(self)
+        return normalised(self._log_probabilities(X))
+
+    @available_if(_estimator_has_scores)  # type: ignore[untyped-decorator]
     def decision_function(self, X: Any) -> NDArray[Any]:
-        """Return the scores of the labels, averaged over views.
+        """Return scores that order events and agree with `predict`.
 
         Parameters
         ----------
@@ -339,9 +388,16 @@ class AugmentedClassifier(ClassifierMixin, _Augmented):  # type: ignore[misc]
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_classes)
-            Scores in the shape that the estimator returns.
+            If the estimator has probabilities, the logit of the mean probability over views: for two
+            classes that of the second, for more the logarithms of their probabilities. Without
+            probabilities the mean of the estimator's `decision_function`, in its shape; with `tta=False`
+            what the estimator returns.
         """
-        return self._mean_over_views("decision_function", X)
+        check_is_fitted(self)
+        own = hasattr(self.estimator_, "decision_function")
+        if own and not (self.tta and hasattr(self.estimator_, "predict_proba")):
+            return self._mean_over_views("decision_function", X)
+        return class_scores(self._log_probabilities(X))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

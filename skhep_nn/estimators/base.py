@@ -287,16 +287,16 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
 
     # -- predict ----------------------------------------------------------------------------------
 
-    def _predict_outputs(self, X: Any) -> NDArray[np.float32]:
-        """Return the mean prediction over members and views, after the link function."""
+    def _predict_outputs(self, X: Any, link: str | None = None) -> NDArray[np.floating[Any]]:
+        """Return the mean prediction over members and views, after the link function or another one."""
         check_is_fitted(self, "ensemble_")
         views = self.augmenter_ if self.tta else None
         encoded = self._encode_X(X, reset=False)
         device = self._device(fitting=False)
         with threads_for(self.ensemble_.n_operations * len(encoded)):
-            outputs: NDArray[np.float32] = self.ensemble_.predict(
+            outputs: NDArray[np.floating[Any]] = self.ensemble_.predict(
                 encoded,
-                link=self._link,
+                link=self._link if link is None else link,
                 views=views,
                 device=device,
                 autocast=self._autocast(device, fitting=False),
@@ -431,6 +431,6 @@ def link_of(estimator: BaseNetworkEstimator) -> str:
     return estimator._link
 
 
-def predict_outputs(estimator: BaseNetworkEstimator, X: Any) -> NDArray[np.float32]:
+def predict_outputs(estimator: BaseNetworkEstimator, X: Any) -> NDArray[np.floating[Any]]:
     """Return the mean prediction over members and views, after the link function."""
     return estimator._predict_outputs(X)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import assert_all_finite
+from sklearn.utils.validation import assert_all_finite, check_is_fitted
 
 from skhep_nn.estimators.base import BaseNetworkEstimator
 from skhep_nn.metrics.weights import class_balanced_weights
@@ -17,6 +17,7 @@ from skhep_nn.networks.losses import LOSSES
 from skhep_nn.preprocessing.moments import weighted_moments
 from skhep_nn.training.job import Target
 from skhep_nn.utils.checks import is_number
+from skhep_nn.utils.log_probabilities import class_scores, normalised
 
 __all__ = [
     "BaseNetworkClassifier",
@@ -84,6 +85,45 @@ class BaseNetworkClassifier(ClassifierMixin, BaseNetworkEstimator):  # type: ign
         """
         return class_probabilities(self._predict_outputs(X))
 
+    def _log_probabilities(self, X: Any) -> NDArray[np.float64]:
+        """Return the logarithm of the mean probability of every class, computed from the logits of members."""
+        check_is_fitted(self, "ensemble_")
+        return self._predict_outputs(X, link=f"log_{self._link}").astype(np.float64, copy=False)
+
+    def predict_log_proba(self, X: Any) -> NDArray[np.float64]:
+        """Return the logarithm of the probability of every class.
+
+        It is computed in double precision from the outputs of the networks, so that events differ
+        where `predict_proba` is exactly 0 or 1.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features)
+            Inputs in physical units.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            In the order of `classes_`.
+        """
+        return normalised(self._log_probabilities(X))
+
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
+        """Return the logit of the probability, which orders events also where `predict_proba` is exactly 1.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, n_features)
+            Inputs in physical units.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_classes)
+            For two classes the logit of `predict_proba` for the second class, positive where that class is
+            predicted. For more classes the logarithms of `predict_log_proba`.
+        """
+        return class_scores(self._log_probabilities(X))
+
     def predict(self, X: Any) -> NDArray[Any]:
         """Return the most probable class.
 
@@ -144,7 +184,7 @@ class BaseNetworkRegressor(RegressorMixin, BaseNetworkEstimator):  # type: ignor
         return tags
 
 
-def class_probabilities(probability: NDArray[np.float32]) -> NDArray[np.float64]:
+def class_probabilities(probability: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Return probabilities with a column for every class; a single column is the second of two classes."""
     out = probability.astype(np.float64)
     if out.shape[1] == 1:

@@ -65,6 +65,7 @@ STORED: dict[str, str] = {
     # Functions called by the scorers of `skhep_nn.metrics`, which searches of scikit-learn hold.
     "skhep_nn.ams_score": "FunctionNode",
     "skhep_nn.metrics.ams_of_predictions": "FunctionNode",
+    "skhep_nn.auc_score": "FunctionNode",
     "skhep_nn.within_tolerance_score": "FunctionNode",
 }
 """Public name of each type of this package in stored files, and the only loader of skops that may create it.

@@ -1,6 +1,7 @@
 """Significance, scores with event weights, class weights, and the dependence of a score on a quantity."""
 
 from skhep_nn.metrics.ams import AMSCurve, BestCut, ams_curve, ams_score, best_cut
+from skhep_nn.metrics.auc import auc_score, auc_scorer, make_auc_scorer
 from skhep_nn.metrics.challenge import (
     ChallengeScores,
     SplitAMS,
@@ -36,6 +37,8 @@ __all__ = [
     "ams_of_predictions",
     "ams_score",
     "ams_scorer",
+    "auc_score",
+    "auc_scorer",
     "best_cut",
     "binned_scores",
     "challenge_scores",
@@ -43,6 +46,7 @@ __all__ = [
     "classification_summary",
     "distance_correlation",
     "make_ams_scorer",
+    "make_auc_scorer",
     "make_within_tolerance_scorer",
     "mass_sculpting",
     "mean_split_ams",

@@ -36,6 +36,7 @@ from skhep_nn.tuning.ensemble_selection import (
     train_candidates,
 )
 from skhep_nn.utils.checks import is_count
+from skhep_nn.utils.log_probabilities import class_scores, log_mean, normalised
 from skhep_nn.utils.public import public
 from skhep_nn.utils.random import seed_of
 from skhep_nn.utils.sklearn_private import num_samples
@@ -311,6 +312,44 @@ class HyperEnsembleClassifier(ClassifierMixin, _HyperEnsemble):  # type: ignore[
             Probabilities in the order of `classes_`: the weighted mean over the picked candidates.
         """
         return self._mean("predict_proba", X)
+
+    def _log_probabilities(self, X: Any) -> Probabilities:
+        """Return the logarithm of the weighted mean of the models' probabilities."""
+        check_is_fitted(self, "models_")
+        return log_mean([model.predict_log_proba(X) for model in self.models_], self.model_weights_)
+
+    def predict_log_proba(self, X: Any) -> Probabilities:
+        """Return the logarithm of the probability of every class.
+
+        Events differ where `predict_proba` is exactly 0 or 1.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, ...)
+            Inputs.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            In the order of `classes_`.
+        """
+        return normalised(self._log_probabilities(X))
+
+    def decision_function(self, X: Any) -> Probabilities:
+        """Return the logit of the probability, which orders events also where `predict_proba` is exactly 1.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, ...)
+            Inputs.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_classes)
+            For two classes the logit of `predict_proba` for the second class, positive where that class is
+            predicted. For more classes the logarithms of `predict_log_proba`.
+        """
+        return class_scores(self._log_probabilities(X))
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return the most probable class.

@@ -121,6 +121,67 @@ def test_views_are_averaged_after_the_link(rows):
     )
 
 
+class Scaled:
+    """Views that differ much."""
+
+    n_views_ = 3
+
+    def view_tensor(self, X, index):
+        return X * (1 + index)
+
+
+@pytest.mark.parametrize("network", [DenseNet, Small])
+@pytest.mark.parametrize("views", [None, Scaled()], ids=["no views", "views"])
+@pytest.mark.parametrize("link", ["sigmoid", "softmax"])
+def test_logarithms_are_of_the_mean_probability(network, views, link, rows):
+    """On every path: in one chunk and in many, stacked and one after the other, few rows and many."""
+    n_outputs = 1 if link == "sigmoid" else 3
+    fitted, _ = ensemble(network, weights=(1, 2, 0, 4), n_outputs=n_outputs)
+    mean = fitted.predict(rows, link=link, views=views)
+    if link == "sigmoid":
+        mean = np.hstack([1 - mean, mean])
+    logs = fitted.predict(rows, link=f"log_{link}", views=views)
+    assert logs.dtype == np.float64
+    np.testing.assert_allclose(np.exp(logs), mean, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(np.exp(logs).sum(1), 1, rtol=1e-14)
+    for n_rows, chunk_size in ((3, None), (700, 64)):
+        again = fitted.predict(
+            rows[:n_rows], link=f"log_{link}", views=views, chunk_size=chunk_size
+        )
+        np.testing.assert_allclose(again, logs[:n_rows], atol=2e-6)
+
+
+@pytest.mark.parametrize("link", ["sigmoid", "softmax"])
+def test_logarithms_do_not_saturate(link, rows):
+    fitted, members = ensemble(Small, weights=(1, 2, 3, 4), n_outputs=1 if link == "sigmoid" else 2)
+    some = torch.from_numpy(rows[:50])
+    fitted.states["layers.2.bias"][:, -1] += 40
+    with torch.no_grad():
+        outputs = torch.stack([member(some) for member in members]).double()
+    outputs[..., -1] += 40
+    if link == "sigmoid":
+        outputs = torch.cat([torch.zeros_like(outputs), outputs], dim=-1)
+    shares = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64).log()[:, None, None]
+    expected = (outputs.log_softmax(-1) + shares).logsumexp(0)
+    logs = fitted.predict(some, link=f"log_{link}")
+    np.testing.assert_allclose(logs, expected, rtol=1e-6, atol=1e-15)
+    assert (np.exp(logs)[:, 1] == 1).all()
+    assert len(np.unique(logs[:, 0])) > 40
+
+
+def test_a_diverged_member_is_left_out_of_logarithms(rows):
+    fitted, _ = ensemble(weights=(1, 0, 1, 1))
+    fitted.states["output.weight"][1] = np.nan
+    assert np.isfinite(fitted.predict(rows, link="log_softmax")).all()
+
+
+def test_logarithms_in_half_precision_are_summed_in_double(rows):
+    fitted, _ = ensemble(Small)
+    logs = fitted.predict(rows[:100], link="log_softmax", autocast=torch.bfloat16)
+    assert logs.dtype == np.float64
+    np.testing.assert_allclose(np.exp(logs).sum(1), 1, rtol=1e-14)
+
+
 def test_ordinary_modules_train_each_by_its_own_gradient():
     _, members = ensemble(Small)
     stack = stack_networks(members)

@@ -5,6 +5,8 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import logit, logsumexp
+from scipy.stats import rankdata
 from sklearn import config_context
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
 from sklearn.calibration import CalibratedClassifierCV
@@ -134,10 +136,50 @@ def test_predictions_are_the_mean_over_views(data):
     np.testing.assert_allclose(expected.sum(axis=1), 1)
     assert np.array_equal(model.predict(X), model.classes_[expected.argmax(axis=1)])
     assert model.predict(X).dtype == y.dtype
-    scores = np.mean([model.estimator_.decision_function(view) for view in views], axis=0)
-    np.testing.assert_allclose(model.decision_function(X), scores)
+    np.testing.assert_allclose(model.decision_function(X), logit(expected[:, 1]), atol=1e-14)
+    np.testing.assert_allclose(model.predict_log_proba(X), np.log(expected))
     model.set_params(tta=False)
     np.testing.assert_allclose(model.predict_proba(X), model.estimator_.predict_proba(X))
+    own = model.estimator_.decision_function(X)
+    np.testing.assert_array_equal(model.decision_function(X), own)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_scores_of_trees_agree_with_their_probabilities(data, n_classes):
+    """Trees have no decision function, and probabilities of exactly 0 and many ties."""
+    X, y, _ = data
+    y = y if n_classes == 2 else np.where(X["e_pz"] > 1, "high", y)
+    inner = RandomForestClassifier(5, random_state=0)
+    model = AugmentedClassifier(inner, n_copies=1, random_state=0).fit(X, y)
+    scores, p = model.decision_function(X), model.predict_proba(X)
+    assert np.isfinite(scores).all()
+    assert (p == 0).any()
+    best = (scores > 0).astype(int) if n_classes == 2 else scores.argmax(axis=1)
+    assert np.array_equal(model.predict(X), model.classes_[best])
+    if n_classes == 2:
+        assert np.array_equal(rankdata(scores.round(9)), rankdata(p[:, 1].round(12)))
+    with np.errstate(divide="ignore"):
+        np.testing.assert_allclose(model.predict_log_proba(X), np.log(p), atol=1e-12)
+
+
+def test_scores_around_a_network_do_not_saturate(data):
+    X, y, _ = data
+    inner = make_pipeline(StandardScaler(), DenseNetClassifier(max_epochs=2, random_state=0))
+    model = AugmentedClassifier(inner, n_copies=1, random_state=0).fit(X, y)
+    states = model.estimator_[-1].ensemble_.states
+    for name in ("output.weight", "output.bias"):
+        states[name] *= 500
+    p, scores = model.predict_proba(X), model.decision_function(X)
+    assert (p == 1).any()
+    assert len(np.unique(scores[scores > 20])) == (scores > 20).sum() > 1
+    assert np.array_equal(model.predict(X), model.classes_[(scores > 0) * 1])
+    views = [model.estimator_.predict_log_proba(view) for view in model.augmenter_.views(X)]
+    np.testing.assert_allclose(
+        model.predict_log_proba(X),
+        logsumexp(views, axis=0) - np.log(len(views)),
+        rtol=1e-4,
+        atol=1e-13,
+    )
 
 
 def test_predictions_are_invariant_under_the_views(data):
@@ -154,6 +196,9 @@ def test_classifiers_without_probabilities(data):
     X, y, _ = data
     model = AugmentedClassifier(RidgeClassifier(), random_state=0).fit(X, y)
     assert not hasattr(model, "predict_proba")
+    assert not hasattr(model, "predict_log_proba")
+    views = [model.estimator_.decision_function(view) for view in model.augmenter_.views(X)]
+    np.testing.assert_allclose(model.decision_function(X), np.mean(views, axis=0))
     with pytest.raises(AttributeError, match="has no attribute 'predict_proba'") as caught:
         _ = model.predict_proba
     assert "RidgeClassifier" in str(caught.value.__cause__)
@@ -178,6 +223,8 @@ def test_classifiers_with_labels_only(data):
     labels = np.array([model.estimator_.predict(view) for view in model.augmenter_.views(X)])
     clear = np.abs((labels == "near").mean(axis=0) - 0.5) > 0.01
     majority = np.where((labels == "near").mean(axis=0) > 0.5, "near", "far")
+    assert not hasattr(model, "decision_function")
+    assert not hasattr(model, "predict_log_proba")
     assert 0 < clear.sum() < len(X)
     assert np.array_equal(model.predict(X)[clear], majority[clear])
     assert np.array_equal(model.set_params(tta=False).predict(X), model.estimator_.predict(X))

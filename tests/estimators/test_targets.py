@@ -1,20 +1,104 @@
 """Targets in any unit, one or many, and probabilities that sum to one."""
 
+import pickle
 import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.metrics import log_loss
+from scipy.special import expit, logit, softmax
+from sklearn.exceptions import NotFittedError
+from sklearn.metrics import get_scorer, log_loss, roc_auc_score
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from skhep_nn import DenseNetRegressor, EventAugmenter
+from skhep_nn import Constant, DenseNetRegressor, EventAugmenter
 from tests.small_fits import Spy, quick, small_events
 
 
 @pytest.fixture
 def events():
     return small_events()
+
+
+def labels_of(model, scores):
+    best = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
+    return model.classes_[best]
+
+
+class TestScoresOfClasses:
+    """Logits and logarithms of the mean probability."""
+
+    @pytest.fixture(params=[2, 3], ids=["two classes", "three classes"])
+    def classes(self, request):
+        X, y, _ = small_events()
+        y = y if request.param == 2 else y + (X[:, 2] > 0.5)
+        return X, np.array(["a", "b", "c"])[y]
+
+    @pytest.mark.parametrize(
+        "params",
+        [{}, {"n_members": 3}, {"n_members": 2, "augmentation": Spy()}],
+        ids=["one member", "members", "members and views"],
+    )
+    def test_they_agree_with_probabilities_and_labels(self, classes, params):
+        X, y = classes
+        model = quick(max_epochs=8, **params).fit(X, y)
+        p, logs, scores = (
+            getattr(model, name)(X)
+            for name in ("predict_proba", "predict_log_proba", "decision_function")
+        )
+        assert logs.shape == p.shape
+        assert scores.shape == (p.shape if p.shape[1] > 2 else (300,))
+        np.testing.assert_allclose(np.exp(logs), p, rtol=1e-5, atol=1e-7)
+        from_scores = expit(scores) if scores.ndim == 1 else softmax(scores, axis=1)
+        np.testing.assert_allclose(from_scores, p if scores.ndim > 1 else p[:, 1], atol=1e-6)
+        np.testing.assert_array_equal(labels_of(model, scores), model.predict(X))
+
+    def test_events_with_a_probability_of_one_are_ordered(self):
+        rng = np.random.default_rng(0)
+        y = rng.integers(0, 2, 3000)
+        X = rng.normal(size=(3000, 3)) + 8.0 * y[:, None] * np.array([1.0, 0.5, 0.5])
+        model = quick(max_epochs=25, n_members=2, schedule=Constant(1e-2)).fit(X, y)
+        far = X[y == 1] + 5
+        p, scores = model.predict_proba(far)[:, 1], model.decision_function(far)
+        assert (p == 1).mean() > 0.1
+        assert len(np.unique(scores)) > 0.95 * len(far)
+        assert len(np.unique(model.predict_log_proba(far)[:, 1])) > 0.95 * len(far)
+
+    def test_it_is_not_the_mean_of_logits(self):
+        """A member that is very sure outweighs the others in the mean of logits, but not in the mean probability."""
+        X, y, _ = small_events()
+        model = quick(n_members=3).fit(X, y)
+        model.ensemble_.states["output.weight"][:] = 0
+        model.ensemble_.states["output.bias"][:, 0] = [-1, -1, 30]
+        model.ensemble_.weights = np.full(3, 1 / 3)
+        model = pickle.loads(pickle.dumps(model))  # with another ensemble in memory
+        mean = (2 * expit(-1) + 1) / 3
+        np.testing.assert_allclose(model.decision_function(X), logit(mean), rtol=1e-7)
+        np.testing.assert_allclose(model.predict_proba(X)[:, 1], mean, rtol=1e-6)
+
+    def test_through_pipelines_and_searches(self):
+        X, y, _ = small_events()
+        pipeline = make_pipeline(StandardScaler(), quick())
+        search = GridSearchCV(
+            pipeline, {"densenetclassifier__max_epochs": [1, 4]}, scoring="roc_auc", cv=2
+        ).fit(X, y)
+        best = search.best_estimator_
+        np.testing.assert_array_equal(search.decision_function(X), best.decision_function(X))
+        np.testing.assert_array_equal(search.predict_log_proba(X), best.predict_log_proba(X))
+        by_probability = roc_auc_score(y, search.predict_proba(X)[:, 1])
+        assert roc_auc_score(y, search.decision_function(X)) == by_probability
+        assert get_scorer("roc_auc")(search, X, y) == by_probability
+
+    def test_before_fit_they_say_so(self):
+        for name in ("decision_function", "predict_log_proba"):
+            with pytest.raises(NotFittedError):
+                getattr(quick(), name)(np.zeros((3, 4)))
+
+    def test_regressors_have_none(self):
+        assert not hasattr(DenseNetRegressor(), "decision_function")
 
 
 class TestRegressorWithMembers:

@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from skhep_nn.ensemble import Ensemble, stack_networks
+from skhep_nn.ensemble.prediction import by_kernels
 from skhep_nn.kernels.gpu import DenseKernels, Tiling, Tilings, available, supports
 from skhep_nn.networks import CategoricalColumn, DenseNet
 from skhep_nn.networks.member_layers import MemberDropout
@@ -299,9 +300,7 @@ def check_prediction(device: str, tilings: Tilings | None, n_outputs: int, link:
     X, views = make_rows(case, 70), _Views()
     expected = torch.from_numpy(ensemble.predict(X, link=link, views=views))
     kernels = DenseKernels(stack, tilings=tilings)
-    inputs = torch.stack([views.view_tensor(X, v) for v in range(views.n_views_)]).to(device)
-    w = torch.from_numpy(weights / weights.sum()).to(device)
-    found = kernels.predict(inputs, w, link=link)
+    found = by_kernels(kernels, ensemble.weights, link, views)(X)
     assert found.shape == expected.shape
     np.testing.assert_allclose(found.cpu(), expected, rtol=2e-5, atol=2e-6)
     return gap(found, expected)
@@ -315,7 +314,8 @@ def all_checks(device: str, tilings: Tilings | None) -> dict[str, Callable[[], f
     checks["Adam"] = lambda: check_training(device, tilings, decoupled=False, decay=0.0)
     checks["decay"] = lambda: check_training(device, tilings, decoupled=False, decay=0.1)
     checks["AdamW"] = lambda: check_training(device, tilings, decoupled=True, decay=0.1)
-    for n_outputs, link in ((1, "sigmoid"), (3, "softmax"), (2, "identity")):
+    links = ("sigmoid", "softmax", "identity", "log_sigmoid", "log_softmax")
+    for n_outputs, link in zip((1, 3, 2, 1, 3), links, strict=True):
         checks[link] = lambda n=n_outputs, link=link: check_prediction(device, tilings, n, link)
     return checks
 

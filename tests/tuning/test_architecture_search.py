@@ -134,6 +134,8 @@ def test_best_estimator(fitted, data):
     X, y, weight = data
     alone = clone(NETWORK).set_params(**fitted.best_params_).fit(X, y, sample_weight=weight)
     assert_array_equal(fitted.predict_proba(X), alone.predict_proba(X))
+    assert_array_equal(fitted.decision_function(X), alone.decision_function(X))
+    assert_array_equal(fitted.predict_log_proba(X), alone.predict_log_proba(X))
     assert_array_equal(fitted.predict(X), alone.predict(X))
     assert fitted.score(X, y, weight) == alone.score(X, y, sample_weight=weight)
     assert_array_equal(fitted.classes_, ["b", "s"])
@@ -158,8 +160,9 @@ def test_no_refit(data):
 
 
 def test_methods_are_those_of_the_estimator():
-    assert hasattr(search_of(), "predict_proba")
-    assert not hasattr(search_of(DenseNetRegressor(n_members=2)), "predict_proba")
+    for name in ("predict_proba", "predict_log_proba", "decision_function"):
+        assert hasattr(search_of(), name)
+        assert not hasattr(search_of(DenseNetRegressor(n_members=2)), name)
     with pytest.raises(NotFittedError):
         search_of().predict(np.zeros((2, 5)))
 

@@ -5,6 +5,7 @@ import warnings
 import joblib
 import numpy as np
 import pytest
+from scipy.special import expit
 from scipy.stats import loguniform
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -135,6 +136,10 @@ def test_predictions_are_the_mean_of_the_picks(events, space):
         for weight, own in zip(model.model_weights_, model.models_, strict=True)
     )
     np.testing.assert_array_equal(probability, by_hand)
+    scores = model.decision_function(X)
+    np.testing.assert_allclose(expit(scores), probability[:, 1], atol=1e-6)
+    np.testing.assert_allclose(np.exp(model.predict_log_proba(X)), probability, atol=1e-6)
+    np.testing.assert_array_equal(model.classes_[(scores > 0) * 1], model.predict(X))
     assert valid_loss.iloc[-1] <= valid_loss[0]
 
 
