@@ -15,6 +15,7 @@ import pandas as pd
 from sklearn.utils import Bunch
 
 from skhep_nn.datasets._download import cached_download
+from skhep_nn.datasets._file_errors import errors_name_file
 
 __all__ = ["HIGGSML_FEATURES", "HIGGSML_TOTALS", "HIGGSML_URL", "fetch_higgsml", "load_higgsml"]
 
@@ -110,7 +111,10 @@ def load_higgsml(path: str | os.PathLike[str], *, subset: str | None = None) -> 
     ValueError
         If columns are missing, a row has the wrong number of fields, a value does not fit its
         column, or the file is cut off or empty. The message names the row (0 is the first event) and the
-        column. Also if `subset` is unknown, matches no event, or the file has no ``KaggleSet``.
+        column. Also if a column is there twice, if `subset` is unknown or matches no event, or if the
+        file has no ``KaggleSet``.
+    OSError
+        If there is no such file, or it cannot be opened.
     ImportError
         If the file is parquet and pyarrow is not installed.
 
@@ -137,17 +141,19 @@ def load_higgsml(path: str | os.PathLike[str], *, subset: str | None = None) -> 
     0           NaN         1.0            1
     """
     path = Path(path).expanduser()
-    if subset is not None and not (subset and set(subset) <= set(_LETTERS["KaggleSet"])):
+    known = isinstance(subset, str) and subset and set(subset) <= set(_LETTERS["KaggleSet"])
+    if subset is not None and not known:
         raise ValueError(f"subset={subset!r} must be letters of 't', 'b', 'v', 'u', or None")
     with path.open("rb") as file:
         magic = file.read(4)
-    if magic == b"PAR1":
-        frame = _read_parquet(path)
-    else:
-        frame = _read_csv(path, gzipped=magic[:2] == b"\x1f\x8b")
-    if frame.empty:
-        raise ValueError(f"{path} holds no events")
-    return _select(_check_values(frame, path), subset, path)
+    with errors_name_file(path, " is damaged"):
+        if magic == b"PAR1":
+            frame = _read_parquet(path)
+        else:
+            frame = _read_csv(path, gzipped=magic[:2] == b"\x1f\x8b")
+        if frame.empty:
+            raise ValueError(f"{path} holds no events")
+        return _select(_check_values(frame, path), subset, path)
 
 
 def fetch_higgsml(
@@ -226,6 +232,11 @@ def _check_download(path: Path) -> None:
 
 def _check_columns(columns: Collection[str], source: str | Path) -> None:
     """Refuse a file without the columns that every file of the challenge has."""
+    # pandas appends a number to the name of a column that it has read before.
+    given = [str(name).removesuffix(".1") for name in columns]
+    twice = [name for name in (*sorted(_NUMBERS), *_LETTERS) if given.count(name) > 1]
+    if twice:
+        raise ValueError(f"{source}: columns {twice} are there more than once; remove all but one")
     missing = [name for name in ("EventId", *HIGGSML_FEATURES) if name not in columns]
     weighted = "Weight" in columns or "KaggleWeight" in columns
     if weighted and "Label" not in columns:
@@ -335,6 +346,8 @@ def _check_values(frame: pd.DataFrame, path: Path) -> dict[str, Any]:
 def _numbers(frame: pd.DataFrame, names: tuple[str, ...], path: Path) -> npt.NDArray[np.float64]:
     """Return columns as one float64 array."""
     columns = frame[list(names)]
+    times = np.array([[dtype.kind in "mM" for dtype in columns.dtypes]])
+    _refuse(times.repeat(len(frame), axis=0), frame, names, path, "a number")
     try:
         return columns.to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
     except (TypeError, ValueError):
@@ -346,8 +359,9 @@ def _numbers(frame: pd.DataFrame, names: tuple[str, ...], path: Path) -> npt.NDA
 def _integers(frame: pd.DataFrame, name: str, path: Path) -> npt.NDArray[np.int64]:
     """Return a column of whole numbers as int64."""
     values = _numbers(frame, (name,), path)
-    whole = np.isfinite(values) & (values == np.floor(values)) & (values >= 0)
-    _refuse(~whole, frame, (name,), path, "a whole number, zero or more")
+    # Beyond 2**53, neighbouring whole numbers are one floating-point number.
+    whole = (values == np.floor(values)) & (values >= 0) & (values < 2**53)
+    _refuse(~whole, frame, (name,), path, "a whole number, zero or more, below 2**53")
     return values[:, 0].astype(np.int64)
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
-from skhep_nn.inputs.transformers import GridReader, GridTransformer, Names
+from skhep_nn.inputs.transformers import GridReader, GridTransformer, Names, grid_array
 from skhep_nn.utils.checks import is_count
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
 CHUNK = 2**20
 # Number of rows that an error message lists.
 _NAMED = 5
+_SHAPES = "(n_samples, H, W), (n_samples, H, W, C) or (n_samples, n_pixels)"
 
 
 class Images(NamedTuple):
@@ -66,7 +67,9 @@ def chunks(values: NDArray[Any]) -> list[slice]:
     return [slice(start, start + n) for start in range(0, len(values), n)]
 
 
-def check_finite_rows(values: NDArray[Any], called: str, what: str = "NaN or infinity") -> None:
+def check_finite_rows(
+    values: NDArray[Any], called: str, what: str = "NaN or infinity", first: int | None = None
+) -> None:
     """Raise ValueError if values are not finite, naming the rows.
 
     Parameters
@@ -77,6 +80,8 @@ def check_finite_rows(values: NDArray[Any], called: str, what: str = "NaN or inf
         Word for the rows in the message, such as "images".
     what : str, default="NaN or infinity"
         Word for the bad values in the message.
+    first : int, default=None
+        Row of the data that the values begin with, if they are a part of the data.
     """
     if values.dtype.kind != "f":
         return
@@ -87,10 +92,13 @@ def check_finite_rows(values: NDArray[Any], called: str, what: str = "NaN or inf
             finite = np.isfinite(values[some])
             bad += (some.start + np.flatnonzero(~finite.all(axes))).tolist()
     if bad:
-        named = ", ".join(map(str, bad[:_NAMED])) + (", ..." if len(bad) > _NAMED else "")
+        start = first or 0
+        named = ", ".join(str(start + row) for row in bad[:_NAMED])
+        named += ", ..." if len(bad) > _NAMED else ""
         rows = "row" if len(bad) == 1 else "rows"
+        part = "" if first is None else f" from {first} to {first + len(values) - 1}"
         msg = (
-            f"Input X contains {what} in {len(bad)} of {len(values)} {called} ({rows} {named}). "
+            f"Input X contains {what} in {len(bad)} of {len(values)} {called}{part} ({rows} {named}). "
             f"Drop these {called}, or repair them first."
         )
         raise ValueError(msg)
@@ -113,12 +121,16 @@ class LazyImages:
         Object with ``shape``, ``dtype``, ``read(start, stop)`` and ``chunk_bounds``.
     dtype : numpy dtype, optional
         Type that images are converted to when read.
+    image_shape : tuple of int, optional
+        (H, W) or (H, W, C), where the source holds rows of pixels.
     """
 
-    def __init__(self, source: Any, dtype: Any = None) -> None:
+    def __init__(
+        self, source: Any, dtype: Any = None, image_shape: tuple[int, ...] | None = None
+    ) -> None:
         self.source = source
         self.dtype = np.dtype(source.dtype if dtype is None else dtype)
-        height, width, n_channels = (*source.shape[1:], 1)[:3]
+        height, width, n_channels = (*(image_shape or source.shape[1:]), 1)[:3]
         self.shape = (len(source), height, width, n_channels)
         self.ndim = 4
 
@@ -139,16 +151,17 @@ class LazyImages:
     def astype(self, dtype: Any, *, copy: bool = False) -> LazyImages:
         """Return the same images, converted to another type when read."""
         del copy
-        return LazyImages(self.source, dtype)
+        return LazyImages(self.source, dtype, self.shape[1:])
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Read the images from `start` to before `stop`."""
-        values: NDArray[Any] = np.asarray(self.source.read(start, stop)).astype(
-            self.dtype, copy=False
-        )
-        if not _all_finite(values):
-            raise ValueError(f"Input X contains NaN or infinity in images {start} to {stop}.")
-        return values.reshape(-1, *self.shape[1:])
+        stored = np.asarray(self.source.read(start, stop)).reshape(-1, *self.shape[1:])
+        check_finite_rows(stored, "images", first=start)
+        with np.errstate(over="ignore"):
+            values: NDArray[Any] = stored.astype(self.dtype, copy=False)
+        if values is not stored:
+            check_finite_rows(values, "images", f"values beyond {self.dtype}", first=start)
+        return values
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
         """Read a slice of the images."""
@@ -169,23 +182,18 @@ class ImageReader(GridReader, abc.ABC):
         if not reset:
             check_is_fitted(self)
         if LazyImages.serves(X):
-            self._check_images(X.shape, reset=reset)
-            if reset:
-                self._n_axes = len(X.shape)
-            lazy: Any = X if isinstance(X, LazyImages) else LazyImages(X)
-            return Images(lazy, len(X.shape), None)
-        array = X if hasattr(X, "ndim") else np.asarray(X)
+            return self._read_lazily(X, reset=reset)
+        array = grid_array(X, "images", _SHAPES)
         if array.ndim > 2:
-            values = self._read_images(array, reset=reset)
+            values = check_array(
+                array, allow_nd=True, ensure_all_finite=False, input_name="X", estimator=self
+            )
+            self._check_images(values.shape, reset=reset)
         else:
-            values = validate_data(self, X, dtype="numeric", reset=reset)
+            values = validate_data(self, X, dtype="numeric", ensure_all_finite=False, reset=reset)
             if reset:
-                self.image_shape_ = self._given_shape() or (1, values.shape[1])
-                if math.prod(self.image_shape_) != values.shape[1]:
-                    raise ValueError(
-                        f"Images of shape {self.image_shape_} have {math.prod(self.image_shape_)} "
-                        f"pixels, but X has {values.shape[1]} columns. Check image_shape."
-                    )
+                self._set_image_shape(values.shape[1])
+        check_finite_rows(values, "images")
         if reset:
             self._n_axes = values.ndim
         height, width, n_channels = self.sample_shape
@@ -193,20 +201,41 @@ class ImageReader(GridReader, abc.ABC):
         images = values.reshape(len(values), height, width, n_channels)
         return Images(images, values.ndim, labels)
 
-    def _read_images(self, X: Any, *, reset: bool) -> NDArray[Any]:
-        """Validate an array of images."""
-        values: NDArray[Any] = check_array(X, allow_nd=True, input_name="X", estimator=self)
-        self._check_images(values.shape, reset=reset)
-        return values
+    def _read_lazily(self, X: Any, *, reset: bool) -> Images:
+        """Check the shape of images that stay in their files."""
+        n_axes, lazy = len(X.shape), X
+        if n_axes == 2:
+            n_pixels = X.shape[1]
+            if reset:
+                self._set_image_shape(n_pixels)
+                self._set_array((n_pixels,))
+            elif n_pixels != self.n_features_in_:
+                raise ValueError(
+                    f"X has {n_pixels} features, but {type(self).__name__} is expecting "
+                    f"{self.n_features_in_} features as input."
+                )
+        else:
+            self._check_images(X.shape, reset=reset)
+        if not isinstance(X, LazyImages):
+            lazy = LazyImages(X, image_shape=self.image_shape_)
+        if reset:
+            self._n_axes = n_axes
+        return Images(lazy, n_axes, None)
+
+    def _set_image_shape(self, n_pixels: int) -> None:
+        """Set the shape of images that come as rows of pixels."""
+        self.image_shape_ = self._given_shape() or (1, n_pixels)
+        if math.prod(self.image_shape_) != n_pixels:
+            raise ValueError(
+                f"Images of shape {self.image_shape_} have {math.prod(self.image_shape_)} "
+                f"pixels, but X has {n_pixels} columns. Check image_shape."
+            )
 
     def _check_images(self, array_shape: tuple[int, ...], *, reset: bool) -> None:
         """Check the shape of an array of images."""
         shape = array_shape[1:]
-        if len(shape) not in (2, 3):
-            raise ValueError(
-                "X must have the shape (n_samples, H, W), (n_samples, H, W, C) or "
-                f"(n_samples, n_pixels), got {array_shape}."
-            )
+        if len(shape) not in (2, 3) or 0 in shape:
+            raise ValueError(f"X must have the shape {_SHAPES}, none of them 0, got {array_shape}.")
         expected = (self._given_shape() or shape) if reset else self.image_shape_
         if shape != expected:
             raise ValueError(

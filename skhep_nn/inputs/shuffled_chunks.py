@@ -306,7 +306,15 @@ class ShuffledChunks:
     def _read_part(self, part: Rows, out: Array) -> None:
         """Read the wanted rows of a chunk."""
         first = int(part[0])
-        values = self.source.read(first, int(part[-1]) + 1)
+        last = int(part[-1])
+        values = self.source.read(first, last + 1)
+        expected = (last + 1 - first, *self._row.shape[1:])
+        # Fewer rows would be repeated below, and another type would be cast without a word.
+        if values.shape != expected or values.dtype != self._row.dtype:
+            raise ValueError(
+                f"source.read({first}, {last + 1}) must return rows like the first, of shape {expected} "
+                f"and type {self._row.dtype}, got {values.shape} of {values.dtype}. Has the file changed?"
+            )
         if part.size == len(values):
             out[...] = values
         else:

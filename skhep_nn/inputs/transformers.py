@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skhep_nn.utils.sklearn_private import check_feature_names_in
 
-__all__ = ["GridReader", "GridTransformer", "Names"]
+__all__ = ["GridReader", "GridTransformer", "Names", "grid_array"]
 
 Names: TypeAlias = NDArray[np.object_]
 
@@ -33,6 +33,49 @@ class _Container(Protocol):
 
     def restored(self, values: NDArray[Any], names: Names | None = None) -> Any:
         """Put values into the container of the input."""
+
+
+def grid_array(X: Any, called: str, shapes: str) -> Any:
+    """Return X, or an array of it, refusing what is no array of numbers with at least two axes.
+
+    Parameters
+    ----------
+    X : object
+        Input of the user.
+    called : str
+        Word for the rows in the message, such as "images".
+    shapes : str
+        Allowed shapes, for the message.
+    """
+    try:
+        array = X if hasattr(X, "ndim") else np.asarray(X)
+    except ValueError as error:
+        raise ValueError(
+            f"X must hold {called} of one shape: crop or pad them to one ({error})."
+        ) from error
+    if array.ndim == 1 and len(array) and array.dtype == object:
+        raise ValueError(
+            f"X must have the shape {shapes}, got {len(array)} objects, {_described(array, called)}."
+        )
+    dtype = getattr(array, "dtype", None)
+    if array.ndim < 2 or (isinstance(dtype, np.dtype) and dtype.kind in "mMVUS"):
+        got = f"{array.shape} of {dtype}" if array.ndim or hasattr(X, "ndim") else repr(X)
+        # The words that scikit-learn asks for.
+        remedy = " Reshape your data: X.reshape(1, -1) is one row." if array.ndim == 1 else ""
+        raise ValueError(f"X must hold numbers in the shape {shapes}, got {got}.{remedy}")
+    return array
+
+
+def _described(objects: Any, called: str) -> str:
+    """Describe the objects of an array, and the remedy, for an error message."""
+    rows = list(objects)
+    shapes = [np.shape(row) for row in rows]
+    other = next((i for i, shape in enumerate(shapes) if shape != shapes[0]), None)
+    if other is not None:
+        return f"row {other} of shape {shapes[other]}, row 0 of {shapes[0]}: crop or pad them to one shape"
+    if shapes[0]:
+        return f"each of shape {shapes[0]}: np.stack(X) makes one array of {called}"
+    return f"the first {rows[0]!r}"
 
 
 def _has_columns(transformer: Any) -> bool:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from skhep_nn.inputs.images import check_finite_rows
-from skhep_nn.inputs.transformers import GridReader, GridTransformer, Names
+from skhep_nn.inputs.transformers import GridReader, GridTransformer, Names, grid_array
 from skhep_nn.utils.checks import is_integer
 
 __all__ = [
@@ -20,6 +19,8 @@ __all__ = [
     "Waveforms",
     "baseline_window",
 ]
+
+_SHAPES = "(n_samples, n_points) or (n_samples, n_points, n_channels)"
 
 
 class Waveforms(NamedTuple):
@@ -72,15 +73,14 @@ class WaveformReader(GridReader):
         """Validate traces, keeping their type; arrays are not copied."""
         if not reset:
             check_is_fitted(self)
-        array = X if hasattr(X, "ndim") else np.asarray(X)
+        array = grid_array(X, "traces", _SHAPES)
         if array.ndim == 3:
             values = check_array(
                 array, allow_nd=True, ensure_all_finite=False, input_name="X", estimator=self
             )
         elif array.ndim > 3:
             raise ValueError(
-                "X must have the shape (n_samples, n_points) or (n_samples, n_points, n_channels), got "
-                f"{array.shape}. Put further axes among the channels."
+                f"X must have the shape {_SHAPES}, got {array.shape}. Put further axes among the channels."
             )
         else:
             values = validate_data(self, X, dtype="numeric", ensure_all_finite=False, reset=reset)

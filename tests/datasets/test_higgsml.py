@@ -153,9 +153,9 @@ class TestSubset:
         for name in ("target", "sample_weight", "kaggle_set", "event_id"):
             np.testing.assert_array_equal(part[name], whole[name][keep])
 
-    @pytest.mark.parametrize("subset", ["x", "", "train"])
+    @pytest.mark.parametrize("subset", ["x", "", "train", 3])
     def test_unknown(self, rows, load, subset):
-        with pytest.raises(ValueError, match=f"subset='{subset}' must be letters"):
+        with pytest.raises(ValueError, match=f"subset={subset!r} must be letters"):
             load(rows, subset=subset)
 
     def test_matches_nothing(self, rows, load):
@@ -179,6 +179,15 @@ class TestBrokenFiles:
     def test_labels_and_weights_come_together(self, load, gone, named):
         with pytest.raises(ValueError, match=rf"missing columns \['.*{named}'\]"):
             load(make_table([name for name in TRAINING if name != gone]))
+
+    @pytest.mark.parametrize("name", ["PRI_met", "Label", "EventId"])
+    def test_a_column_twice(self, rows, load, name):
+        lines = [
+            f"{line},{extra}"
+            for line, extra in zip(as_csv(rows).splitlines(), [name, *"1" * len(rows)], strict=True)
+        ]
+        with pytest.raises(ValueError, match=rf"events\.csv: columns \['{name}'\] are there more"):
+            load("\n".join(lines))
 
     def test_no_header(self, rows, load):
         with pytest.raises(ValueError, match="missing columns"):
@@ -217,6 +226,8 @@ class TestBrokenFiles:
             ("PRI_jet_num", "-999.0", "row 7 .*column 'PRI_jet_num': got .*whole number"),
             ("EventId", "1.5", r"row 7 \(EventId 1\.5\), column 'EventId': got .*whole number"),
             ("EventId", "x", r"row 7 \(line 9\) column 'EventId'"),
+            ("EventId", "1e19", r"row 7 .*column 'EventId': got .*1e\+19.*below 2\*\*53"),
+            ("EventId", "9007199254740993", r"row 7 .*column 'EventId'.*below 2\*\*53"),
             ("KaggleWeight", "-", r"row 7 \(line 9\) column 'KaggleWeight'"),
             ("Weight", "s", r"row 7 \(line 9\) column 'Weight'"),
         ],
@@ -303,6 +314,14 @@ class TestBrokenFiles:
         raw[name] = column
         raw.to_parquet(tmp_path / "bad.parquet")
         with pytest.raises(ValueError, match=message):
+            load_higgsml(tmp_path / "bad.parquet")
+
+    def test_times_are_no_numbers(self, rows, load, tmp_path):
+        pytest.importorskip("pyarrow")
+        load(rows)
+        raw = pd.read_csv(tmp_path / "events.csv").assign(PRI_met=pd.Timestamp(0))
+        raw.to_parquet(tmp_path / "bad.parquet")
+        with pytest.raises(ValueError, match=r"row 0 .*column 'PRI_met': got Timestamp.*a number"):
             load_higgsml(tmp_path / "bad.parquet")
 
 

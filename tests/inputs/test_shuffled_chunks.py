@@ -197,3 +197,28 @@ def test_bad_sources():
         ShuffledChunks(source, 2)
     with pytest.raises(ValueError, match="chunk_size must be"):
         ArrayChunks(np.arange(3), 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "got"),
+    [
+        (lambda values: values[:-1], r"\(\d+, 3\) of float64"),
+        (lambda values: np.concatenate([values, values[:1]]), r"\(\d+, 3\) of float64"),
+        (lambda values: values[:, :2], r"\(\d+, 2\) of float64"),
+        (lambda values: values.astype(np.int64), r"\(\d+, 3\) of int64"),
+    ],
+    ids=["fewer", "more", "other shape", "other type"],
+)
+@pytest.mark.parametrize("rows", [None, np.arange(1, 40, 2)], ids=["all", "every other"])
+def test_rows_unlike_the_first_are_an_error(change, got, rows):
+    """A file that changes while it is read must not give repeated or rounded rows."""
+
+    class Changing(ArrayChunks):
+        def read(self, start, stop):
+            values = super().read(start, stop)
+            return change(values) if start > 8 else values
+
+    source = Changing(np.random.default_rng(0).random((40, 3)), chunk_size=8)
+    message = rf"source\.read\(\d+, \d+\) must return rows like the first.* got {got}"
+    with pytest.raises(ValueError, match=message):
+        list(ShuffledChunks(source, 5, rows=rows, random_state=0))
