@@ -203,6 +203,19 @@ def _bad_events() -> dict[str, Callable[[], object]]:
         "order": lambda: fitted.predict(table[table.columns[::-1]]),
         "-999": lambda: CartesianMomenta().fit_transform(X.fillna(-999.0)),
         "-999 turned": lambda: EventAugmenter().fit_transform(X.fillna(-999.0)),
+        "degrees": lambda: CartesianMomenta().fit_transform(
+            X.assign(PRI_lep_phi=np.rad2deg(X["PRI_lep_phi"]))
+        ),
+        "-999 in Cartesian components": lambda: EventAugmenter().fit(
+            table.assign(PRI_tau_px=-999.0, PRI_tau_py=-999.0)
+        ),
+        "a scaler": lambda: EventAugmenter().fit((X - X.mean()) / X.std()),
+        "a scaler without negative values": lambda: EventAugmenter().fit(X / X.abs().max()),
+        "a direction": lambda: EventAugmenter().fit(table.assign(thrust_phi=1.0)),
+        "unclear objects": lambda: EventAugmenter(objects={"jet": ("PRI_met", "DER_pt_h")}).fit(X),
+        "an array": lambda: DenseNetClassifier(augmentation=EventAugmenter()).fit(
+            table.to_numpy(), y
+        ),
         "early stopping": lambda: AugmentedClassifier(stopping).fit(X, y),
         "no schedule": lambda: net.set_params(schedule__max_lr=0.1),
         "text in a transformer": lambda: CartesianMomenta().fit(X.assign(channel="e")),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from skhep_nn.inputs.events import EventTransformer
-from skhep_nn.kinematics.momenta import Array, Momentum, MomentumColumns, Turn, find_complete
+from skhep_nn.kinematics.momenta import Array, MomentumColumns, Turn
+from skhep_nn.kinematics.momentum_finder import MomentumFinder
 from skhep_nn.utils.checks import is_count
 from skhep_nn.utils.public import public
 from skhep_nn.utils.random import random_numbers
@@ -20,15 +22,17 @@ __all__ = ["EventAugmenter"]
 
 
 @public("skhep_nn")
-class EventAugmenter(PlainState, EventTransformer):
+class EventAugmenter(MomentumFinder, PlainState, EventTransformer):
     r"""Rotate collider events in azimuth and reflect them in y and z.
 
     Collisions of unpolarised beams in a symmetric detector have no preferred azimuth and no preferred
     end of the detector, so that rotated and reflected events are equally likely, with the same class [1]_.
     Momenta are found by the names of their columns: ``<object>_px``, ``_py`` and ``_pz``, or
-    ``<object>_pt``, ``_eta`` and ``_phi``; a transverse momentum (such as missing momentum) lacks
+    ``<object>_pt``, ``_eta`` and ``_phi``, also in other common spellings, such as ``Jet_pt_0``, ``Jet.PT``,
+    ``Jet_pt[0]``, ``met_et`` or ``px_jet``. A transverse momentum (such as missing momentum) lacks
     ``_pz`` or ``_eta``, and its modulus may be ``<object>`` itself. All momenta of an event turn
     together. Scalars, such as masses, stay unchanged, and so do undefined (NaN) and zero momenta.
+    A warning names columns that look like parts of momenta and stay unchanged.
 
     Parameters
     ----------
@@ -42,6 +46,10 @@ class EventAugmenter(PlainState, EventTransformer):
         Number of azimuthal orientations among the views, at angles :math:`2 \pi k / n`.
     columns : sequence of str, default=None
         Names of the columns, if X is an array. A DataFrame already has names.
+    objects : dict, default=None
+        Momenta that names alone do not tell: for each object its columns by component, such as
+        ``{"jet": {"pt": "a", "eta": "b", "phi": "c"}}`` or ``{"met": {"px": 3, "py": 4}}``, or a tuple of
+        columns if their names tell the components. All other columns are searched as usual.
     random_state : int, RandomState instance or None, default=None
         Seed of `transform`. With an int, every call draws the same numbers.
 
@@ -49,6 +57,8 @@ class EventAugmenter(PlainState, EventTransformer):
     ----------
     n_views_ : int
         Number of test-time views: orientations times flips, eight by default.
+    objects_ : dict
+        For each object that was found or given, its columns by component.
     n_features_in_ : int
         Number of columns seen in `fit`.
     feature_names_in_ : ndarray of str
@@ -96,6 +106,7 @@ class EventAugmenter(PlainState, EventTransformer):
         flip_z: bool = True,
         n_orientations: int = 2,
         columns: Sequence[str] | None = None,
+        objects: Mapping[str, Any] | None = None,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.rotate = rotate
@@ -103,15 +114,15 @@ class EventAugmenter(PlainState, EventTransformer):
         self.flip_z = flip_z
         self.n_orientations = n_orientations
         self.columns = columns
+        self.objects = objects
         self.random_state = random_state
 
-    def _prepare(self, names: list[str]) -> list[Momentum]:
+    def _prepare(self, names: list[str]) -> None:
         """Check the parameters and find the columns to turn and the views."""
         given: Any = self.n_orientations
         if not is_count(given):
             raise ValueError(f"n_orientations must be an integer of at least 1, got {given!r}.")
-        momenta = find_complete(names)
-        self._columns = MomentumColumns.of(momenta)
+        self._find(names, self.n_features_in_)
         self._indices = self._columns.indices()
         self._indices_on: dict[torch.device, torch.Tensor] = {}
         n_angles = int(given) if self.rotate else 1
@@ -123,7 +134,11 @@ class EventAugmenter(PlainState, EventTransformer):
             for z_sign in ((1.0, -1.0) if self.flip_z else (1.0,))
         ]
         self.n_views_ = len(self._views)
-        return momenta
+
+    def _problems(self, names: list[str], values: NDArray[Any]) -> list[str]:
+        # Networks turn tensors, which are not checked any more.
+        self.check(values)
+        return super()._problems(names, values)
 
     def transform(self, X: Any) -> Any:
         """Rotate and reflect every event at random.
@@ -139,6 +154,7 @@ class EventAugmenter(PlainState, EventTransformer):
             One copy of every event, in the container of X.
         """
         table, values = self.read(X)
+        self.check(values)
         uniform = random_numbers(self.random_state).uniform(size=(3, len(values)))
         return self._columns.turn_table(table, values, self._random_turn(np, uniform))
 
@@ -156,6 +172,7 @@ class EventAugmenter(PlainState, EventTransformer):
             All events in one orientation, `n_views_` times; the first view is unchanged.
         """
         table, values = self.read(X)
+        self.check(values)
         return (self._columns.turn_table(table, values, turn) for turn in self._views)
 
     def transform_tensor(self, X: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -24,7 +24,7 @@ from sklearn.utils.validation import (
 )
 
 from skhep_nn.augmentation.events import EventAugmenter
-from skhep_nn.inputs.events import as_pandas
+from skhep_nn.inputs.events import as_pandas, refuse_without_names
 from skhep_nn.utils.checks import is_count
 from skhep_nn.utils.log_probabilities import class_scores, log_mean, normalised
 from skhep_nn.utils.public import public
@@ -108,6 +108,8 @@ class _Augmented(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         if self.n_copies:
             warn_of_copies(type(self).__name__, self.estimator, n_rows * n_parts)
         params = self._params(X, sample_weight, fit_params, n_parts)
+        if self.augmenter is not None and not hasattr(self, "feature_names_in_"):
+            refuse_without_names(self.augmenter, type(self).__name__)
         self.augmenter_ = self._new_augmenter().fit(X)
         rows = np.tile(np.arange(n_rows), n_parts)
         self.estimator_ = clone(self.estimator).fit(

@@ -21,6 +21,7 @@ from torch import nn
 
 from skhep_nn.ensemble.ensemble import Ensemble
 from skhep_nn.estimators.parameters import check_owners, check_params
+from skhep_nn.inputs.events import refuse_without_names
 from skhep_nn.training.batches import n_steps
 from skhep_nn.training.job import Job, Settings, Target
 from skhep_nn.training.optimizers import OPTIMIZERS
@@ -192,6 +193,8 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
         self.augmenter_ = None
         if self.augmentation is not None:
             self.augmenter_ = clone(self.augmentation)
+            if not hasattr(self, "feature_names_in_"):
+                refuse_without_names(self.augmenter_, type(self).__name__)
             self.augmenter_.fit(self._augmentation_frame(X, rows))
         self._network_class, self._network_params = self._network(target.n_outputs)
         self._link = target.link

@@ -12,6 +12,7 @@ from sklearn.utils.validation import validate_data
 
 from skhep_nn.estimators.base import BaseNetworkEstimator
 from skhep_nn.inputs.tables import TableReader, as_table
+from skhep_nn.kinematics.momentum_finder import MomentumFinder
 from skhep_nn.training.job import Target
 
 __all__ = ["TableEstimator"]
@@ -38,7 +39,11 @@ class TableEstimator(BaseNetworkEstimator, ABC):
         # Sets or compares the number and names of columns, also of data frames that pandas does not make.
         validate_data(self, X, reset=reset, skip_check_array=True)
         if not reset:
-            return self._reader.read(table)
+            read = self._reader.read(table)
+            augmenter = getattr(self, "augmenter_", None)
+            if self.tta and isinstance(augmenter, MomentumFinder):
+                augmenter.check(read)
+            return read
         self._categorical = self._reader.positions(
             self.categorical_features, "categorical_features"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from skhep_nn.inputs.transformers import Names
 from skhep_nn.utils.sklearn_private import check_feature_names_in
 
-__all__ = ["EventTransformer", "as_pandas"]
+__all__ = ["EventTransformer", "as_pandas", "refuse_without_names"]
 
 _READ_AS: dict[str, Any] = {"dtype": [np.float64, np.float32], "ensure_all_finite": "allow-nan"}
 
@@ -31,14 +31,20 @@ def as_pandas(X: Any) -> Any:
 class EventTransformer(TransformerMixin, BaseEstimator, abc.ABC):  # type: ignore[misc]
     """Transformer of events, as DataFrames or arrays.
 
-    A subclass has the parameter `columns`, and `_prepare`, which finds the momenta.
+    A subclass has the parameters `columns` and `objects`, `_prepare`, which finds the momenta, and `_problems`.
     """
 
     columns: Sequence[str] | None
+    # Models stored before this parameter existed do not have it.
+    objects: Mapping[str, Any] | None = None
 
     @abc.abstractmethod
-    def _prepare(self, names: list[str]) -> Sequence[object]:
-        """Check the parameters, set the attributes that `transform` needs, return the momenta found."""
+    def _prepare(self, names: list[str]) -> None:
+        """Check the parameters, find the momenta, and set the attributes that `transform` needs."""
+
+    @abc.abstractmethod
+    def _problems(self, names: list[str], values: NDArray[Any]) -> list[str]:
+        """Return what looks wrong in the columns and values seen in `fit`, as texts of warnings."""
 
     def fit(self, X: Any, y: Any = None) -> Self:  # noqa: ARG002 - scikit-learn's signature
         """Find the momenta among the columns.
@@ -46,7 +52,7 @@ class EventTransformer(TransformerMixin, BaseEstimator, abc.ABC):  # type: ignor
         Parameters
         ----------
         X : DataFrame or array of shape (n_samples, n_features)
-            Events. Only the names of the columns matter; for an array they are `columns`.
+            Events. Momenta are found by the names of the columns, which for an array are `columns`.
         y : ignored
             Not used, present by convention.
 
@@ -54,15 +60,11 @@ class EventTransformer(TransformerMixin, BaseEstimator, abc.ABC):  # type: ignor
         -------
         self
         """
-        self.read(X, reset=True)
+        _, values = self.read(X, reset=True)
         names = self._names()
-        if not self._prepare(names):
-            hint = "" if names else " X came without column names: give them as columns=[...]."
-            warnings.warn(
-                f"{type(self).__name__} found no momenta among the columns of X and changes "
-                f"nothing. It looks for names such as lep_pt, lep_eta, lep_phi.{hint}",
-                stacklevel=2,
-            )
+        self._prepare(names)
+        for problem in self._problems(names, values):
+            warnings.warn(f"{type(self).__name__} {problem}", stacklevel=2)
         return self
 
     def read(self, X: Any, *, reset: bool = False) -> tuple[pd.DataFrame | None, NDArray[Any]]:
@@ -87,7 +89,7 @@ class EventTransformer(TransformerMixin, BaseEstimator, abc.ABC):  # type: ignor
             )
         if table is not None and self._names() and list(table.columns) != names:
             raise ValueError(
-                f"The columns of X should be those that transform gives, {names}; got "
+                f"The columns of X should be the columns that transform gives, {names}; got "
                 f"{list(table.columns)}."
             )
         return table, values
@@ -163,3 +165,23 @@ class EventTransformer(TransformerMixin, BaseEstimator, abc.ABC):  # type: ignor
         tags.input_tags.allow_nan = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def refuse_without_names(augmenter: Any, owner: str) -> None:
+    """Raise ValueError if an augmenter of events cannot know the momenta of an array without column names.
+
+    Parameters
+    ----------
+    augmenter : augmenter
+        Augmenter of any kind, before it is fitted.
+    owner : str
+        Name of the estimator that got the array, for the message.
+    """
+    is_unnamed = isinstance(augmenter, EventTransformer) and augmenter.columns is None
+    if is_unnamed and augmenter.objects is None:
+        name = type(augmenter).__name__
+        raise ValueError(
+            f"{owner} got X without column names, by which {name} finds the momenta, so that nothing would be "
+            "augmented. An earlier step or a meta-estimator may have turned a DataFrame into an array: use "
+            f'set_output(transform="pandas"), or name the columns by {name}(columns=[...]).'
+        )

@@ -12,14 +12,19 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from skhep_nn.kinematics.momentum_names import find_objects, find_unpaired, respelled
+
 __all__ = [
+    "COMPONENTS",
+    "REMEDY",
     "Array",
     "CartesianLayout",
     "Momentum",
     "MomentumColumns",
     "Turn",
     "as_arrays",
-    "find_complete",
+    "check_complete",
+    "columns_of",
     "find_momenta",
     "find_object",
     "wrap_angle",
@@ -27,6 +32,15 @@ __all__ = [
 
 Array: TypeAlias = Any
 """A numpy array, a torch tensor, or an object that ``numpy.asarray`` converts."""
+
+COMPONENTS = ("px", "py", "pz", "pt", "eta", "phi")
+"""Components that an object can have."""
+
+REMEDY = (
+    "If missing quantities are written as a number such as -999, make them NaN first. If the columns were scaled, "
+    "leave the scaler out: momenta are turned in physical units, and networks standardise their inputs themselves."
+)
+"""What to do about values that no momentum has, for messages."""
 
 Names: TypeAlias = NDArray[np.object_]
 
@@ -54,47 +68,64 @@ def wrap_angle(xp: Any, angle: Array) -> Array:
     return xp.where(wrapped >= math.pi, wrapped - turn, wrapped)
 
 
-# Larger values are not angles in radians: they are in degrees, or stand for missing values.
-_MOST_RADIANS = 100.0
-
-
 class Momentum(NamedTuple):
-    """Columns of one object: (px, py, pz), or (magnitude, phi, eta); the third may be absent."""
+    """Columns of one object: (px, py, pz), or (magnitude, phi, eta).
+
+    The third may be absent. So may the magnitude, if the object has an energy in its place.
+    """
 
     name: str
     cartesian: bool
-    x: int
+    x: int | None
     y: int
     z: int | None
 
+    @property
+    def columns(self) -> list[int]:
+        """Numbers of the columns that the object has."""
+        return [i for i in (self.x, self.y, self.z) if i is not None]
+
+    @property
+    def components(self) -> dict[str, int]:
+        """Columns by component, in the order in which these are usually written."""
+        names = ("px", "py", "pz") if self.cartesian else ("pt", "phi", "eta")
+        found = {
+            n: i for n, i in zip(names, (self.x, self.y, self.z), strict=True) if i is not None
+        }
+        return {n: found[n] for n in COMPONENTS if n in found}
+
     def azimuth(self, values: Array) -> Array:
         """Return the azimuth in every row of a table."""
+        if not self.cartesian:
+            return as_arrays(values[:, self.y])[1][0]
         xp, (x, y) = as_arrays(values[:, self.x], values[:, self.y])
-        return xp.arctan2(y, x) if self.cartesian else y
+        return xp.arctan2(y, x)
 
     def along(self, values: Array) -> Array:
         """Return pz or eta in every row of a table; zero for a transverse momentum."""
-        xp, (x,) = as_arrays(values[:, self.x])
-        return xp.zeros_like(x) if self.z is None else values[:, self.z]
+        xp, (y,) = as_arrays(values[:, self.y])
+        return xp.zeros_like(y) if self.z is None else values[:, self.z]
 
 
-def find_momenta(names: Sequence[str]) -> list[Momentum]:
+def find_momenta(names: Sequence[str], given: Sequence[Momentum] = ()) -> list[Momentum]:
     """Find momenta by the names of their columns, in the order of the table.
 
     A column ``<object>_phi`` alone is not a momentum, as it may be a difference of angles.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Names of the columns.
+    given : sequence of Momentum
+        Momenta that are known already and keep their columns; they are returned with the others.
     """
-    at = {name: i for i, name in enumerate(names)}
-    momenta = []
-    for name in names:
-        if name.endswith("_px") and (y := at.get(f"{name[:-3]}_py")) is not None:
-            momenta.append(Momentum(name[:-3], True, at[name], y, at.get(f"{name[:-3]}_pz")))
-        elif name.endswith("_phi"):
-            stem = name[:-4]
-            eta = at.get(f"{stem}_eta")
-            magnitude = at.get(f"{stem}_pt", at.get(stem) if eta is None else None)
-            if magnitude is not None:
-                momenta.append(Momentum(stem, False, magnitude, at[name], eta))
-    return sorted(momenta, key=lambda momentum: min(momentum[2:4]))
+    found = [Momentum(*one) for one in find_objects(names, columns_of(given))]
+    return sorted([*given, *found], key=lambda m: m.y if m.x is None else min(m.x, m.y))
+
+
+def columns_of(momenta: Iterable[Momentum]) -> list[int]:
+    """Return the numbers of all columns of some momenta."""
+    return [i for momentum in momenta for i in momentum.columns]
 
 
 def find_object(momenta: Iterable[Momentum], role: str, name: str) -> Momentum:
@@ -108,20 +139,19 @@ def find_object(momenta: Iterable[Momentum], role: str, name: str) -> Momentum:
     return by_name[name]
 
 
-def find_complete(names: Sequence[str]) -> list[Momentum]:
-    """Find momenta, and raise ValueError if a column belongs to an incomplete one, which cannot be turned."""
-    known = set(names)
-    needs = {"_px": ("_py", ""), "_py": ("_px", ""), "_pz": ("_px", ""), "_pt": ("_phi", "_eta")}
-    for name in names:
-        other, only_with = needs.get(name[-3:], ("", ""))
-        stem = name[:-3]
-        if other and stem + other not in known and (not only_with or stem + only_with in known):
-            raise ValueError(
-                f"Column {name!r} has no {stem + other!r} beside it, so this momentum cannot be "
-                "turned together with the rest of its event. Add that column, drop the object, or "
-                "(after EventAligner) leave this step out: aligned events have one orientation."
-            )
-    return find_momenta(names)
+def check_complete(names: Sequence[str], momenta: Iterable[Momentum]) -> None:
+    """Raise ValueError if a column belongs to an incomplete momentum, which cannot be turned.
+
+    `momenta` are the complete ones, as from `find_momenta`.
+    """
+    unpaired = find_unpaired(names, set(columns_of(momenta)))
+    if unpaired is not None:
+        name, other = unpaired
+        raise ValueError(
+            f"Column {name!r} has no {other!r} beside it, so this momentum cannot be "
+            "turned together with the rest of its event. Add that column, name it in objects=, drop the object, "
+            "or (after EventAligner) leave this step out: aligned events have one orientation."
+        )
 
 
 class Turn(NamedTuple):
@@ -165,7 +195,7 @@ class MomentumColumns(NamedTuple):
         cartesian = [momentum for momentum in found if momentum.cartesian]
         cylindrical = [momentum for momentum in found if not momentum.cartesian]
         return cls(
-            x=tuple(m.x for m in cartesian),
+            x=tuple(m.x for m in cartesian if m.x is not None),
             y=tuple(m.y for m in cartesian),
             z=tuple(m.z for m in cartesian if m.z is not None),
             phi=tuple(m.y for m in cylindrical),
@@ -203,22 +233,8 @@ class MomentumColumns(NamedTuple):
             xp.moveaxis(out, -1, 0)[indices] = self.turned(xp, block, turn)
         return out
 
-    def _check_angles(self, X: pd.DataFrame | None, values: NDArray[Any]) -> None:
-        """Refuse values that are not angles, as a placeholder for a missing one would be lost in a turn."""
-        for i in self.phi:
-            bad = np.flatnonzero(np.abs(values[:, i]) > _MOST_RADIANS)
-            if len(bad):
-                name = i if X is None else repr(X.columns[i])
-                msg = (
-                    f"Column {name} has the azimuth {values[bad[0], i]} in row {bad[0]}, and {len(bad)} rows are "
-                    "like it. If missing quantities are written as a number such as -999, make them NaN first; "
-                    "angles are in radians."
-                )
-                raise ValueError(msg)
-
     def turn_table(self, X: pd.DataFrame | None, values: NDArray[Any], turn: Turn) -> Any:
         """Return a turned table, read by `EventTransformer.read`, as a DataFrame unless X is None."""
-        self._check_angles(X, values)
         turned = self.turn_array(values, turn, self.indices())
         if X is None:
             return turned
@@ -244,16 +260,16 @@ class CartesianLayout(NamedTuple):
     entries: list[tuple[int, str]]
 
     @classmethod
-    def of(cls, names: Sequence[str], n_columns: int) -> Self:
-        """Return the layout for columns of given names, or for `n_columns` columns without names."""
-        momenta = [m for m in find_momenta(names) if not m.cartesian]
+    def of(cls, found: Iterable[Momentum], names: Sequence[str], n_columns: int) -> Self:
+        """Return the layout for momenta in columns of given names, or in `n_columns` columns without names."""
+        momenta = [m for m in found if not m.cartesian and m.x is not None]
         made: dict[int, list[tuple[int, str]]] = {}
         for k, m in enumerate(momenta):
             if m.z is None:
                 made[m.y] = [(k, "px"), (k, "py")]
             else:
-                made |= {m.x: [], m.y: [], m.z: []}
-                made[min(m.x, m.y, m.z)] = [(k, "px"), (k, "py"), (k, "pz")]
+                made |= {i: [] for i in m.columns}
+                made[min(m.columns)] = [(k, "px"), (k, "py"), (k, "pz")]
         layout = cls(momenta, [e for i in range(n_columns) for e in made.get(i, [(i, "")])])
         counts = Counter(layout.names(names) if names else [])
         repeated = [name for name, count in counts.items() if count > 1]
@@ -271,9 +287,13 @@ class CartesianLayout(NamedTuple):
 
     def names(self, names_in: Any) -> Names:
         """Return the names of the output columns."""
-        names = [
-            f"{self.momenta[i].name}_{part}" if part else names_in[i] for i, part in self.entries
-        ]
+        names = []
+        for i, part in self.entries:
+            if part:
+                momentum = self.momenta[i]
+                names.append(respelled(names_in[momentum.y], momentum.name, part))
+            else:
+                names.append(names_in[i])
         return np.asarray(names, dtype=object)
 
     def label(self, made: Any, table: pd.DataFrame | None, names: Names) -> Any:
@@ -300,8 +320,7 @@ class CartesianLayout(NamedTuple):
             if len(bad):
                 raise ValueError(
                     f"{momentum.name!r} has transverse momentum {pt[bad[0]]} and pseudorapidity "
-                    f"{eta[bad[0]]} in row {bad[0]}, and {len(bad)} rows are like it. If missing "
-                    "quantities are written as a number such as -999, make them NaN first."
+                    f"{eta[bad[0]]} in row {bad[0]}, and {len(bad)} rows are like it. {REMEDY}"
                 )
         return made
 
@@ -331,7 +350,7 @@ class CartesianLayout(NamedTuple):
             px, py = values[:, position[k, "px"]], values[:, position[k, "py"]]
             pz = np.zeros_like(px) if m.z is None else values[:, position[k, "pz"]]
             pt, eta, made[m.y] = formula(px, py, pz)
-            if m.z is not None:
+            if m.x is not None and m.z is not None:
                 made |= {m.x: pt, m.z: eta}
         unchanged = {i: position[i, ""] for i, part in self.entries if not part}
         if table is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,9 +15,11 @@ from skhep_nn.kinematics.momenta import (
     Momentum,
     MomentumColumns,
     Turn,
-    find_complete,
+    columns_of,
     find_object,
 )
+from skhep_nn.kinematics.momentum_finder import MomentumFinder
+from skhep_nn.kinematics.momentum_names import CARTESIAN, find_directions, only_reading
 from skhep_nn.utils.public import public
 from skhep_nn.utils.stored_frames import PlainState, Rebuilds, each, one
 
@@ -25,7 +27,7 @@ __all__ = ["CartesianMomenta", "EventAligner"]
 
 
 @public("skhep_nn")
-class CartesianMomenta(PlainState, EventTransformer):
+class CartesianMomenta(MomentumFinder, PlainState, EventTransformer):
     """Convert momenta from (pt, eta, phi) to (px, py, pz), and fill missing values.
 
     Networks learn better from Cartesian components, since azimuth is cyclic (section 2 of
@@ -33,6 +35,7 @@ class CartesianMomenta(PlainState, EventTransformer):
     ``<object>_px``, ``_py``, ``_pz``. A transverse momentum (such as missing momentum), with
     modulus ``<object>`` or ``<object>_pt`` and ``<object>_phi`` but no ``_eta``, keeps the modulus
     and gets ``<object>_px``, ``_py`` in place of the azimuth. All other columns stay unchanged.
+    Other common spellings are understood as in `EventAugmenter`, and kept: ``Jet_pt_0`` becomes ``Jet_px_0``.
 
     Parameters
     ----------
@@ -40,9 +43,15 @@ class CartesianMomenta(PlainState, EventTransformer):
         Value that replaces NaN in every column. None keeps NaN.
     columns : sequence of str, default=None
         Names of the columns, if X is an array. A DataFrame already has names.
+    objects : dict, default=None
+        Momenta that names alone do not tell: for each object its columns by component, such as
+        ``{"jet": {"pt": "a", "eta": "b", "phi": "c"}}`` or ``{"met": {"px": 3, "py": 4}}``, or a tuple of
+        columns if their names tell the components. All other columns are searched as usual.
 
     Attributes
     ----------
+    objects_ : dict
+        For each object that was found or given, its columns by component.
     n_features_in_, feature_names_in_ : int, ndarray of str
         Number of columns seen in `fit`, and their names if X had names.
 
@@ -55,21 +64,42 @@ class CartesianMomenta(PlainState, EventTransformer):
     0    50.0     0.0     0.0   0.0
     """
 
-    _rebuild: ClassVar[Rebuilds] = {"_layout": one(CartesianLayout.rebuilt)}
+    _rebuild: ClassVar[Rebuilds] = {
+        "_layout": one(CartesianLayout.rebuilt),
+        "_columns": one(MomentumColumns),
+    }
 
     def __init__(
-        self, *, missing: float | None = 0.0, columns: Sequence[str] | None = None
+        self,
+        *,
+        missing: float | None = 0.0,
+        columns: Sequence[str] | None = None,
+        objects: Mapping[str, Any] | None = None,
     ) -> None:
         self.missing = missing
         self.columns = columns
+        self.objects = objects
 
-    def _prepare(self, names: list[str]) -> Sequence[Momentum]:
+    def _prepare(self, names: list[str]) -> None:
         """Find the momenta and decide on the output columns."""
         missing: Any = self.missing
         if missing is not None and (not isinstance(missing, Real) or math.isinf(missing)):
             raise ValueError(f"missing must be a finite number or None, got {missing!r}.")
-        self._layout = CartesianLayout.of(names, self.n_features_in_)
-        return self._layout.momenta
+        momenta = self._find(names, self.n_features_in_, complete=False)
+        self._layout = CartesianLayout.of(momenta, names, self.n_features_in_)
+
+    def _changed(self) -> list[str]:
+        return list(dict.fromkeys(momentum.name for momentum in self._layout.momenta))
+
+    def _left_over(self, names: list[str]) -> list[int]:
+        # Cartesian components stay as they are, and a pseudorapidity alone is as good an input as any: only
+        # azimuths need to be converted, since they are cyclic.
+        cartesian = [*self._columns.x, *self._columns.y, *self._columns.z]
+        left = find_directions(names, {*columns_of(self._layout.momenta), *cartesian})
+        components = {i: only_reading(names[i]) for i in left}
+        if not {"phi", "azimuth"} & set(components.values()):
+            return []
+        return [i for i, component in components.items() if component not in CARTESIAN]
 
     @property
     def layout(self) -> CartesianLayout:
@@ -92,10 +122,11 @@ class CartesianMomenta(PlainState, EventTransformer):
         Raises
         ------
         ValueError
-            If a momentum is negative or infinite, as with -999 for "missing".
+            If a momentum is negative or infinite, as with -999 for "missing", or angles are in degrees.
         """
         table, values = self.read(X)
         made = self._layout.forward(table, values, cartesian_from_cylindrical, self.missing)
+        self.check(values)
         return self._layout.label(made, table, self.get_feature_names_out())
 
     def inverse_transform(self, X: Any) -> Any:
@@ -138,7 +169,7 @@ class Alignment(NamedTuple):
 
 
 @public("skhep_nn")
-class EventAligner(PlainState, EventTransformer):
+class EventAligner(MomentumFinder, PlainState, EventTransformer):
     """Rotate and reflect all events to a common orientation.
 
     Rotates every event in azimuth and reflects it in z, so that the reference has phi = 0 and
@@ -154,9 +185,15 @@ class EventAligner(PlainState, EventTransformer):
         Object that decides the reflection in y, and in z if the reference has eta = 0.
     columns : sequence of str, default=None
         Names of the columns, if X is an array. A DataFrame already has names.
+    objects : dict, default=None
+        Momenta that names alone do not tell: for each object its columns by component, such as
+        ``{"jet": {"pt": "a", "eta": "b", "phi": "c"}}`` or ``{"met": {"px": 3, "py": 4}}``, or a tuple of
+        columns if their names tell the components. All other columns are searched as usual.
 
     Attributes
     ----------
+    objects_ : dict
+        For each object that was found or given, its columns by component.
     n_features_in_, feature_names_in_ : int, ndarray of str
         Number of columns seen in `fit`, and their names if X had names.
 
@@ -180,20 +217,20 @@ class EventAligner(PlainState, EventTransformer):
         reference: str = "PRI_lep",
         orient: str = "PRI_tau",
         columns: Sequence[str] | None = None,
+        objects: Mapping[str, Any] | None = None,
     ) -> None:
         self.reference = reference
         self.orient = orient
         self.columns = columns
+        self.objects = objects
 
-    def _prepare(self, names: list[str]) -> Sequence[Momentum]:
+    def _prepare(self, names: list[str]) -> None:
         """Find the columns to turn, the two objects and the column to drop."""
-        momenta = find_complete(names)
-        self._columns = MomentumColumns.of(momenta)
+        momenta = self._find(names, self.n_features_in_)
         roles = {"reference": self.reference, "orient": self.orient} if momenta else {}
         self._objects = [find_object(momenta, *role) for role in roles.items()]
         constant = [momentum.y for momentum in self._objects[:1]]
         self._kept = [i for i in range(self.n_features_in_) if i not in constant]
-        return momenta
 
     @property
     def alignment(self) -> Alignment:
@@ -216,6 +253,7 @@ class EventAligner(PlainState, EventTransformer):
         table, values = self.read(X)
         if not self._objects:
             return (values if table is None else table).copy()
+        self.check(values)
         turned = self._columns.turn_table(table, values, Turn.aligning(values, *self._objects))
         return turned[:, self._kept] if table is None else turned.iloc[:, self._kept]
 

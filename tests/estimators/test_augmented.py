@@ -442,3 +442,23 @@ def test_tables_of_other_libraries(data):
     ):
         expected = clone(model).fit(X, y).predict_proba(X)
         np.testing.assert_array_equal(model.fit(Frame(X), y).predict_proba(Frame(X)), expected)
+
+
+def test_an_array_without_names_is_an_error_unless_the_augmenter_names_its_columns(data):
+    X, y, _ = data
+    model = AugmentedClassifier(LogisticRegression(), augmenter=EventAugmenter(), n_copies=1)
+    with pytest.raises(ValueError, match=r"AugmentedClassifier got X without column names"):
+        model.fit(X.to_numpy(), y)
+    model.set_params(augmenter__columns=NAMES).fit(X.to_numpy(), y)
+    assert list(model.augmenter_.objects_) == ["e", "nu"]
+    with pytest.warns(UserWarning, match=r"without column names: give them as columns"):
+        model.set_params(augmenter=None).fit(X.to_numpy(), y)
+
+
+def test_the_scaler_belongs_into_the_estimator(data):
+    X, y, _ = data
+    scaler = StandardScaler().set_output(transform="pandas")
+    outside = make_pipeline(scaler, AugmentedClassifier(LogisticRegression(), n_copies=1))
+    with pytest.warns(UserWarning, match="look scaled"):
+        outside.fit(X, y)
+    AugmentedClassifier(make_pipeline(StandardScaler(), RidgeClassifier()), n_copies=0).fit(X, y)

@@ -7,7 +7,14 @@ import pytest
 import vector
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import (
+    MaxAbsScaler,
+    MinMaxScaler,
+    PowerTransformer,
+    QuantileTransformer,
+    RobustScaler,
+    StandardScaler,
+)
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skhep_nn.augmentation import EventAugmenter
@@ -114,7 +121,7 @@ def test_inverse_restores_the_events(challenge, events):
     np.testing.assert_allclose(np.delete(restored, 6, 1), np.delete(values, 6, 1), atol=1e-12)
     with pytest.raises(ValueError, match=r"X has 3 features, but CartesianMomenta.transform gives"):
         array.inverse_transform(values[:, :3])
-    with pytest.raises(ValueError, match="should be those that transform gives"):
+    with pytest.raises(ValueError, match="should be the columns that transform gives"):
         transformer.inverse_transform(transformer.transform(events).rename(columns={"mass": "m"}))
 
 
@@ -240,3 +247,119 @@ def test_numbers_for_missing_quantities_are_not_turned(step):
         step.fit(events).transform(events)
     missing = events.replace(-999.0, np.nan)
     assert np.isnan(np.asarray(step.fit(missing).transform(missing), dtype=float)[1]).sum() >= 2
+
+
+STEPS = [EventAligner(reference="e", orient="t"), EventAugmenter(), CartesianMomenta()]
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("degrees", [[170.0, -120.0], [0.1, 7.0]])
+def test_degrees_are_refused(step, degrees):
+    events = pd.DataFrame({"e_pt": [40.0, 30.0], "e_eta": 0.5, "e_phi": degrees})
+    events = events.assign(t_pt=1.0, t_eta=1.0, t_phi=[0.1, 0.2])
+    with pytest.raises(ValueError, match=r"'e_phi' has the azimuth .* Angles are in radians"):
+        step.fit(events).transform(events)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_azimuths_may_begin_at_zero(step):
+    events = pd.DataFrame({"e_pt": [40.0, 30.0], "e_eta": 0.5, "e_phi": [0.1, 6.28]})
+    events = events.assign(t_pt=1.0, t_eta=1.0, t_phi=[0.1, 0.2])
+    step.fit(events).transform(events)
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    ("values", "refused"),
+    [
+        ({"e_px": -999.0, "e_py": -999.0, "e_pz": -999.0}, True),
+        ({"e_px": -99.0, "e_py": -99.0}, True),
+        ({"e_px": -9999.0}, True),
+        ({"e_pz": -999.0}, True),
+        ({"e_px": -998.9, "e_py": -99.0}, False),
+        ({"e_px": 50.0, "e_py": 50.0}, False),
+    ],
+)
+def test_placeholders_among_cartesian_components(step, values, refused):
+    events = pd.DataFrame({"e_px": [40.0, 2.0], "e_py": [0.5, 3.0], "e_pz": [3.0, 4.0]})
+    events = events.assign(t_px=1.0, t_py=[0.1, 0.2], t_pz=0.5, m_pt=1.0, m_phi=1.0)
+    step.fit(events).transform(events)
+    for name, value in values.items():
+        events.loc[1, name] = value
+    if not refused:
+        step.fit(events).transform(events)
+        return
+    with pytest.raises(ValueError, match=r"'e_p[xz]' has the component -9+.0 in row 1, and 1 rows"):
+        step.fit(events).transform(events)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_one_real_component_of_minus_999_is_no_placeholder(step):
+    rng = np.random.default_rng(0)
+    names = ["e_px", "e_py", "e_pz", "t_px", "t_py", "t_pz", "m_pt", "m_phi"]
+    events = pd.DataFrame(rng.normal(0, 500, (3000, 8)), columns=names)
+    events = events.assign(m_pt=1.0, m_phi=rng.uniform(-np.pi, np.pi, 3000))
+    events.loc[7, "e_px"] = -999.0
+    step.fit(events).transform(events)
+
+
+@pytest.mark.parametrize("step", STEPS[:2])
+@pytest.mark.parametrize("bad", [{"e_pt": -1.0}, {"e_eta": -999.0}, {"e_eta": 99.0}])
+def test_impossible_moduli_and_pseudorapidities(step, bad):
+    events = pd.DataFrame({"e_pt": [40.0, 30.0], "e_eta": [0.5, 0.1], "e_phi": [0.1, 2.0]})
+    events = events.assign(t_pt=1.0, t_eta=1.0, t_phi=[0.1, 0.2])
+    for name, value in bad.items():
+        events.loc[1, name] = value
+    with pytest.raises(ValueError, match=r"in row 1, and 1 rows .* scaler out"):
+        step.fit(events).transform(events)
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    "scaler",
+    [
+        *(StandardScaler(), RobustScaler(), MinMaxScaler(), MaxAbsScaler(), PowerTransformer()),
+        QuantileTransformer(n_quantiles=50),
+        QuantileTransformer(n_quantiles=50, output_distribution="normal"),
+    ],
+    ids=str,
+)
+def test_scaled_momenta_are_noticed(step, scaler):
+    rng = np.random.default_rng(0)
+    events = pd.DataFrame({f"{name}_pt": rng.exponential(40, 500) for name in "et"})
+    events = events.assign(**{f"{name}_eta": rng.normal(0, 1, 500) for name in "et"})
+    events = events.assign(**{f"{name}_phi": rng.uniform(-np.pi, np.pi, 500) for name in "et"})
+    step.fit(events).transform(events)
+    scaled = scaler.set_output(transform="pandas").fit_transform(events)
+    with pytest.raises((ValueError, UserWarning), match="scaled"):
+        step.fit(scaled).transform(scaled)
+
+
+@pytest.mark.parametrize("scaler", [StandardScaler(), MinMaxScaler(), MaxAbsScaler()], ids=str)
+def test_scaled_cartesian_momenta_are_noticed(scaler):
+    names = ["e_px", "e_py", "e_pz", "t_px", "t_py"]
+    events = pd.DataFrame(np.random.default_rng(0).normal(0, 40, (300, 5)), columns=names)
+    EventAugmenter().fit(events)
+    scaled = scaler.set_output(transform="pandas").fit_transform(events).astype(np.float32)
+    with pytest.warns(UserWarning, match="look scaled: all columns of momenta have"):
+        EventAugmenter().fit(scaled)
+
+
+def test_azimuths_scaled_elsewhere_are_noticed():
+    rng = np.random.default_rng(0)
+    events = pd.DataFrame({"e_pt": 2.0, "e_phi": rng.uniform(-np.sqrt(3), np.sqrt(3), 500)})
+    with pytest.warns(UserWarning, match=r"\['e_phi'\] do not fill a full turn of 2 pi"):
+        EventAugmenter().fit(events)
+    # Half a turn is what folded azimuths fill.
+    EventAugmenter().fit(events.assign(e_phi=rng.uniform(0, np.pi, 500)))
+
+
+def test_missing_fills_what_was_marked_as_missing():
+    events = pd.DataFrame(
+        {"jet_pt": [40.0, -999.0], "jet_eta": [1, -999.0], "jet_phi": [1, -999.0]}
+    )
+    marked = events.replace(-999.0, np.nan)
+    out = CartesianMomenta(missing=-5.0).fit_transform(marked)
+    assert (out.iloc[1] == -5.0).all()
+    with pytest.raises(ValueError, match=r"transverse momentum -999\.0"):
+        CartesianMomenta(missing=-5.0).fit_transform(events)
