@@ -34,6 +34,7 @@ OPTIONAL = {
 
 # Files of tests that are not about one module, each with the reason.
 TESTS_WITHOUT_A_MODULE = {
+    "datasets/fuzzed_files.py": "2,000 damaged files, for all loaders",
     "estimators/refit.py": "a second fit, seeds and the state of torch, of any estimator",
     "inputs/reader_threads.py": "the number of reading threads, a part of shuffled_chunks",
     "io/forged_files.py": "attacks on load",

@@ -113,11 +113,12 @@ def _list_npz(path: Path) -> dict[str, StoredArray]:
     with errors_name_file(path, " is damaged or cut off"), zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             name = member.filename.removesuffix(".npy")
-            if name == member.filename:
-                continue
             if name in arrays:
                 raise ValueError(f"two arrays are called {name!r}")
+            # Opening compares the two places of a zip file that hold the name.
             with archive.open(member) as file:
+                if name == member.filename:
+                    continue
                 form = _npy_header(file, name, member.file_size)
             read = _npz_reader(path, name, member, form)
             arrays[name] = StoredArray(form.shape, form.dtype, read, name)

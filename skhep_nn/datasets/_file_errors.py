@@ -16,7 +16,8 @@ def errors_name_file(
     """Turn an error inside the block into one that begins with the path.
 
     numpy, zipfile, h5py and pandas raise errors of many types for broken bytes, most of them without the
-    path. Errors that are of a documented type and name the file already stay as they are, as does ImportError.
+    path. Errors that are of a documented type and name the file already stay as they are, as do ImportError
+    and warnings that a filter has made errors.
 
     Parameters
     ----------
@@ -29,7 +30,7 @@ def errors_name_file(
     """
     try:
         yield
-    except ImportError:
+    except (ImportError, Warning):
         raise
     except Exception as error:
         if isinstance(error, ValueError | OSError) and str(path) in str(error):

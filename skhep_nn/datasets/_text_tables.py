@@ -45,7 +45,12 @@ def read_table(path: Path) -> tuple[list[str], Iterator[Array]]:
         raise ValueError(f"{path} holds no traces")
     separator = next((mark for mark in ",;\t" if mark in first), None)
     fields = [field.strip() for field in first.lstrip("# ").split(separator)]
-    names = fields if _is_header(fields, second.split(separator)[0].strip()) else []
+    below = next((field.strip() for field in second.split(separator)), "")
+    if not fields:
+        raise ValueError(
+            f"{path}: the first line, {first.strip()!r}, holds neither names nor numbers"
+        )
+    names = fields if _is_header(fields, below) else []
     rows = itertools.chain([] if names else [first], [second] if second else [], lines)
     return names, _blocks(path, rows, separator, len(fields))
 

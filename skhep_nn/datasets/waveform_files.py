@@ -17,6 +17,7 @@ from skhep_nn.datasets._array_files import (
     list_arrays,
     list_paths,
 )
+from skhep_nn.datasets._file_errors import errors_name_file
 from skhep_nn.datasets._text_tables import Points, find_points, listed, read_table
 from skhep_nn.utils.checks import is_integer
 
@@ -152,7 +153,8 @@ def load_waveforms(
     for name in paths:
         file = Path(name).expanduser()
         # Several files are copied into one array anyway, so that mapping them saves a copy.
-        traces, target = _load(file, traces_key, target_key, memory_map or len(paths) > 1)
+        with errors_name_file(file, " is damaged"):
+            traces, target = _load(file, traces_key, target_key, memory_map or len(paths) > 1)
         kept = _apply_non_finite(file, traces, target, non_finite)
         parts.append(kept._replace(dropped=kept.dropped + offset))
         _check_same_form(file, parts[-1], paths[0], parts[0])

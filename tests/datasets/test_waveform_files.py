@@ -468,6 +468,8 @@ def test_text_that_is_wrong(tmp_path):
         ("", r"traces.csv is empty"),
         ("\n\n", r"traces.csv holds no traces"),
         ("y\n1\n", r"traces.csv holds no traces"),
+        ("PK", r"traces.csv holds no traces"),
+        ("#\n1,2\n", r"traces.csv: the first line, '#', holds neither names nor numbers"),
     ]:
         path.write_text(text)
         with pytest.raises(ValueError, match=message):
@@ -514,6 +516,18 @@ def test_files_that_are_damaged(tmp_path, traces, target):
     content[place : place + 40] = bytes(40)
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"traces.hdf5: array 'X' is damaged"):
+        load_waveforms(path)
+
+
+def test_an_array_of_npz_whose_name_is_damaged_is_not_left_out(tmp_path, traces, target):
+    path = write(tmp_path, "npz", {"X": traces, "y": target})
+    content = bytearray(path.read_bytes())
+    place = content.rindex(b"y.npy")
+    content[place + 1 : place + 2] = b"h"
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"traces\.npz is damaged or cut off: File name in directory"
+    ):
         load_waveforms(path)
 
 
