@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import sklearn
 from numpy.testing import assert_allclose
+from sklearn.base import clone
 
-from skhep_nn import load
+from skhep_nn import CartesianMomenta, EventAugmenter, load, save
 from tests.io.write_stored_models import make_inputs, make_models
 
 pytest.importorskip("skops.io")
@@ -84,3 +85,29 @@ def test_pickles_name_only_what_is_public(path):
     content = zlib.decompress(path.read_bytes())
     assert b"skhep_nn" in content
     assert b"skhep_nn._" not in content
+
+
+@pytest.mark.parametrize("path", [p for p in SKOPS if "augmenter" in p.stem], ids=name_of)
+def test_old_files_have_the_defaults_of_new_parameters(path, inputs):
+    model = load(path, trusted=TREES)
+    assert repr(clone(model))
+    if "objects" in model.get_params():
+        assert model.get_params()["objects"] is None
+        assert model.fit(inputs["events"]).objects_
+
+
+def test_objects_that_users_name_are_stored(tmp_path, inputs):
+    events = inputs["events"].rename(columns={"lep_pt": "a", "lep_eta": "b", "lep_phi": "c"})
+    objects = {"lep": {"pt": "a", "eta": "b", "phi": 2}}
+    for step in (
+        EventAugmenter(objects=objects, random_state=0),
+        CartesianMomenta(objects=objects),
+    ):
+        save(step.fit(events), tmp_path / "step.skops")
+        loaded = load(tmp_path / "step.skops")
+        assert loaded.get_params() == step.get_params()
+        assert loaded.objects_ == step.objects_
+        assert loaded.objects_["lep"] == {"pt": "a", "eta": "b", "phi": "c"}
+        assert loaded.transform(events).equals(step.transform(events))
+        with pytest.raises(ValueError, match="azimuth"):
+            loaded.transform(events.assign(c=170.0))

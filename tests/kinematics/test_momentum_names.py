@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from skhep_nn.augmentation import EventAugmenter
 from skhep_nn.kinematics import delta_phi
-from skhep_nn.kinematics.momenta import find_momenta
+from skhep_nn.kinematics.momenta import check_complete, columns_of, find_momenta
 from skhep_nn.kinematics.momentum_names import find_directions, only_reading
 from skhep_nn.preprocessing import CartesianMomenta, EventAligner
 
@@ -113,6 +113,51 @@ def test_leftovers_that_look_like_directions(names, left):
     names = [*names, "lep_px", "lep_py"]
     found = find_directions(names, {len(names) - 2, len(names) - 1})
     assert [names[i] for i in found] == left
+
+
+TABLES = {
+    "NanoAOD": (
+        (
+            "nJet Jet_pt_0 Jet_eta_0 Jet_phi_0 Jet_mass_0 Jet_btagDeepFlavB_0 Muon_pt_0 Muon_eta_0 Muon_phi_0 Muon_dxy_0 "
+            "Muon_dz_0 Electron_deltaEtaSC_0 Electron_sieie_0 MET_pt MET_phi MET_sumEt MET_covXX PV_x PV_y PV_z PV_npvs"
+        ),
+        ["Jet_0", "Muon_0", "MET"],
+    ),
+    "ATLAS": (
+        (
+            "lep_pt lep_eta lep_phi lep_E lep_z0 lep_charge lep_ptcone30 lep_etcone20 lep_trackd0pvunbiased met_et met_phi "
+            "jet_n jet_pt jet_eta jet_phi jet_E jet_MV2c10 mcWeight met_et_syst ditau_m"
+        ),
+        ["lep", "met", "jet"],
+    ),
+    "Delphes": (
+        "Jet.PT Jet.Eta Jet.Phi Jet.Mass Jet.DeltaEta Jet.DeltaPhi Jet.BTag MissingET.MET MissingET.Phi ScalarHT.HT",
+        ["Jet", "MissingET"],
+    ),
+    "LHC olympics": ("pxj1 pyj1 pzj1 mj1 tau1j1 pxj2 pyj2 pzj2 mj2 tau1j2", ["j1", "j2"]),
+    "uproot-HZZ": (
+        "NJet Jet_Px[0] Jet_Py[0] Jet_Pz[0] Jet_E[0] Muon_Px_0 Muon_Py_0 Muon_Pz_0 Muon_Iso_0 MET_px MET_py EventWeight",
+        ["Jet[0]", "Muon_0", "MET"],
+    ),
+    "tau pairs": (
+        "pt_1 eta_1 phi_1 m_1 iso_1 pt_2 eta_2 phi_2 jpt_1 jeta_1 jphi_1 pt_met phi_met m_vis pt_vis jdeta deta dphi",
+        ["1", "2", "j_1", "met"],
+    ),
+    "camel case": (
+        "leadJetPt leadJetEta leadJetPhi metPt metPhi dijetDEta dijetDPhi l1pt l1eta l1phi etmiss etmiss_phi thrust",
+        ["leadJet", "met", "l1", "etmiss"],
+    ),
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_whole_tables_of_experiments(table):
+    text, objects = TABLES[table]
+    names = text.split()
+    momenta = find_momenta(names)
+    assert [momentum.name for momentum in momenta] == objects
+    assert not find_directions(names, set(columns_of(momenta)))
+    check_complete(names, momenta)
 
 
 def test_components_of_single_names():
