@@ -18,7 +18,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassif
 from sklearn.model_selection import cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
-from skorch.callbacks import EarlyStopping
+from skorch.callbacks import Callback, EarlyStopping
 
 from skhep_nn import (
     AugmentedClassifier,
@@ -167,13 +167,38 @@ def test_options_of_the_benchmarks() -> None:
 # -- docs/errors.md -------------------------------------------------------------------------------
 
 
+class _Interrupt(Callback):
+    """Ends training at the start of an epoch as callbacks do, and at its end as Ctrl-C does."""
+
+    def __init__(self, method: str) -> None:
+        self.method = method
+
+    def notify(self, method: str, net: Any) -> None:
+        if method == self.method:
+            net.interrupts_.seen = method == "on_epoch_end"
+            raise KeyboardInterrupt
+
+    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
+        self.notify("on_epoch_begin", net)
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        self.notify("on_epoch_end", net)
+
+
 def _raised(actions: dict[str, Callable[[], object]]) -> list[str]:
     """What each action complains of, in one line."""
     messages = []
     for name, action in actions.items():
         try:
             action()
-        except (ValueError, TypeError, OSError, UserWarning) as error:
+        except (
+            ValueError,
+            TypeError,
+            OSError,
+            RuntimeError,
+            UserWarning,
+            KeyboardInterrupt,
+        ) as error:
             messages.append(" ".join(str(error).split()))
         else:
             pytest.fail(f"nothing is wrong with: {name}")
@@ -236,6 +261,10 @@ def _bad_targets_and_weights() -> dict[str, Callable[[], object]]:
         "zeros": lambda: net.fit(X, y, sample_weight=np.zeros(4)),
         "negative total": lambda: net.fit(X, y, sample_weight=[1.0, -2.0, 0.5, -1.0]),
         "negative class": lambda: balanced.fit(X, y, sample_weight=[1.0, -2.0, 0.5, 1.0]),
+        "Ctrl-C": lambda: DenseNetClassifier(callbacks=[_Interrupt("on_epoch_end")]).fit(X, y),
+        "stop at once": lambda: DenseNetClassifier(callbacks=[_Interrupt("on_epoch_begin")]).fit(
+            X, y
+        ),
     }
     if not torch.cuda.is_available():
         actions["no GPU"] = lambda: DenseNetClassifier(device="cuda").fit(X, y)

@@ -1,17 +1,45 @@
 """Fits that fail, are interrupted, diverge, or run side by side."""
 
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from joblib import Parallel, delayed
+from numpy.testing import assert_array_equal
 from sklearn.callback import ScoringMonitor
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import Callback, Checkpoint, EpochScoring, LRScheduler, PassthroughScoring
 
-from skhep_nn import Constant, DenseNetClassifier, DenseNetRegressor, OneCycle
-from skhep_nn.training import run
+from skhep_nn import (
+    AugmentedClassifier,
+    CaloCNNClassifier,
+    Constant,
+    CosineRestarts,
+    DenseNetClassifier,
+    DenseNetRegressor,
+    EventAugmenter,
+    OneCycle,
+    SnapshotEnsemble,
+    StackedPostRegressor,
+    StochasticWeightAveraging,
+    WaveformRegressor,
+    fit_together,
+    load_calo_hdf5,
+)
+from skhep_nn.kernels.cpu_step import DenseStep
+from skhep_nn.training import cpu_parallel, run
+from skhep_nn.training.checkpoints import BestEpochs
 from skhep_nn.utils.folds import make_folds
 
 
@@ -26,20 +54,14 @@ def quick(**params):
     return DenseNetClassifier(**{"max_epochs": 5, "random_state": 0} | params)
 
 
-class InterruptAt(Constant):
-    def rates(self, epoch, **kwargs):
-        if epoch == 1:
-            raise KeyboardInterrupt
-        return super().rates(epoch, **kwargs)
-
-
 class TestHalfAFit:
     def test_an_interrupted_refit_leaves_nothing_of_the_old_one(self, blobs):
         X, _ = blobs
         model = DenseNetRegressor(max_epochs=3, random_state=0).fit(X, X[:, 0])
-        model.set_params(schedule=InterruptAt())
+        model.set_params(callbacks=[ctrl_c("on_epoch_begin", epoch=1)])
         with pytest.raises(KeyboardInterrupt):
             model.fit(X, 1000 * X[:, 0] + 5e4)
+        assert not [name for name in vars(model) if name.endswith("_") and name[0] != "_"]
         with pytest.raises(NotFittedError):
             model.predict(X)
 
@@ -60,7 +82,267 @@ class TestHalfAFit:
         assert not hasattr(model, "categories_")
 
 
+def ctrl_c(method, epoch=4):
+    """Return a callback that presses Ctrl-C in a method during an epoch, counted from one."""
+
+    def press(self, net, **kwargs):
+        if len(net.history) == epoch:
+            signal.raise_signal(signal.SIGINT)
+
+    return type("CtrlC", (Callback,), {method: press})()
+
+
+class StopAfter(Callback):
+    def __init__(self, n_epochs):
+        self.n_epochs = n_epochs
+
+    def on_epoch_end(self, net, **kwargs):
+        if len(net.history) == self.n_epochs:
+            raise KeyboardInterrupt
+
+
+class OnBatches(Callback):
+    def on_batch_end(self, net, **kwargs): ...
+
+
+def interrupted(model, *data):
+    """Fit a model that is interrupted after three epochs."""
+    with (
+        pytest.warns(ConvergenceWarning, match="interrupted after 3 of 8 epochs"),
+        pytest.raises(KeyboardInterrupt, match="interrupted after 3 of 8 epochs"),
+    ):
+        model.fit(*data)
+    return model
+
+
+def assert_same_fit(model, other):
+    for name, states in other.ensemble_.states.items():
+        assert_array_equal(model.ensemble_.states[name], states)
+    assert_array_equal(model.ensemble_.weights, other.ensemble_.weights)
+    columns = ["member", "epoch", "train_loss", "valid_loss", "lr", "momentum"]
+    pd.testing.assert_frame_equal(model.history_[columns], other.history_[columns])
+
+
+class TestCtrlC:
+    """Ctrl-C keeps the complete epochs, and is raised again."""
+
+    @pytest.fixture(autouse=True)
+    def answered(self):
+        """Answer Ctrl-C also where a shell started the tests in the background, which ignore it."""
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+        signal.signal(signal.SIGINT, before)
+
+    @pytest.mark.parametrize("n_members", [1, 3])
+    @pytest.mark.parametrize(
+        "callbacks",
+        [
+            [ctrl_c("on_epoch_begin")],
+            [ctrl_c("on_epoch_end", epoch=3)],
+            [ctrl_c("on_batch_begin"), OnBatches()],
+            [ctrl_c("on_batch_end"), OnBatches()],
+            [ctrl_c("on_grad_computed"), OnBatches()],
+        ],
+        ids=["epoch_begin", "epoch_end", "batch_begin", "batch_end", "gradient"],
+    )
+    def test_in_a_callback_leaves_the_epochs_before_it(self, blobs, callbacks, n_members):
+        params = {"max_epochs": 8, "n_members": n_members}
+        model = interrupted(quick(callbacks=callbacks, **params), *blobs)
+        watching = [OnBatches()] if len(callbacks) > 1 else []
+        expected = quick(callbacks=[StopAfter(3), *watching], **params).fit(*blobs)
+        assert_same_fit(model, expected)
+        assert len(model.net_.history) == 3
+        assert_array_equal(model.predict_proba(blobs[0]), expected.predict_proba(blobs[0]))
+
+    @pytest.mark.parametrize(
+        "averaging", [StochasticWeightAveraging(1, renewal_period=None), SnapshotEnsemble(2)]
+    )
+    def test_with_averaging(self, blobs, averaging):
+        params = {
+            "max_epochs": 8,
+            "averaging": averaging,
+            "schedule": CosineRestarts(cycle=1, growth=1),
+        }
+        model = interrupted(quick(callbacks=[ctrl_c("on_epoch_begin")], **params), *blobs)
+        assert_same_fit(model, quick(callbacks=[StopAfter(3)], **params).fit(*blobs))
+
+    @pytest.mark.parametrize("kind", [CaloCNNClassifier, WaveformRegressor])
+    def test_within_an_epoch_of_automatic_differentiation(self, kind):
+        rng = np.random.default_rng(0)
+        X, y = (
+            rng.random((90, 16, 16) if kind is CaloCNNClassifier else (90, 200)),
+            np.arange(90) % 2,
+        )
+        params = {"max_epochs": 8, "batch_size": 32, "random_state": 0, "device": "cpu"}
+        callbacks = [ctrl_c("on_batch_end"), OnBatches()]
+        model = interrupted(kind(callbacks=callbacks, **params), X, y)
+        other = kind(callbacks=[StopAfter(3), OnBatches()], **params).fit(X, y)
+        assert_same_fit(model, other)
+
+    @pytest.mark.parametrize("n_groups", [1, 2])
+    def test_within_an_epoch_of_threads(self, blobs, n_groups, monkeypatch):
+        monkeypatch.setattr(cpu_parallel, "n_groups", lambda *args: n_groups)
+        n_threads = torch.get_num_threads()
+        handler = signal.getsignal(signal.SIGINT)
+        take, pressed = DenseStep.step, []
+
+        def step(self, *batch):
+            if self.n_taken == 3:  # one step an epoch
+                pressed.append(self)
+                if len(pressed) == 1:
+                    os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.05)
+            self.n_taken += 1
+            return take(self, *batch)
+
+        monkeypatch.setattr(DenseStep, "n_taken", 0, raising=False)
+        monkeypatch.setattr(DenseStep, "step", step)
+        model = interrupted(quick(max_epochs=8, n_members=4), *blobs)
+        monkeypatch.undo()
+        assert_same_fit(
+            model, quick(max_epochs=8, n_members=4, callbacks=[StopAfter(3)]).fit(*blobs)
+        )
+        assert len(model.net_.pass_.groups) == n_groups
+        assert torch.get_num_threads() == n_threads
+        assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")]
+        assert signal.getsignal(signal.SIGINT) is handler
+
+    def test_of_rows_that_are_read_from_a_file(self, tmp_path):
+        h5py = pytest.importorskip("h5py")
+        rng = np.random.default_rng(0)
+        with h5py.File(tmp_path / "images.h5", "w") as file:
+            file.create_dataset(
+                "X", data=rng.random((256, 8, 8), dtype=np.float32), chunks=(32, 8, 8)
+            )
+            file.create_dataset("y", data=np.arange(256) % 2)
+        loaded = load_calo_hdf5(tmp_path / "images.h5", lazy=True)
+        images, y = loaded.images, loaded.target
+        before = threading.active_count()
+        params = {"max_epochs": 8, "batch_size": 32, "random_state": 0, "device": "cpu"}
+        callbacks = [ctrl_c("on_batch_end"), OnBatches()]
+        model = interrupted(CaloCNNClassifier(callbacks=callbacks, **params), images, y)
+        assert threading.active_count() <= before
+        assert model.predict(images).shape == y.shape
+
+    def test_before_the_end_of_the_first_epoch_leaves_nothing(self, blobs):
+        for method in ("on_train_begin", "on_epoch_begin", "on_batch_end"):
+            model = quick(callbacks=[ctrl_c(method, epoch=method != "on_train_begin"), OnBatches()])
+            with pytest.raises(KeyboardInterrupt):
+                model.fit(*blobs)
+            with pytest.raises(NotFittedError):
+                check_is_fitted(model)
+
+    def test_while_an_epoch_is_recorded_waits_for_its_end(self, blobs, monkeypatch):
+        update = BestEpochs.update
+
+        def press(self, losses, epoch, *args):
+            if epoch == 2:
+                signal.raise_signal(signal.SIGINT)
+            update(self, losses, epoch, *args)
+
+        monkeypatch.setattr(BestEpochs, "update", press)
+        model = interrupted(quick(max_epochs=8, n_members=2), *blobs)
+        monkeypatch.undo()
+        expected = quick(max_epochs=8, n_members=2, callbacks=[StopAfter(3)]).fit(*blobs)
+        assert_array_equal(model.predict_proba(blobs[0]), expected.predict_proba(blobs[0]))
+
+    @pytest.mark.filterwarnings("error")
+    def test_is_raised_although_warnings_are_errors(self, blobs):
+        model = quick(callbacks=[ctrl_c("on_epoch_begin")])
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(*blobs)
+        assert model.predict(blobs[0]).shape == (300,)
+
+    def test_is_raised_although_the_members_have_diverged(self, blobs):
+        model = quick(schedule=Constant(1e30), callbacks=[ctrl_c("on_epoch_begin")])
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(*blobs)
+        with pytest.raises(NotFittedError):
+            model.predict(blobs[0])
+
+    def test_is_raised_although_a_callback_misses_the_rest(self, blobs):
+        class Complain(Callback):
+            def on_train_end(self, net, **kwargs):
+                raise KeyError("nothing")
+
+        with pytest.warns(ConvergenceWarning), pytest.raises(KeyboardInterrupt):
+            quick(callbacks=[ctrl_c("on_epoch_begin"), Complain()]).fit(*blobs)
+
+    @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+    def test_ends_searches(self, blobs):
+        model = quick(callbacks=[ctrl_c("on_epoch_begin")])
+        for search in (
+            GridSearchCV(model, {"depth": [1, 2]}, cv=2),
+            make_pipeline(StandardScaler(), model),
+            StackedPostRegressor(DenseNetRegressor(callbacks=[ctrl_c("on_epoch_begin")])),
+            AugmentedClassifier(model, augmenter=EventAugmenter(columns=["e_px", "e_py", "e_pz"])),
+        ):
+            with pytest.raises(KeyboardInterrupt):
+                search.fit(*blobs)
+        with pytest.raises(KeyboardInterrupt):
+            cross_val_score(model, *blobs, cv=2)
+
+    def test_of_a_joint_fit_keeps_every_estimator(self, blobs):
+        class PressAt(Constant):
+            def rates(self, epoch, **kwargs):
+                if epoch == 3 and "valid_losses" in kwargs:
+                    signal.raise_signal(signal.SIGINT)
+                return super().rates(epoch, **kwargs)
+
+        models = [quick(random_state=k, max_epochs=8, schedule=PressAt()) for k in range(2)]
+        with pytest.warns(ConvergenceWarning, match="3 of 8"), pytest.raises(KeyboardInterrupt):
+            fit_together(models, *blobs)
+        assert [len(model.history_) for model in models] == [3, 3]
+        assert all(model.predict(blobs[0]).shape == (300,) for model in models)
+
+    def test_first_fit_of_a_process_can_be_repeated(self):
+        """The first optimizer imports parts of torch; an import that was cut short fails the next time."""
+        code = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import numpy as np
+from skhep_nn import DenseNetClassifier
+
+class Press:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch._inductor.config":
+            sys.meta_path.remove(self)
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Press())
+X, y = np.random.default_rng(0).normal(size=(100, 2)), np.arange(100) % 2
+model = DenseNetClassifier(max_epochs=2, random_state=0)
+try:
+    model.fit(X, y)
+except KeyboardInterrupt:
+    print("interrupted", len(sys.meta_path))
+print(model.fit(X, y).predict(X).shape)
+"""
+        out = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        assert out.stdout.splitlines()[0].startswith("interrupted")
+        assert out.stdout.splitlines()[1] == "(100,)"
+
+
 class TestKeyboardInterrupt:
+    def test_of_a_callback_before_the_end_of_the_first_epoch(self, blobs):
+        class StopAtOnce(Callback):
+            def on_batch_end(self, net, **kwargs):
+                raise KeyboardInterrupt
+
+        with pytest.raises(RuntimeError, match="ended training before the end of the first epoch"):
+            quick(callbacks=[StopAtOnce()]).fit(*blobs)
+
+    def test_of_a_callback_within_an_epoch_leaves_the_epochs_before_it(self, blobs):
+        class StopWithin(Callback):
+            def on_batch_end(self, net, **kwargs):
+                if len(net.history) == 4:
+                    raise KeyboardInterrupt
+
+        model = quick(callbacks=[StopWithin()]).fit(*blobs)
+        assert_same_fit(model, quick(callbacks=[StopAfter(3), OnBatches()]).fit(*blobs))
+
     def test_of_the_user_during_scikit_learns_callbacks(self, blobs):
         class Interrupt:
             def setup(self, estimator, context): ...

@@ -25,7 +25,7 @@ from skhep_nn.inputs.events import refuse_without_names
 from skhep_nn.training.batches import n_steps
 from skhep_nn.training.job import Job, Settings, Target
 from skhep_nn.training.optimizers import OPTIMIZERS
-from skhep_nn.training.run import Result, result_of, run
+from skhep_nn.training.run import Result, raise_interrupt, result_of, run
 from skhep_nn.training.schedules import OneCycle
 from skhep_nn.training.sklearn_callbacks import (
     CallbackSupportMixin,
@@ -151,6 +151,9 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
         ------
         ValueError
             If inputs, targets, weights or parameters are invalid.
+        KeyboardInterrupt
+            After Ctrl-C. The complete epochs are kept, if there are any: the estimator predicts, and a
+            ConvergenceWarning says how many they are.
         """
         return self._fit(X, y, sample_weight)
 
@@ -162,8 +165,14 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
         extend: Callable[[Target], Target] = lambda target: target,
     ) -> Self:
         """Train all members; `extend` may add to the encoded targets."""
-        job = self._job(X, self._read(X, y, sample_weight, extend))
-        self._keep(run(job, self._settings(job), self._callbacks(X, y, sample_weight)))
+        try:
+            job = self._job(X, self._read(X, y, sample_weight, extend))
+            result = run(job, self._settings(job), self._callbacks(X, y, sample_weight))
+            self._keep(result)
+        except KeyboardInterrupt:
+            self._forget()
+            raise
+        raise_interrupt(result.net)
         return self
 
     def _read(
@@ -245,8 +254,7 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
 
     def _keep(self, result: Result) -> None:
         """Set the fitted attributes."""
-        for name, value in self._fitted_attributes(result).items():
-            setattr(self, name, value)
+        self.__dict__.update(self._fitted_attributes(result))
 
     def _forget(self) -> None:
         """Delete the attributes of an earlier fit, so that a fit that fails leaves no mixture of both."""

@@ -394,6 +394,9 @@ class CaloCNNRegressor(_CaloEstimator, BaseNetworkRegressor):
         ------
         ValueError
             If inputs, targets, labels, weights or parameters are invalid.
+        KeyboardInterrupt
+            After Ctrl-C. The complete epochs are kept, if there are any: the estimator predicts, and a
+            ConvergenceWarning says how many they are.
         """
         return self._fit(X, y, sample_weight, partial(self._with_classes, labels=aux_target))
 

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-__all__ = ["State", "holding", "separate_members", "stack_networks", "stacked_state"]
+__all__ = ["State", "holding", "separate_members", "stack_networks", "stacked_state", "write_state"]
 
 State: TypeAlias = dict[str, Tensor]
 
@@ -22,14 +22,15 @@ def holding(stack: nn.Module, state: State) -> Iterator[None]:
     The tensors are overwritten in place, as captured graphs and flat copies of the parameters refer to them.
     """
     own = {name: value.detach().clone() for name, value in stacked_state(stack).items()}
-    _write(stack, state)
+    write_state(stack, state)
     try:
         yield
     finally:
-        _write(stack, own)
+        write_state(stack, own)
 
 
-def _write(stack: nn.Module, state: State) -> None:
+def write_state(stack: nn.Module, state: State) -> None:
+    """Overwrite the tensors of a stack, in place, with a stacked state."""
     members = [member.state_dict() for member in separate_members(stack)]
     for name, value in state.items():
         if len(members) == 1:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from skhep_nn.ensemble.prediction import apply_link
 from skhep_nn.networks.losses import Loss, RowLoss, is_right
 from skhep_nn.networks.member_layers import MemberDropout
-from skhep_nn.networks.stacks import State, holding, separate_members, stacked_state
+from skhep_nn.networks.stacks import State, holding, separate_members, stacked_state, write_state
 from skhep_nn.training.batch_norm import has_batch_norm, update_batch_norm
 from skhep_nn.training.batches import (
     VALID_CHUNK,
@@ -46,6 +46,7 @@ from skhep_nn.training.streamed_batches import (
     valid_batches,
 )
 from skhep_nn.utils.folds import Fold
+from skhep_nn.utils.interrupts import Interrupts, interrupts_held, interrupts_noted
 
 __all__ = ["MemberNet"]
 
@@ -161,6 +162,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         self.capture = capture
         self.n_workers = n_workers
         self.task = task
+        self.interrupts_, self.interrupted_, self.n_complete_ = Interrupts(), False, 0
         # Validation rows of one member are training rows of the others. Scores of callbacks are therefore
         # taken from the validation itself, in which each row is predicted by its own member.
         use_caching = True if len(folds) > 1 else "auto"
@@ -193,7 +195,11 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
 
     def initialize(self) -> MemberNet:
         """Build the optimizer and all records of an empty fit."""
-        super().initialize()
+        # The first optimizer of a process imports half of torch, which cannot be imported again after a Ctrl-C.
+        with interrupts_held():
+            super().initialize()
+        self.n_complete_ = 0
+        self._at_epoch_begin: State | None = None
         self.records_: list[dict[str, NDArray[np.float64]]] = []
         self.best_ = BestEpochs(len(self.folds), self.patience)
         self.checkpoints_ = make_checkpoints(
@@ -206,7 +212,6 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         self.member_steps_ = MemberSteps.of(self.module_, self.optimizer_, self.settings)
         self.rates_ = OptimizerRates(self.optimizer_)
         self.pass_: Pass | None = None
-        self.interrupted_ = False
         self._set_dropout_generators(self.generators)
         # Batch-norm statistics use separate random numbers, so that computing them does not change training.
         self._batch_norm_seeds: list[int] = []
@@ -286,8 +291,9 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
             try:
                 getattr(callback, method_name)(self, **cb_kwargs)
             except KeyboardInterrupt as stop:
-                if isinstance(callback, SklearnCallbacks):
-                    raise  # these callbacks never raise it: the user pressed Ctrl-C
+                # scikit-learn's callbacks never raise it to end training.
+                if self.interrupts_.seen or isinstance(callback, SklearnCallbacks):
+                    raise
                 raise _Stop from stop
             except (KeyError, SkorchException) as error:
                 if "valid_" in str(error) and not any(len(fold.valid) for fold in self.folds):
@@ -306,11 +312,36 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         try:
             super().fit_loop(X, y, epochs, **params)
         except _Stop:
+            self._drop_unfinished_epoch()
             raise
         except KeyboardInterrupt:
             self.interrupted_ = True
+            self._drop_unfinished_epoch()
             raise
         return self
+
+    def fit(self, X: Any, y: Any = None, **fit_params: Any) -> MemberNet:
+        """Train all members.
+
+        After Ctrl-C, the net is as it was at the end of the last complete epoch, and a KeyboardInterrupt is
+        raised, which skorch does not do.
+        """
+        with interrupts_noted() as self.interrupts_:
+            try:
+                super().fit(X, y, **fit_params)
+            finally:
+                self._at_epoch_begin = None
+                # Also if a callback fails because the fit ended early: a search must not go on.
+                if self.interrupted_:
+                    raise KeyboardInterrupt
+        return self
+
+    def _drop_unfinished_epoch(self) -> None:
+        """Restore the state and the records of the last complete epoch, if a later one has begun."""
+        if len(self.records_) > self.n_complete_ and self._at_epoch_begin is not None:
+            write_state(self.module_, self._at_epoch_begin)
+        del self.records_[self.n_complete_ :]
+        del self.history[self.n_complete_ :]
 
     # -- one epoch --------------------------------------------------------------------------------
 
@@ -329,7 +360,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
                 self._update_checkpoints(None, None)
             return
         losses = self._train_epoch(iterator) if training else self._valid_epoch(iterator)
-        self.records_[-1][prefix + "_loss"] = losses
+        self.records_[-1].setdefault(prefix + "_loss", losses)
         mean = float(losses.mean())
         previous = [row.get(prefix + "_loss", np.inf) for row in self.history[:-1]]
         self.history.record(prefix + "_loss", mean)
@@ -337,6 +368,8 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
 
     def on_epoch_begin(self, net: NeuralNet, **kwargs: Any) -> None:
         """Start the records of an epoch."""
+        state = stacked_state(self.module_)
+        self._at_epoch_begin = {name: value.detach().clone() for name, value in state.items()}
         super().on_epoch_begin(net, **kwargs)
         self.records_.append({})
         self._epoch_start = time.perf_counter()
@@ -349,7 +382,8 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
             self._dataset = batches.dataset
         self.history.record("train_batch_count", len(batches))
         if self.pass_ is None:
-            self.pass_ = self._pass_for(batches)
+            with interrupts_held():  # CUDA cannot leave the capture of a graph half way
+                self.pass_ = self._pass_for(batches)
         losses = self.pass_.train(rates)
         if not self.has_batch_callbacks:
             # Callbacks such as Checkpoint read records of batches, so the epoch is recorded as one batch.
@@ -519,9 +553,14 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
     # -- checkpoints ------------------------------------------------------------------------------
 
     def _update_checkpoints(self, scores: Scores | None, scores_of: ScoresOf | None) -> None:
-        """Update the checkpoints at the end of an epoch."""
-        state, epoch = stacked_state(self.module_), len(self.records_) - 1
-        self.records_[-1] |= self.checkpoints_.after_epoch(epoch, state, scores, scores_of)
+        """Update the checkpoints at the end of an epoch, which is complete from here on."""
+        with interrupts_held():
+            self.n_complete_ = 0  # until the checkpoints of all members belong together again
+            state, epoch = stacked_state(self.module_), len(self.records_) - 1
+            if scores is not None:
+                self.records_[-1]["valid_loss"] = scores.loss
+            self.records_[-1] |= self.checkpoints_.after_epoch(epoch, state, scores, scores_of)
+            self.n_complete_ = epoch + 1
 
     def _scores_of(self, state: State, batches: AnyValidBatches) -> Scores:
         """Return the validation scores of a given state, such as averaged weights."""

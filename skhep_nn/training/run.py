@@ -21,7 +21,7 @@ from skhep_nn.training.job import Job, Settings
 from skhep_nn.training.net import MemberNet
 from skhep_nn.utils.torch_state import tensor_of, threads_for
 
-__all__ = ["DivergedError", "Result", "result_of", "run", "train"]
+__all__ = ["DivergedError", "Result", "raise_interrupt", "result_of", "run", "train"]
 
 # Share of the free memory of a GPU that the rows may take. The rest is for networks, batches and their
 # gradients. More rows than that stay on the host and are copied batch by batch.
@@ -69,9 +69,16 @@ def run(job: Job, settings: Settings, callbacks: Sequence[Callback] = ()) -> Res
     DivergedError
         If no member has finite parameters after training.
     KeyboardInterrupt
-        If the user interrupted the training.
+        If the user pressed Ctrl-C before the end of the first epoch, or the members have diverged. Later, the
+        result holds what the complete epochs have trained, and its net is marked (see `raise_interrupt`).
     """
-    return result_of(train(job, settings, callbacks))
+    net = train(job, settings, callbacks)
+    try:
+        return result_of(net)
+    except DivergedError as error:
+        if net.interrupted_:
+            raise KeyboardInterrupt from error  # an ordinary error would not end a search
+        raise
 
 
 def train(job: Job, settings: Settings, callbacks: Sequence[Callback] = ()) -> MemberNet:
@@ -94,7 +101,9 @@ def train(job: Job, settings: Settings, callbacks: Sequence[Callback] = ()) -> M
     Raises
     ------
     KeyboardInterrupt
-        If the user interrupted the training.
+        If the user pressed Ctrl-C before the end of the first epoch. Later, the net is marked as interrupted.
+    RuntimeError
+        If a callback ended training before the end of the first epoch.
     """
     net = _build_net(job, settings)
     for generator, seed in zip(net.generators, job.augmentation_seeds, strict=True):
@@ -104,10 +113,33 @@ def train(job: Job, settings: Settings, callbacks: Sequence[Callback] = ()) -> M
     # A backward pass takes about twice as many operations as a forward pass.
     n_operations = 3 * sum(operations_of(member) for member in separate_members(net.stack))
     with threads_for(n_operations * settings.batch_size):
-        net.fit(rows, torch.as_tensor(job.target.values, device=settings.device))
-    if net.interrupted_:
-        raise KeyboardInterrupt
+        try:
+            net.fit(rows, torch.as_tensor(job.target.values, device=settings.device))
+        except KeyboardInterrupt:
+            if not net.n_complete_:
+                raise
+            net.interrupted_ = True
+    if not net.n_complete_:
+        msg = "a callback ended training before the end of the first epoch, so nothing is trained."
+        raise RuntimeError(msg)
     return net
+
+
+def raise_interrupt(net: MemberNet) -> None:
+    """Raise a KeyboardInterrupt if Ctrl-C ended a training, after a warning that says how much is trained.
+
+    Call it when the results are kept: the estimators can predict, and searches and pipelines end.
+    """
+    if not net.interrupted_:
+        return
+    msg = (
+        f"fit was interrupted after {net.n_complete_} of {net.max_epochs} epochs. The estimator predicts with "
+        "what these have trained; it is not the model of a complete fit."
+    )
+    try:
+        warnings.warn(msg, ConvergenceWarning, stacklevel=3)
+    finally:  # also where warnings are errors
+        raise KeyboardInterrupt(msg)
 
 
 def _build_net(job: Job, settings: Settings) -> MemberNet:

@@ -20,7 +20,7 @@ from skhep_nn.estimators.base import (
 from skhep_nn.training.batches import n_steps
 from skhep_nn.training.job import Job
 from skhep_nn.training.member_hyperparameters import MemberHyperparameters, proportion
-from skhep_nn.training.run import DivergedError, result_of, train
+from skhep_nn.training.run import DivergedError, raise_interrupt, result_of, train
 from skhep_nn.utils.folds import Fold
 from skhep_nn.utils.sklearn_private import safe_indexing
 from skhep_nn.utils.torch_state import recording_gradients
@@ -148,6 +148,7 @@ def train_together(
         # The net trained the members of all estimators; none of them should hold it.
         del estimator.net_
         outcomes.append(Trained(job.folds, None))
+    raise_interrupt(net)
     return outcomes
 
 

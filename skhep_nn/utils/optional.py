@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from skhep_nn.utils.interrupts import interrupts_held
+
 __all__ = ["kernels", "needs"]
 
 
@@ -39,7 +41,8 @@ def kernels(name: str) -> Any:
     module or None
     """
     try:
-        return importlib.import_module(f"skhep_nn.kernels.{name}")
+        with interrupts_held():  # an import that is cut short cannot be repeated
+            return importlib.import_module(f"skhep_nn.kernels.{name}")
     except ModuleNotFoundError as error:
         if error.name not in ("skhep_nn.kernels", f"skhep_nn.kernels.{name}"):
             raise

@@ -49,8 +49,8 @@ def side_by_side(tasks: Sequence[Task[T]]) -> list[T]:
         if len(tasks) == 1:
             return [tasks[0](stop)]
         with ThreadPoolExecutor(len(tasks)) as pool:
-            futures = [pool.submit(task, stop) for task in tasks]
             try:
+                futures = [pool.submit(task, stop) for task in tasks]
                 return [future.result() for future in futures]
             except BaseException:
                 stop.set()

@@ -54,8 +54,8 @@ def one_thread_each() -> Iterator[None]:
     if before == 1:
         yield
         return
-    torch.set_num_threads(1)
     try:
+        torch.set_num_threads(1)
         yield
     finally:
         torch.set_num_threads(before)
