@@ -38,6 +38,7 @@ TESTS_WITHOUT_A_MODULE = {
     "estimators/refit.py": "a second fit, seeds and the state of torch, of any estimator",
     "inputs/reader_threads.py": "the number of reading threads, a part of shuffled_chunks",
     "io/forged_files.py": "attacks on load",
+    "io/fuzzed_files.py": "damaged files",
     "io/stored_models.py": "files of earlier releases",
     "kernels/optional.py": "the package without the folder of kernels",
     "training/counted_work.py": "operators and calls of a step are counted",

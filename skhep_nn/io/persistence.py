@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import os
 import tempfile
 import zipfile
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +14,11 @@ import numpy as np
 
 from skhep_nn._version import __version__
 from skhep_nn.io import stored_types
+from skhep_nn.io.archive import DESCRIPTION, ChecksumError, archive, pack, unpack
+from skhep_nn.io.loaded_checks import check_loaded
 from skhep_nn.utils.optional import needs
 
 __all__ = ["load", "save"]
-
-_DESCRIPTION = "schema.json"
-_CHECKSUM = "checksum.sha256"
 
 # The first release of `save` used skops 0.16 and its protocol. skops reads older protocols by laxer rules.
 _OLDEST_PROTOCOL = 2
@@ -119,58 +115,31 @@ def writable(path: str | os.PathLike[str]) -> Path:
 
 def _stored(value: Any, sio: Any) -> bytes:
     """Return the content of a file that stores a value, after loading it once as a check."""
-    entries = _read_entries(io.BytesIO(sio.dumps(value)))
+    entries = unpack(sio.dumps(value))
+    # Without the blanks of skops, the description takes half of the memory.
+    description = json.dumps(json.loads(entries[DESCRIPTION]), separators=(",", ":"))
+    entries[DESCRIPTION] = description.encode()
     data, _ = _checked(entries)
     again = sio.loads(data, trusted=sio.get_untrusted_types(data=data))
     _check_keys(value, again, {})
-    signed = entries | {_CHECKSUM: _checksum(entries).encode()}
-    return _archive(signed, zipfile.ZIP_DEFLATED)
-
-
-def _read_entries(file: Any) -> dict[str, bytes]:
-    """Return the content of every entry of a zip archive by its name."""
-    with zipfile.ZipFile(file) as archive:
-        names = archive.namelist()
-        if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
-            # Programs disagree about which entry of a repeated name counts.
-            raise ValueError(f"it holds {', '.join(repeated)} more than once")
-        return {name: archive.read(name) for name in names}
-
-
-def _archive(entries: dict[str, bytes], compression: int) -> bytes:
-    """Return a zip archive with the given entries."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compression) as archive:
-        for name, content in entries.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
-
-
-def _checksum(entries: dict[str, bytes]) -> str:
-    """Return the SHA-256 of all names and contents, each preceded by its length so that borders count."""
-    digest = hashlib.sha256()
-    for name in sorted(entries.keys() - {_CHECKSUM}):
-        for part in (name.encode(), entries[name]):
-            digest.update(len(part).to_bytes(8, "big"))
-            digest.update(part)
-    return digest.hexdigest()
+    return pack(entries)
 
 
 def _checked(entries: dict[str, bytes]) -> tuple[bytes, set[str]]:
     """Return an archive that is safe to give to skops, and the types in it that can crash at prediction."""
     try:
-        description = json.loads(entries[_DESCRIPTION])
+        description = json.loads(entries[DESCRIPTION])
     except ValueError as error:
-        raise ValueError(f"a {_DESCRIPTION} that is no JSON ({error})") from error
+        raise ValueError(f"a {DESCRIPTION} that is no JSON ({error})") from error
     if not isinstance(description, dict):
-        raise ValueError(f"a {_DESCRIPTION} that describes no object")  # noqa: TRY004 - of a file
+        raise ValueError(f"a {DESCRIPTION} that describes no object")  # noqa: TRY004 - of a file
     protocol = description.get("protocol")
     if isinstance(protocol, int) and protocol < _OLDEST_PROTOCOL:
         raise ValueError(f"protocol {protocol} of skops, which skhep_nn.save has never written")
     stored_types.rename(description)
     stored_types.check(description)
-    content = entries | {_DESCRIPTION: json.dumps(description).encode()}
-    return _archive(content, zipfile.ZIP_STORED), stored_types.crashing(description)
+    content = entries | {DESCRIPTION: json.dumps(description).encode()}
+    return archive(content), stored_types.crashing(description)
 
 
 def _check_keys(one: Any, other: Any, seen: dict[int, Any]) -> None:
@@ -234,10 +203,10 @@ def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Any:
     path : path
         File to read.
     trusted : sequence of str, default=()
-        Further types of other packages that may be loaded, as named in the error. A forest, for instance, needs
-        ``"sklearn.tree._tree.Tree"``: scikit-learn does not check the arrays of trees and of support vector
-        machines, so that a forged file could crash Python. Trust such types only in files from people whom you
-        trust.
+        Further types of other packages that may be loaded, as named in the error. A support vector machine, for
+        instance, needs ``"sklearn.svm._classes.SVC"``: scikit-learn does not check its arrays, so that a forged file
+        could crash Python. Trust such types only in files from people whom you trust. Trees, forests and gradient
+        boosting of scikit-learn need no trust, as `load` checks their arrays.
 
     Returns
     -------
@@ -276,17 +245,17 @@ def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Any:
     --------
     >>> import tempfile
     >>> from pathlib import Path
-    >>> from sklearn.ensemble import RandomForestClassifier
+    >>> from sklearn.svm import SVC
     >>> from skhep_nn import load, make_higgs_events, save
     >>> events = make_higgs_events(300, random_state=0)
     >>> X = events.data[["PRI_tau_pt", "PRI_lep_pt", "PRI_met"]]
-    >>> forest = RandomForestClassifier(n_estimators=3, random_state=0).fit(X, events.target)
+    >>> machine = SVC(C=10.0).fit(X, events.target)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder) / "forest.skops"
-    ...     save(forest, path)
-    ...     loaded = load(path, trusted=["sklearn.tree._tree.Tree"])
-    >>> loaded.n_estimators
-    3
+    ...     path = Path(folder) / "machine.skops"
+    ...     save(machine, path)
+    ...     loaded = load(path, trusted=["sklearn.svm._classes.SVC"])
+    >>> loaded.C
+    10.0
     """
     sio = _import_skops_io()
     path = Path(path).expanduser()
@@ -296,9 +265,49 @@ def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Any:
     if not zipfile.is_zipfile(path):
         with path.open("rb"):  # raises FileNotFoundError where there is no file
             raise ValueError(f"{path} was not written by skhep_nn.save.")
-    entries = _entries_of(path)
+    data, crashing = _safe_archive(path)
+    known = stored_types.STORED.keys() | stored_types.SAFE.keys() | stored_types.CHECKED_TREES
     try:
-        data, crashing = _checked(entries)
+        named = set(sio.get_untrusted_types(data=data))
+    except Exception as error:
+        msg = f"{path} was not written by skhep_nn.save, is damaged, or is from another version: {error}"
+        raise ValueError(msg) from error
+    unknown = sorted((named | crashing) - known - set(names))
+    if unknown:
+        msg = (
+            f"{path} holds {', '.join(unknown)}, which may run code or crash. If you trust the author of the "
+            f"file: load(path, trusted={unknown})"
+        )
+        raise ValueError(msg)
+    return _made(path, sio, data, named, names)
+
+
+def _made(path: Path, sio: Any, data: bytes, named: set[str], trusted: Collection[str]) -> Any:
+    """Return the object that an archive describes, after a check of its arrays."""
+    try:
+        model = sio.loads(data, trusted=sorted(named))
+        check_loaded(model, trusted)
+    except Exception as error:
+        raise ValueError(f"{path} is damaged, or is from another version: {error}") from error
+    return model
+
+
+def _safe_archive(path: Path) -> tuple[bytes, set[str]]:
+    """Return the archive of a file for skops, after all checks that need no object, and its crashing types."""
+    try:
+        entries = unpack(path)
+    except ChecksumError as error:
+        msg = (
+            f"{path} is damaged, or was changed after skhep_nn.save wrote it: {error}. Get another copy of it, or "
+            "store the model again."
+        )
+        raise ValueError(msg) from error
+    except Exception as error:
+        raise ValueError(f"{path} is damaged: {error}. Get another copy of it.") from error
+    if DESCRIPTION not in entries:
+        raise ValueError(f"{path} was not written by skhep_nn.save: it holds no {DESCRIPTION}.")
+    try:
+        return _checked(entries)
     except ValueError as error:
         msg = (
             f"{path} holds {error}. It is damaged, was made by other means, or is from a later version than "
@@ -308,37 +317,3 @@ def load(path: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Any:
     except Exception as error:
         msg = f"{path} was not written by skhep_nn.save, or is damaged: {error!r}"
         raise ValueError(msg) from error
-    try:
-        named = set(sio.get_untrusted_types(data=data))
-    except Exception as error:
-        msg = f"{path} was not written by skhep_nn.save, is damaged, or is from another version: {error}"
-        raise ValueError(msg) from error
-    unknown = sorted((named | crashing) - stored_types.STORED.keys() - set(names))
-    if unknown:
-        msg = (
-            f"{path} holds {', '.join(unknown)}, which may run code or crash. If you trust the author of the "
-            f"file: load(path, trusted={unknown})"
-        )
-        raise ValueError(msg)
-    try:
-        return sio.loads(data, trusted=sorted(named))
-    except Exception as error:
-        raise ValueError(f"{path} is damaged, or is from another version: {error}") from error
-
-
-def _entries_of(path: Path) -> dict[str, bytes]:
-    """Return the entries of a stored file, after a check of its checksum."""
-    try:
-        entries = _read_entries(path)
-    except Exception as error:
-        raise ValueError(f"{path} is damaged: {error}. Get another copy of it.") from error
-    if _DESCRIPTION not in entries:
-        raise ValueError(f"{path} was not written by skhep_nn.save: it holds no {_DESCRIPTION}.")
-    # Files of the first version have no checksum.
-    if _CHECKSUM in entries and entries[_CHECKSUM] != _checksum(entries).encode():
-        msg = (
-            f"{path} is damaged, or was changed after skhep_nn.save wrote it: its content does not match its "
-            "checksum. Get another copy of it, or store the model again."
-        )
-        raise ValueError(msg)
-    return entries

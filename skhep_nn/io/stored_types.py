@@ -7,12 +7,15 @@ any name.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 __all__ = [
+    "CHECKED_TREES",
     "FORMER",
     "FORMER_TUPLES",
+    "SAFE",
     "STORED",
     "check",
     "crashing",
@@ -128,14 +131,131 @@ FORMER_TUPLES = frozenset(
 )
 """Private named tuples in files of earlier versions, which are read as plain tuples."""
 
-_CRASHING = frozenset(
-    f"sklearn.svm._classes.{name}" for name in ("NuSVC", "NuSVR", "OneClassSVM", "SVC", "SVR")
+CHECKED_TREES = frozenset(
+    {
+        "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+        "sklearn.tree._tree.Tree",
+    }
 )
-"""Types that skops trusts although libsvm reads their arrays without checks of the lengths."""
+"""Trees of scikit-learn, which `loaded_checks` accepts in estimators whose arrays it checks."""
+
+_SELECTION = "sklearn.model_selection"
+_SCORES = "sklearn.metrics"
+
+SAFE: dict[str, str] = {
+    **dict.fromkeys(
+        (
+            *(
+                f"{_SELECTION}._split.{name}"
+                for name in (
+                    "GroupKFold",
+                    "GroupShuffleSplit",
+                    "KFold",
+                    "LeaveOneGroupOut",
+                    "LeaveOneOut",
+                    "LeavePGroupsOut",
+                    "LeavePOut",
+                    "PredefinedSplit",
+                    "RepeatedKFold",
+                    "RepeatedStratifiedKFold",
+                    "ShuffleSplit",
+                    "StratifiedGroupKFold",
+                    "StratifiedKFold",
+                    "StratifiedShuffleSplit",
+                    "TimeSeriesSplit",
+                )
+            ),
+            *(
+                f"{_SELECTION}._search_successive_halving.{name}"
+                for name in ("HalvingGridSearchCV", "HalvingRandomSearchCV")
+            ),
+            *(
+                f"{_SCORES}._scorer.{name}"
+                for name in ("_CurveScorer", "_MultimetricScorer", "_PassthroughScorer", "_Scorer")
+            ),
+            "sklearn._loss.loss.HalfTweedieLossIdentity",
+            "sklearn.calibration._CalibratedClassifier",
+            "sklearn.calibration._SigmoidCalibration",
+            "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+            "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
+            "sklearn.utils._metadata_requests.MetadataRequest",
+            "sklearn.utils._metadata_requests.MethodMetadataRequest",
+        ),
+        "ObjectNode",
+    ),
+    "sklearn.utils._bunch.Bunch": "DictNode",
+    **dict.fromkeys(
+        (
+            *(
+                f"{_SCORES}._classification.{name}"
+                for name in (
+                    "accuracy_score",
+                    "balanced_accuracy_score",
+                    "brier_score_loss",
+                    "cohen_kappa_score",
+                    "f1_score",
+                    "fbeta_score",
+                    "jaccard_score",
+                    "log_loss",
+                    "matthews_corrcoef",
+                    "precision_score",
+                    "recall_score",
+                )
+            ),
+            *(
+                f"{_SCORES}._ranking.{name}"
+                for name in ("average_precision_score", "roc_auc_score", "top_k_accuracy_score")
+            ),
+            *(
+                f"{_SCORES}._regression.{name}"
+                for name in (
+                    "explained_variance_score",
+                    "max_error",
+                    "mean_absolute_error",
+                    "mean_absolute_percentage_error",
+                    "mean_gamma_deviance",
+                    "mean_pinball_loss",
+                    "mean_poisson_deviance",
+                    "mean_squared_error",
+                    "mean_squared_log_error",
+                    "mean_tweedie_deviance",
+                    "median_absolute_error",
+                    "r2_score",
+                    "root_mean_squared_error",
+                    "root_mean_squared_log_error",
+                )
+            ),
+            *(
+                f"sklearn.feature_selection._univariate_selection.{name}"
+                for name in ("chi2", "f_classif", "f_regression")
+            ),
+        ),
+        "FunctionNode",
+    ),
+}
+"""Types and functions of scikit-learn that skops does not know, each with the only loader that may make it.
+
+They are written in Python and hold no index that compiled code follows unchecked.
+"""
+
+_CRASHING = frozenset(
+    {
+        *(
+            f"sklearn.svm._classes.{name}"
+            for name in ("NuSVC", "NuSVR", "OneClassSVM", "SVC", "SVR")
+        ),
+        "sklearn.ensemble._iforest.IsolationForest",
+    }
+)
+_CRASHING_MODULES = ("sklearn.cluster.", "sklearn.neighbors.")
+"""Types that skops trusts although their compiled code reads arrays without checks of the shapes."""
 
 # skops trusts these names, but loads whatever matrix the file holds. scipy multiplies by it without checks of the
 # indices, which can crash Python. Real files name the class of the matrix, which has to be trusted.
 _SPARSE_BASES = ("sparray", "spmatrix")
+
+# Largest pool of numpy's SeedSequence in a file; numpy's default is 4.
+_MOST_POOL = 64
 
 # All loaders of skops that `save` needs. CachedNode is left out: it refers to another part of the file under a name
 # that nothing checks.
@@ -190,12 +310,20 @@ def check(description: Any) -> None:
         If `save` never uses the loader of a part, never stores its type of this package, or stores that type with
         another loader. The message begins with the part that was found.
     """
+    numbers: dict[str, Any] = {}
     for node in _nodes(description):
         loader, name = node["__loader__"], _name(node)
+        _check_entry(node, numbers)
+        if loader == "JsonNode":
+            _drop_number(node)
         if not isinstance(loader, str) or loader not in _LOADERS:
             raise ValueError(f"a part of the kind {loader!r}, which skhep_nn.save does not write")
         if _is_ours(name):
             _check_ours(node, name, loader)
+        if name in SAFE and loader not in (SAFE[name], "TypeNode"):
+            raise ValueError(f"{name} as {loader}, but skhep_nn.save stores it as {SAFE[name]}")
+        if loader == "RandomGeneratorNode":
+            _check_seed(node)
         if loader == "SparseMatrixNode" and node["__class__"] in _SPARSE_BASES:
             raise ValueError(f"a sparse matrix of the abstract class {name}")
         if loader == "DictNode":
@@ -206,7 +334,8 @@ def check(description: Any) -> None:
 
 def crashing(description: Any) -> set[str]:
     """Return the types in a description with arrays that a forged file could use to crash Python."""
-    return {_name(node) for node in _nodes(description)} & _CRASHING
+    names = {_name(node) for node in _nodes(description) if node["__loader__"] == "ObjectNode"}
+    return {name for name in names if name in _CRASHING or name.startswith(_CRASHING_MODULES)}
 
 
 def _nodes(description: Any) -> Iterator[dict[str, Any]]:
@@ -244,6 +373,31 @@ def _check_ours(node: dict[str, Any], name: str, loader: str) -> None:
         if not isinstance(state, dict) or state.get("__loader__") != "DictNode":
             raise ValueError(f"{name} with a state that is no dictionary of attributes")
         _drop_number(state)
+
+
+def _check_entry(node: dict[str, Any], numbers: dict[str, Any]) -> None:
+    """Refuse an entry of the archive that would be read more than once: a small file could so fill the memory.
+
+    skops reads parts of the same number once. `numbers` holds the number of the part that reads each entry.
+    """
+    if not isinstance(entry := node.get("file"), str):
+        return
+    number = node.get("__id__")
+    if entry in numbers and (number is None or numbers[entry] != number):
+        raise ValueError(f"several parts with the content of {entry}")
+    numbers[entry] = number
+
+
+def _check_seed(node: dict[str, Any]) -> None:
+    """Refuse a seed that numpy would mix for hours: the time grows with the square of the size of its pool."""
+    try:
+        size = json.loads(node["content"]["seed_seq"]["content"]["pool_size"]["content"])
+    except (KeyError, TypeError, ValueError):
+        size = None
+    if not isinstance(size, int) or size > _MOST_POOL:
+        raise ValueError(f"a seed with a pool of the size {size}")
+    for part in node["content"].values():
+        _drop_number(part)
 
 
 def _check_called(node: Any) -> None:

@@ -106,7 +106,9 @@ class InputStage(nn.Module):
 
     def rows_of_columns(self) -> dict[int, range]:
         """Return for each column of the table the rows of the network input computed from it."""
-        numbers: list[int] = self.continuous.tolist()
+        # Not from the values of `continuous`, which a network on torch's meta device does not have.
+        n_features = self.continuous.numel() + len(self.columns)
+        numbers = [i for i in range(n_features) if i not in self.columns]
         rows = {column: range(row, row + 1) for row, column in enumerate(numbers)}
         start = len(numbers)
         for column, embedding in zip(self.columns, self.embeddings, strict=True):

@@ -21,8 +21,6 @@ pytest.importorskip("skops.io")
 STORED = Path(__file__).parent / "stored"
 SKOPS = sorted(STORED.glob("*/*.skops"))
 PICKLES = sorted(STORED.glob("*/*.joblib"))
-# The trees in AugmentedClassifier and AugmentedRegressor, whose arrays scikit-learn does not check.
-TREES = ["sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"]
 
 
 def name_of(path):
@@ -39,12 +37,13 @@ def check_predictions(model, path, inputs):
     with np.load(path.parent / "predictions.npz") as predictions:
         expected = predictions[path.stem]
     found = np.asarray(getattr(model, method)(inputs[data]))
-    assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    # In units of the largest prediction: another chip rounds sums of large terms differently.
+    assert_allclose(found, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("path", SKOPS, ids=name_of)
 def test_files_of_save(path, inputs):
-    check_predictions(load(path, trusted=TREES), path, inputs)
+    check_predictions(load(path), path, inputs)
 
 
 @pytest.mark.parametrize("path", PICKLES, ids=name_of)
