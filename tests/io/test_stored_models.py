@@ -88,7 +88,7 @@ def test_pickles_name_only_what_is_public(path):
 
 @pytest.mark.parametrize("path", [p for p in SKOPS if "augmenter" in p.stem], ids=name_of)
 def test_old_files_have_the_defaults_of_new_parameters(path, inputs):
-    model = load(path, trusted=TREES)
+    model = load(path)
     assert repr(clone(model))
     if "objects" in model.get_params():
         assert model.get_params()["objects"] is None
