@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import zipfile
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -52,16 +52,15 @@ class _Form(NamedTuple):
     start: int  # bytes before the numbers
 
 
-def list_paths(paths: PathLike | Sequence[PathLike], name: str) -> list[PathLike]:
+def list_paths(paths: PathLike | Iterable[PathLike], name: str) -> list[PathLike]:
     """Return one path or several as a list; `name` is the parameter in the error message."""
-    listed = [paths] if isinstance(paths, str | os.PathLike) else paths
-    if not isinstance(listed, list | tuple) or not all(
-        isinstance(path, str | os.PathLike) for path in listed
-    ):
+    one = isinstance(paths, str | os.PathLike)
+    listed: list[Any] = [paths] if one or not isinstance(paths, Iterable) else list(paths)
+    if not all(isinstance(path, str | os.PathLike) for path in listed):
         raise TypeError(f"{name} must be a path or a list of paths, got {type(paths).__name__}.")
     if not listed:
         raise ValueError(f"{name} must name at least one file, got none.")
-    return list(listed)
+    return listed
 
 
 def integers_if_whole(values: Array) -> Array:

@@ -92,7 +92,7 @@ def find(group: Any, name: str) -> Found:
         return Found(None)
     try:
         _ = node.dtype
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         return Found(None, f"has an HDF5 type that numpy lacks ({error})")
     return Found(node) if node.shape is not None else Found(None, "has no values")
 

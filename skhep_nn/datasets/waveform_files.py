@@ -30,6 +30,7 @@ _TRACES = ("traces", "waveforms", "waveform", "X", "x", "array")
 _TARGETS = ("target", "targets", "y", "labels", "label", "separation", "d")
 _BLOCK = 1 << 22  # values that are checked for infinities at a time
 _NAMED = 10  # rows listed in a message
+_VISIBLE = 1e-3  # rounding of float32, as a share of the height of a trace, that asks for float64
 
 
 class Waveforms(NamedTuple):
@@ -38,7 +39,8 @@ class Waveforms(NamedTuple):
     Parameters
     ----------
     traces : ndarray of shape (n_traces, n_points) or (n_traces, n_points, n_channels)
-        In the type of the file, float32 from text. A read-only :class:`numpy.memmap` where the
+        In the type of the file; from text float32, or float64 where its digits matter, as for small
+        pulses on a large offset. A read-only :class:`numpy.memmap` where the
         format allows.
     target : ndarray of shape (n_traces,) or (n_traces, n_targets), or None
         In the type of the file; a single column loses its second axis.
@@ -311,9 +313,7 @@ def _load_table(
         if points is None:
             column = _target_column(path, names, block.shape[1], target_key)
             points = find_points(path, names, block.shape[1], column)
-        # Numbers beyond float32 become infinite, which `non_finite` treats.
-        with np.errstate(over="ignore"):
-            traces.append(block[:, points.columns].astype(np.float32))
+        traces.append(_narrowed(block[:, points.columns]))
         if column is not None:
             targets.append(block[:, column])
     if points is None or not points.columns:
@@ -323,6 +323,15 @@ def _load_table(
     if column is None:
         return np.concatenate(traces), None
     return np.concatenate(traces), integers_if_whole(np.concatenate(targets))
+
+
+def _narrowed(rows: Array) -> Array:
+    """Return traces as float32, unless its rounding is visible in the height of one of them."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        narrow = rows.astype(np.float32)
+        rounding = np.abs(rows - narrow).max(axis=1, initial=0)
+        height = np.ptp(rows, axis=1) if rows.shape[1] else rounding
+        return rows if ((height > 0) & (rounding > _VISIBLE * height)).any() else narrow
 
 
 def _target_column(

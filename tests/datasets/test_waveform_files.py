@@ -444,6 +444,23 @@ def test_whole_numbers_that_are_too_large_stay(tmp_path):
     np.testing.assert_array_equal(load_waveforms(path, non_finite="keep").target, [np.inf, 5])
 
 
+@pytest.mark.parametrize(("offset", "dtype"), [(1e3, np.float32), (1e9, np.float64)])
+def test_pulses_on_a_large_offset_keep_their_shape(tmp_path, traces, offset, dtype):
+    path = tmp_path / "x.csv"
+    # The second block of lines has the offset.
+    values = np.concatenate([np.tile(traces, (30, 1)), traces + offset])
+    np.savetxt(path, values, "%d", ",")
+    loaded = load_waveforms(path).traces
+    np.testing.assert_array_equal(loaded, values)
+    assert loaded.dtype == dtype
+
+
+def test_a_constant_trace_needs_no_digits(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("0.1,0.1,0.1\n0,0,0\n")
+    assert load_waveforms(path).traces.dtype == np.float32
+
+
 def test_keys_of_other_types(tmp_path, traces):
     path = write(tmp_path, "npz", {"X": traces})
     for keys in ({"traces_key": ["X"]}, {"target_key": ["y"]}, {"target_key": 1.5}):
@@ -451,6 +468,7 @@ def test_keys_of_other_types(tmp_path, traces):
             load_waveforms(path, **keys)
     with pytest.raises(TypeError, match="path must be a path or a list of paths, got ndarray"):
         load_waveforms(traces)
+    np.testing.assert_array_equal(load_waveforms(tmp_path.glob("*.npz")).traces, traces)
 
 
 def test_text_that_is_wrong(tmp_path):
