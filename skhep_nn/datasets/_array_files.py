@@ -30,6 +30,7 @@ Array = NDArray[Any]
 PathLike = str | os.PathLike[str]
 
 _ZIP, _NPY, _HDF5 = b"PK\x03\x04", b"\x93NUMPY", b"\x89HDF\r\n\x1a\n"
+_ZIP_ENTRY = b"PK\x01\x02"  # begins an entry of the directory of a zip file
 _WHOLE = np.float64(2**53)  # up to here, floating-point numbers hold every whole number
 
 
@@ -114,6 +115,9 @@ def _list_npz(path: Path) -> dict[str, StoredArray]:
             name = member.filename.removesuffix(".npy")
             if name in arrays:
                 raise ValueError(f"two arrays are called {name!r}")
+            # A wrong length of a comment swallows the entries behind it.
+            if _ZIP_ENTRY in member.comment + member.extra:
+                raise ValueError(f"the directory of the archive is broken behind {name!r}")
             # Opening compares the two places of a zip file that hold the name.
             with archive.open(member) as file:
                 if name == member.filename:

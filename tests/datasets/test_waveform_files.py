@@ -537,16 +537,24 @@ def test_files_that_are_damaged(tmp_path, traces, target):
         load_waveforms(path)
 
 
-def test_an_array_of_npz_whose_name_is_damaged_is_not_left_out(tmp_path, traces, target):
+def test_an_array_of_npz_is_not_left_out_because_its_entry_is_damaged(tmp_path, traces, target):
     path = write(tmp_path, "npz", {"X": traces, "y": target})
-    content = bytearray(path.read_bytes())
-    place = content.rindex(b"y.npy")
-    content[place + 1 : place + 2] = b"h"
-    path.write_bytes(content)
-    with pytest.raises(
-        ValueError, match=r"traces\.npz is damaged or cut off: File name in directory"
-    ):
-        load_waveforms(path)
+    intact = path.read_bytes()
+    first, second = intact.index(b"PK\x01\x02"), intact.rindex(b"PK\x01\x02")
+    for place, value, message in [
+        (intact.rindex(b"y.npy") + 1, ord("h"), "File name in directory"),
+        # A comment as long as the next entry.
+        (
+            first + 32,
+            len(intact) - 22 - second,
+            "the directory of the archive is broken behind 'X'",
+        ),
+    ]:
+        content = bytearray(intact)
+        content[place] = value
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"traces\.npz is damaged or cut off: {message}"):
+            load_waveforms(path)
 
 
 def test_traces_of_different_lengths(tmp_path):
