@@ -39,6 +39,7 @@ TESTS_WITHOUT_A_MODULE = {
     "inputs/reader_threads.py": "the number of reading threads, a part of shuffled_chunks",
     "io/forged_files.py": "attacks on load",
     "io/fuzzed_files.py": "damaged files",
+    "io/killed_writes.py": "processes that are killed while they write",
     "io/stored_models.py": "files of earlier releases",
     "kernels/optional.py": "the package without the folder of kernels",
     "training/counted_work.py": "operators and calls of a step are counted",
