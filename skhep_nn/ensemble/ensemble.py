@@ -26,10 +26,10 @@ from skhep_nn.ensemble.prediction import (
     rows_of,
     weighted_mean,
 )
-from skhep_nn.networks.stacks import operations_of, stack_networks
+from skhep_nn.networks.stacks import in_fast_mode, operations_of, stack_networks
 from skhep_nn.utils.optional import kernels
 from skhep_nn.utils.public import public
-from skhep_nn.utils.torch_state import computable
+from skhep_nn.utils.torch_state import computable, tensor_of
 
 if TYPE_CHECKING:
     from skhep_nn.kernels.gpu import DenseKernels
@@ -150,7 +150,12 @@ class Ensemble:
         return len(self) * operations_of(self.member(0))
 
     def member(self, index: int) -> nn.Module:
-        """Return one member as a torch module on the CPU, in evaluation mode.
+        """Return one member as an ordinary torch module on the CPU, in evaluation mode.
+
+        Its layers and activations are modules that work batch first, so that hooks, attributions, pruning,
+        derivatives of any order and `torch.func` work as for any module. Predictions of the estimator come from a
+        faster form of the same network and agree up to rounding. The parameters do not require gradients, which
+        ``member.requires_grad_()`` changes.
 
         Parameters
         ----------
@@ -161,8 +166,16 @@ class Ensemble:
         -------
         nn.Module
         """
+        # The memory format of convolutions in fast mode is not understood by all functions for torch modules.
+        member: nn.Module = self._network(index)
+        for parameter in member.parameters():
+            parameter.data = parameter.contiguous()
+        return member
+
+    def _network(self, index: int) -> nn.Module:
+        """Return the network of one member with its parameters."""
         module = self.network(**self.network_params)
-        module.load_state_dict({k: torch.as_tensor(v[index]) for k, v in self.states.items()})
+        module.load_state_dict({k: tensor_of(np.asarray(v[index])) for k, v in self.states.items()})
         return module.requires_grad_(False).eval()
 
     @cached_property
@@ -182,7 +195,7 @@ class Ensemble:
     def _ready(self, device: torch.device) -> _Runtime:
         """Return the networks on a device; built once for each device."""
         if device not in self._runtime:
-            members = [self.member(k).to(device) for k in range(len(self))]
+            members = [in_fast_mode(self._network(k)).to(device) for k in range(len(self))]
             stack: Any = stack_networks(members, share=True).to(device).requires_grad_(False).eval()
             gpu = kernels("gpu")
             has_kernels = gpu is not None and gpu.available(device) and gpu.supports(stack)

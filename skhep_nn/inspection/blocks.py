@@ -15,6 +15,7 @@ from torch import Tensor
 
 from skhep_nn.inspection.fitted_networks import check_member, input_of_last_step, last_step
 from skhep_nn.networks.split_dense import SplitDenseNet
+from skhep_nn.utils.torch_state import tensor_of
 
 __all__ = ["block_reliance", "bottleneck_outputs", "bottleneck_reliance", "split_estimator"]
 
@@ -268,7 +269,7 @@ def _hidden_states(estimator: Any, X: Any, member: int | None) -> Iterator[_Hidd
     n_members = len(fitted.ensemble_)
     if member is not None:
         check_member(member, n_members)
-    rows = torch.as_tensor(fitted._encode_X(input_of_last_step(estimator, X), reset=False))
+    rows = tensor_of(fitted._encode_X(input_of_last_step(estimator, X), reset=False))
     for k in range(n_members) if member is None else [member % n_members]:
         network = fitted.ensemble_.member(k)
         with torch.inference_mode():

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from skhep_nn.inspection.fitted_networks import check_member, input_of_last_step, last_step
+from skhep_nn.utils.torch_state import tensor_of
 
 __all__ = ["feature_maps", "network_and_image"]
 
@@ -89,14 +90,14 @@ def feature_maps(
     def keeper(name: str) -> Any:
         def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
             del module, inputs
-            found[name] = output.detach().clone()  # later layers may overwrite the output
+            found[name] = output
 
         return keep
 
     handles = [modules[name].register_forward_hook(keeper(name)) for name in names]
     try:
         with torch.inference_mode():
-            network(torch.as_tensor(pixels))
+            network(tensor_of(pixels))
     finally:
         for handle in handles:
             handle.remove()

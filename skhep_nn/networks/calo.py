@@ -20,7 +20,7 @@ from skhep_nn.networks.conv_base import (
     one_each,
     planned,
 )
-from skhep_nn.networks.conv_layers import Block, BlockSpec
+from skhep_nn.networks.conv_layers import Block, BlockSpec, ChannelMeans
 from skhep_nn.utils.public import public
 
 __all__ = ["PRESETS", "Architecture", "CaloCNN"]
@@ -263,6 +263,7 @@ dense_dropout, initial
             self.blocks.append(block)
             size = [n // factor for n, factor in zip(size, block.pooling, strict=True)]
             n_channels = spec.channels
+        self.to_vector = ChannelMeans() if self.head == "average" else nn.Flatten()
         return n_channels * (size[0] * size[1] if self.head == "flatten" else 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -287,8 +288,6 @@ dense_dropout, initial
         features = self._standardised(images).permute(0, 3, 1, 2)
         for block in self.blocks:
             features = block(features)
-        if self.head == "average":
-            features = features.mean((2, 3))
-        else:
-            features = features.permute(0, 2, 3, 1).flatten(1)
-        return self._outputs(features)
+        if self.head == "flatten":
+            features = features.permute(0, 2, 3, 1)
+        return self._outputs(self.to_vector(features))

@@ -1,4 +1,8 @@
-"""Layers of the convolutional network for images: one member, activations ``channels_last``."""
+"""Layers of the convolutional network for images: one member, activations ``channels_last``.
+
+In fast mode (`skhep_nn.networks.stacks.in_fast_mode`) batch normalisation is merged into the convolution where its
+statistics are fixed, and activations overwrite their input.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from torch.nn import functional as F
 
 from skhep_nn.networks.member_layers import MemberDropout, dropped_bytes, random_bytes
 
-__all__ = ["MOMENTUM", "Block", "BlockSpec", "Convolution", "Dropout", "linear"]
+__all__ = ["MOMENTUM", "Block", "BlockSpec", "ChannelMeans", "Convolution", "Dropout", "linear"]
 
 MOMENTUM, _EPSILON = 0.1, 1e-5  # of batch normalisation, as in torch
 _SQUEEZE = 16  # reduction of the published squeeze-and-excitation
@@ -41,6 +45,8 @@ class Dropout(MemberDropout):
         """Drop values in training."""
         if not self.training:
             return x
+        if self.generator is None:
+            return F.dropout(x, self.rate)
         dropped = dropped_bytes(self.rate)
         if x.ndim == 4:  # in memory order, so that nothing is transposed
             return self._drop(x.permute(0, 2, 3, 1), dropped).permute(0, 3, 1, 2)
@@ -51,6 +57,20 @@ class Dropout(MemberDropout):
         return x * kept.to(x.dtype).mul_(256 / (256 - dropped))
 
 
+class BatchNorm(nn.Module):
+    """Batch normalisation with the parameters and statistics of a `Convolution`, where files have their names."""
+
+    def forward(
+        self, x: Tensor, mean: Tensor, variance: Tensor, gain: Tensor, bias: Tensor
+    ) -> Tensor:
+        """Normalise every channel; in training by the statistics of the batch, which also update the given ones."""
+        # The variance of a single value is undefined.
+        training = self.training and x.numel() > x.shape[1]
+        return F.batch_norm(
+            x, mean, variance, gain, bias, training=training, momentum=MOMENTUM, eps=_EPSILON
+        )
+
+
 class Convolution(nn.Module):
     """Convolution with batch normalisation or a bias; by default it keeps the size of the image.
 
@@ -59,6 +79,7 @@ class Convolution(nn.Module):
     buffers.
     """
 
+    fast = False
     running_mean: Tensor
     running_var: Tensor
 
@@ -83,6 +104,7 @@ class Convolution(nn.Module):
             self.gain = nn.Parameter(torch.ones(n_outputs))
             self.register_buffer("running_mean", torch.zeros(n_outputs))
             self.register_buffer("running_var", torch.ones(n_outputs))
+            self.batch_norm = BatchNorm()
 
     def reset_moments(self) -> None:
         """Reset bias, gain and batch-norm statistics."""
@@ -96,17 +118,15 @@ class Convolution(nn.Module):
         """Map ``(batch, inputs, H, W)`` to ``(batch, outputs, H, W)``."""
         if not self.norm:
             return self._convolved(x, self.weight, self.bias)
-        if self.training and x.numel() > x.shape[1]:  # the variance of a single value is undefined
-            return F.batch_norm(
+        if not self.fast or (self.training and x.numel() > x.shape[1]):
+            out: Tensor = self.batch_norm(
                 self._convolved(x, self.weight),
                 self.running_mean,
                 self.running_var,
                 self.gain,
                 self.bias,
-                training=True,
-                momentum=MOMENTUM,
-                eps=_EPSILON,
             )
+            return out
         # Fixed statistics are merged into the weights, which saves reading the image once more.
         factor = self.gain * torch.rsqrt(self.running_var + _EPSILON)
         bias = self.bias - self.running_mean * factor
@@ -119,9 +139,12 @@ class Convolution(nn.Module):
 class ResidualPair(nn.Module):
     """Residual block: two convolutions whose output is added to their input."""
 
+    fast = False
+
     def __init__(self, n_inputs: int, n_outputs: int, kernel: Sequence[int], *, norm: bool) -> None:
         super().__init__()
         self.first = Convolution(n_inputs, n_outputs, kernel, norm=norm)
+        self.activation = nn.ReLU()
         self.second = Convolution(n_outputs, n_outputs, kernel, norm=norm)
         self.shortcut = (
             nn.Identity()
@@ -131,8 +154,17 @@ class ResidualPair(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Add the output of the convolutions to the input; the block applies the activation."""
-        corrected: Tensor = self.second(self.first(x).relu_()) + self.shortcut(x)
+        rectify = torch.relu_ if self.fast else self.activation
+        corrected: Tensor = self.second(rectify(self.first(x))) + self.shortcut(x)
         return corrected
+
+
+class ChannelMeans(nn.Module):
+    """Mean of every channel over all points."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(batch, channels, H, W)`` to ``(batch, channels)``."""
+        return x.mean((2, 3))
 
 
 class Attention(nn.Module):
@@ -141,18 +173,23 @@ class Attention(nn.Module):
     def __init__(self, n_channels: int) -> None:
         super().__init__()
         n_hidden = max(4, n_channels // _SQUEEZE)
+        self.average = ChannelMeans()
         self.squeeze = linear(n_channels, n_hidden)
+        self.activation = nn.ReLU()
         self.excite = linear(n_hidden, n_channels)
+        self.gate = nn.Sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale the channels."""
-        factors = self.excite(self.squeeze(x.mean((2, 3))).relu()).sigmoid()
+        factors = self.gate(self.excite(self.activation(self.squeeze(self.average(x)))))
         scaled: Tensor = x * factors[..., None, None]
         return scaled
 
 
 class Block(nn.Module):
     """Convolutions and pooling, with optional attention and dropout."""
+
+    fast = False
 
     def __init__(self, n_inputs: int, size: Sequence[int], spec: BlockSpec) -> None:
         super().__init__()
@@ -166,20 +203,26 @@ class Block(nn.Module):
             self.units.append(unit(n_inputs, spec.channels, kernel, norm=spec.norm))
             n_inputs = spec.channels
             left -= 2 if paired else 1
+        self.activations = nn.ModuleList(nn.ReLU() for _ in self.units)
         self.pooling = [min(spec.pooling, n) for n in size]
+        self.maximum = (
+            nn.MaxPool2d((self.pooling[0], self.pooling[1]))
+            if max(self.pooling) > 1
+            else nn.Identity()
+        )
         self.attention = Attention(spec.channels) if spec.attention else nn.Identity()
         self.dropout = Dropout(spec.dropout) if spec.dropout else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(batch, inputs, H, W)`` to ``(batch, outputs, H / pooling, W / pooling)``."""
-        *before, last = self.units
-        for unit in before:
-            x = unit(x).relu_()
-        x = last(x)
-        # The activation is monotonic, so it can follow the max pooling, after which there are fewer values.
-        if max(self.pooling) > 1:
-            x = F.max_pool2d(x, self.pooling)
-        out: Tensor = self.dropout(self.attention(x.relu_()))
+        last = len(self.units) - 1
+        for i, (unit, activation) in enumerate(zip(self.units, self.activations, strict=True)):
+            x = unit(x)
+            if i == last:
+                # The activation is monotonic, so it can follow the max pooling, after which there are fewer values.
+                x = self.maximum(x)
+            x = torch.relu_(x) if self.fast else activation(x)
+        out: Tensor = self.dropout(self.attention(x))
         return out
 
 

@@ -1,11 +1,11 @@
 """Torch modules for one member.
 
-Every module here is written for one network. Its tensors may also carry a leading member axis: with
-parameters of shape ``(members, ...)`` and inputs of shape ``(members, batch, features)`` the same
-``forward`` computes all members at once by batched matrix products, so that the same code serves a single
-network and a stack. Such modules have ``stackable = True``.
+Every module here is written for one network: an ordinary module, batch first. In fast mode, in which estimators
+train and predict (`skhep_nn.networks.stacks.in_fast_mode`), its tensors may also carry a leading member axis: with
+parameters of shape ``(members, ...)`` and inputs of shape ``(members, batch, features)`` the same ``forward``
+computes all members at once by batched matrix products. Such modules have ``stackable = True``.
 
-Inside, activations are feature-major, ``(..., features, batch)``. Concatenating features then copies whole
+In fast mode activations are feature-major, ``(..., features, batch)``. Concatenating features then copies whole
 rows instead of interleaving them (measured: 15 % less time for a training step on a CPU), and every event
 has its own vector lane, so that its prediction does not depend on its place in the batch.
 """
@@ -87,6 +87,7 @@ class DenseNet(nn.Module):
     """
 
     stackable = True
+    fast = False
 
     def __init__(
         self,
@@ -108,7 +109,7 @@ class DenseNet(nn.Module):
         self.input_stage = InputStage(n_features, [CategoricalColumn(*c) for c in categorical])
         n_inputs = self.input_stage.width
         widths = hidden_widths(n_inputs, depth, width, growth_rate)
-        self.hidden, self.activations = hidden_layers(
+        self.hidden, self.activations, self.concatenations = hidden_layers(
             n_inputs, widths, dense=dense, activation=activation
         )
         self.dropout = dropout_layer(dropout)
@@ -145,16 +146,17 @@ class DenseNet(nn.Module):
         """
         x = self.input_stage(x)
         if self._chains(x):
-            out: Tensor = self.output(self._chain(x))
-            return out.mT
-        h = run_hidden(x, self.hidden, self.activations, self.dropout, dense=self.dense)
-        out = self.output(h)
-        return out.mT
+            h = self._chain(x)
+        else:
+            h = run_hidden(x, self.hidden, self.activations, self.concatenations, self.dropout)
+        out: Tensor = self.output(h)
+        return out.mT if self.fast else out
 
     def _chains(self, x: Tensor) -> bool:
         """Whether the layers can run through `dense_chain`."""
         return (
-            self.activation in CHAIN_ACTIVATIONS
+            self.fast
+            and self.activation in CHAIN_ACTIVATIONS
             and not (self.training and isinstance(self.dropout, MemberDropout))
             and x.dtype == torch.float32
             and not torch.is_autocast_enabled(x.device.type)

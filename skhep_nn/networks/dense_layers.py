@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from skhep_nn.networks.member_layers import (
+    Concatenation,
     MemberDropout,
     MemberEmbedding,
     MemberLinear,
@@ -85,6 +86,7 @@ class InputStage(nn.Module):
     augmentation, which comes before it, acts on physical units.
     """
 
+    fast = False
     mean: Tensor
     scale: Tensor
     continuous: Tensor
@@ -102,6 +104,8 @@ class InputStage(nn.Module):
         self.embeddings = nn.ModuleList(
             MemberEmbedding(c.n_categories, c.size) for c in categorical
         )
+        if categorical:
+            self.concatenation = Concatenation()
         self.width = len(continuous) + sum(c.size for c in categorical)
 
     def rows_of_columns(self) -> dict[int, range]:
@@ -118,16 +122,23 @@ class InputStage(nn.Module):
         return rows
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map raw rows ``(..., batch, n_features)`` to network inputs ``(..., width, batch)``."""
-        values = x.mT.index_select(-2, self.continuous) if self.columns else x.mT.contiguous()
-        values = (values - self.mean.unsqueeze(-1)) / self.scale.unsqueeze(-1)
+        """Map raw rows ``(..., batch, n_features)`` to inputs ``(..., batch, width)``, in fast mode ``(..., width, batch)``."""
+        if self.fast:
+            values = x.mT.index_select(-2, self.continuous) if self.columns else x.mT.contiguous()
+            values = (values - self.mean.unsqueeze(-1)) / self.scale.unsqueeze(-1)
+        else:
+            values = x.index_select(-1, self.continuous) if self.columns else x
+            values = (values - self.mean) / self.scale
         if not self.columns:
             return values
+        # Numerical derivatives and attributions move codes a little.
+        codes = x if self.fast else x.round()
         embedded = [
-            embedding(x[..., column].long())
+            embedding(codes[..., column].long())
             for column, embedding in zip(self.columns, self.embeddings, strict=True)
         ]
-        return torch.cat([values, *embedded], dim=-2)
+        joined: Tensor = self.concatenation(values, *embedded)
+        return joined
 
 
 def _he_normal(weight: Tensor, generator: torch.Generator | None) -> None:
@@ -189,28 +200,28 @@ def dropout_layer(rate: float) -> nn.Module:
 
 def hidden_layers(
     n_inputs: int, widths: Sequence[int], *, dense: bool, activation: str
-) -> tuple[nn.ModuleList, nn.ModuleList]:
-    """Return layers and activations of a chain; with `dense` each layer reads all earlier features."""
+) -> tuple[nn.ModuleList, nn.ModuleList, nn.ModuleList]:
+    """Return layers, activations and dense connections; with `dense` each layer reads all earlier features."""
     layers = nn.ModuleList()
     for n_neurons in widths:
         layers.append(MemberLinear(n_inputs, n_neurons))
         n_inputs = n_inputs + n_neurons if dense else n_neurons
-    return layers, nn.ModuleList(ACTIVATIONS[activation].build() for _ in widths)
+    activations = nn.ModuleList(ACTIVATIONS[activation].build() for _ in widths)
+    n_joined = len(widths) - 1 if dense else 0
+    return layers, activations, nn.ModuleList(Concatenation() for _ in range(n_joined))
 
 
 def run_hidden(
     x: Tensor,
     layers: nn.ModuleList,
     activations: nn.ModuleList,
+    concatenations: nn.ModuleList,
     dropout: nn.Module,
-    *,
-    dense: bool,
 ) -> Tensor:
-    """Run a chain of layers on ``(..., features, batch)``; return the features of the last."""
-    last = len(layers) - 1
+    """Run a chain of layers on the network inputs; return the features of the last."""
     for i, (layer, activation) in enumerate(zip(layers, activations, strict=True)):
         h: Tensor = dropout(activation(layer(x)))
-        x = torch.cat([x, h], dim=-2) if dense and i < last else h
+        x = concatenations[i](x, h) if i < len(concatenations) else h
     return x
 
 

@@ -1,4 +1,7 @@
-"""Feature-major layers of one member. Their parameters may have a leading member axis."""
+"""Layers of one member, batch first; in fast mode feature-major, with parameters that may have a member axis.
+
+See `skhep_nn.networks.stacks.in_fast_mode`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from torch.nn import functional as F
 
 __all__ = [
     "FEW_CATEGORIES",
+    "Concatenation",
     "MemberDropout",
     "MemberEmbedding",
     "MemberLinear",
@@ -24,8 +28,20 @@ __all__ = [
 FEW_CATEGORIES = 64
 
 
+class Concatenation(nn.Module):
+    """Concatenates features: the last axis of tables, and the axis before it in fast mode."""
+
+    fast = False
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        """Join ``(..., batch, features)``, in fast mode ``(..., features, batch)``."""
+        return torch.cat(parts, dim=-2 if self.fast else -1)
+
+
 class MemberLinear(nn.Module):
-    """Fully connected layer, feature-major. Its weight may have a leading member axis."""
+    """Fully connected layer. In fast mode its weight may have a leading member axis."""
+
+    fast = False
 
     def __init__(self, n_inputs: int, n_outputs: int) -> None:
         super().__init__()
@@ -33,7 +49,9 @@ class MemberLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n_outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(..., inputs, batch)`` to ``(..., outputs, batch)``."""
+        """Map ``(..., batch, inputs)`` to ``(..., batch, outputs)``; in fast mode the last two axes are swapped."""
+        if not self.fast:
+            return F.linear(x, self.weight, self.bias)
         multiply_add = torch.addmm if self.weight.ndim == 2 else torch.baddbmm
         return multiply_add(self.bias.unsqueeze(-1), self.weight, x)
 
@@ -66,7 +84,8 @@ def fill_with_kept(out: Tensor, rate: float, generator: torch.Generator | None) 
 class MemberDropout(nn.Module):
     """Dropout with masks from given random generators.
 
-    The dropout of torch draws from the global generator, so that fits in parallel would change each other. On a
+    The dropout of torch, used without a generator, draws from the global one, so that fits in parallel would change
+    each other. On a
     CPU each member of a stack has its generator and does not depend on the other members; on a GPU the generator
     of the first member draws for all in one call. (Fused kernels draw their own masks.)
     Members of a stack can have different rates, see `share`.
@@ -94,6 +113,8 @@ class MemberDropout(nn.Module):
         """Drop features in training."""
         if not self.training:
             return x
+        if self.generator is None:
+            return F.dropout(x, self.rate)
         if x.device.type == "cpu":
             return x * self.kept(torch.empty_like(x))
         if self.rates:
@@ -133,21 +154,24 @@ class MemberEmbedding(nn.Module):
     Zero is the mean of the N(0, 1) from which the vectors start, so an unseen category is neutral.
     """
 
+    fast = False
+
     def __init__(self, n_categories: int, size: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(n_categories, size))
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Map codes of shape ``(..., batch)`` to vectors ``(..., size, batch)``."""
+        """Map codes of shape ``(..., batch)`` to vectors ``(..., batch, size)``, in fast mode ``(..., size, batch)``."""
         n_categories = self.weight.shape[-2]
         if n_categories <= FEW_CATEGORIES:
             categories = torch.arange(n_categories, device=codes.device).unsqueeze(-1)
             is_category = (codes.unsqueeze(-2) == categories).to(self.weight.dtype)
-            return self.weight.mT @ is_category
+            return self.weight.mT @ is_category if self.fast else is_category.mT @ self.weight
         table = F.pad(self.weight, (0, 0, 1, 0))  # row 0 is for unseen categories
         rows = codes + 1
         if table.ndim == 3:
             n_members, n_rows, _ = table.shape
             rows = rows + n_rows * torch.arange(n_members, device=rows.device).unsqueeze(-1)
             table = table.flatten(0, 1)
-        return F.embedding(rows, table).mT
+        vectors = F.embedding(rows, table)
+        return vectors.mT if self.fast else vectors

@@ -22,7 +22,7 @@ from skhep_nn.networks.dense_layers import (
     reset_output,
     run_hidden,
 )
-from skhep_nn.networks.member_layers import MemberLinear
+from skhep_nn.networks.member_layers import Concatenation, MemberLinear
 from skhep_nn.utils.public import public
 
 __all__ = ["FeatureBlock", "HiddenStates", "SplitDenseNet"]
@@ -84,15 +84,14 @@ class _Chain(nn.Module):
         self, n_inputs: int, widths: Sequence[int], dense: bool, activation: str, dropout: float
     ) -> None:
         super().__init__()
-        self.dense = dense
-        self.hidden, self.activations = hidden_layers(
+        self.hidden, self.activations, self.concatenations = hidden_layers(
             n_inputs, widths, dense=dense, activation=activation
         )
         self.dropout = dropout_layer(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(..., n_inputs, batch)`` to the features of the last layer."""
-        return run_hidden(x, self.hidden, self.activations, self.dropout, dense=self.dense)
+        """Map the inputs of the block to the features of its last layer."""
+        return run_hidden(x, self.hidden, self.activations, self.concatenations, self.dropout)
 
 
 @public("skhep_nn.networks")
@@ -161,6 +160,7 @@ class SplitDenseNet(nn.Module):
     """
 
     stackable = True
+    fast = False
 
     def __init__(
         self,
@@ -206,6 +206,9 @@ class SplitDenseNet(nn.Module):
         sizes = self._sizes if bottleneck else []
         self.bottlenecks = nn.ModuleList(MemberLinear(size, bottleneck) for size in sizes)
         self.bottleneck_activations = nn.ModuleList(ACTIVATIONS[activation].build() for _ in sizes)
+        # A block without bottlenecks of other blocks reads its columns alone.
+        self.concatenations = nn.ModuleList(Concatenation() for _ in sizes)
+        self.concatenation = Concatenation()
         self.output = MemberLinear(n_joined, n_outputs)
 
     @property
@@ -239,14 +242,22 @@ class SplitDenseNet(nn.Module):
         -------
         HiddenStates
         """
-        rows = self.input_stage(x).index_select(-2, self.get_buffer("_order"))
-        inputs = list(rows.split(self._sizes, dim=-2))
+        states = self._states(x)
+        if self.fast:
+            return states
+        return HiddenStates(*([value.mT for value in values] for values in states))
+
+    def _states(self, x: Tensor) -> HiddenStates:
+        """Compute the hidden states in the layout of the layers."""
+        features_axis = -2 if self.fast else -1
+        rows = self.input_stage(x).index_select(features_axis, self.get_buffer("_order"))
+        inputs = list(rows.split(self._sizes, dim=features_axis))
         layers = zip(inputs, self.bottlenecks, self.bottleneck_activations, strict=False)
         bottlenecks = [activation(layer(own)) for own, layer, activation in layers]
         features = []
         for i, (own, chain) in enumerate(zip(inputs, self.blocks, strict=True)):
             others = bottlenecks[:i] + bottlenecks[i + 1 :]
-            features.append(chain(torch.cat([own, *others], dim=-2) if others else own))
+            features.append(chain(self.concatenations[i](own, *others) if others else own))
         return HiddenStates(inputs, bottlenecks, features)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -261,8 +272,8 @@ class SplitDenseNet(nn.Module):
         -------
         Tensor of shape (batch, n_outputs) or (members, batch, n_outputs)
         """
-        out: Tensor = self.output(torch.cat(self.hidden_states(x).blocks, dim=-2))
-        return out.mT
+        out: Tensor = self.output(self.concatenation(*self._states(x).blocks))
+        return out.mT if self.fast else out
 
 
 def _columns_of(blocks: Mapping[str, FeatureBlock], n_features: int) -> dict[str, tuple[int, ...]]:

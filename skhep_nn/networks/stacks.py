@@ -10,7 +10,15 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-__all__ = ["State", "holding", "separate_members", "stack_networks", "stacked_state", "write_state"]
+__all__ = [
+    "State",
+    "holding",
+    "in_fast_mode",
+    "separate_members",
+    "stack_networks",
+    "stacked_state",
+    "write_state",
+]
 
 State: TypeAlias = dict[str, Tensor]
 
@@ -57,6 +65,29 @@ class _Members(nn.Module):
         return torch.stack(outputs)
 
 
+def in_fast_mode(network: nn.Module) -> nn.Module:
+    """Let a network compute as estimators train and predict: the same outputs sooner, but for nothing else.
+
+    Networks of this package are ordinary modules until then. In fast mode their layers may work on transposed
+    tensors, merge with other layers, overwrite their inputs or have an explicit backward pass, which hooks do not
+    see and which has no second derivative.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Changed in place.
+
+    Returns
+    -------
+    nn.Module
+        The network.
+    """
+    for module in network.modules():
+        if getattr(type(module), "fast", None) is False:
+            module.fast = True  # type: ignore[assignment]
+    return network
+
+
 def _set_tensor(module: nn.Module, name: str, value: Tensor) -> None:
     """Replace a parameter or buffer by a tensor of another shape."""
     path, _, leaf = name.rpartition(".")
@@ -93,9 +124,9 @@ def stack_networks(networks: Sequence[nn.Module], *, share: bool = False) -> nn.
     torch.Size([5, 7, 1])
     """
     if not getattr(networks[0], "stackable", False):
-        return _Members(networks if share else [copy.deepcopy(n) for n in networks])
+        return _Members(networks if share else [in_fast_mode(copy.deepcopy(n)) for n in networks])
     states = [network.state_dict() for network in networks]
-    stacked = copy.deepcopy(networks[0])
+    stacked = in_fast_mode(copy.deepcopy(networks[0]))
     for name in states[0]:
         _set_tensor(stacked, name, torch.stack([state[name] for state in states]))
     return stacked

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from skhep_nn.networks.conv_base import (
     ConvNet,
@@ -329,6 +328,8 @@ dense_dropout, initial
                 self._n_operations += count_operations(past, n_points)
         parts = {"average": 1, "bins": min(int(plan.n_bins), n_points), "flatten": n_points}
         self.n_bins = parts[plan.head]
+        flat = plan.head == "flatten"
+        self.average = nn.Identity() if flat else nn.AdaptiveAvgPool2d((1, self.n_bins))
         return int(n_channels) * self.n_bins
 
     @property
@@ -364,6 +365,4 @@ dense_dropout, initial
             key = str(number)
             past = self.shortcuts[key](before) if key in self.shortcuts else None
             features = block(features, past)
-        if self.head != "flatten":
-            features = F.adaptive_avg_pool2d(features, (1, self.n_bins))
-        return self._outputs(features.transpose(1, 3).flatten(1))
+        return self._outputs(self.average(features).transpose(1, 3).flatten(1))

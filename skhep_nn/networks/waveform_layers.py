@@ -37,9 +37,11 @@ class TraceSpec(NamedTuple):
 
 
 class Windows(Convolution):
-    """Strided convolution of few channels, as one matrix product of its windows."""
+    """Strided convolution of few channels, in fast mode as one matrix product of its windows."""
 
     def _convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if not self.fast:
+            return super()._convolved(x, weight, bias)
         n_kernel, stride = weight.shape[-1], self.stride[1]
         if torch.is_autocast_enabled(x.device.type):  # halves the memory that is copied
             x = x.to(torch.get_autocast_dtype(x.device.type))
@@ -63,6 +65,14 @@ def convolution(n_inputs: int, n_outputs: int, kernel: int, spec: TraceSpec) -> 
     )
 
 
+class ChannelConcatenation(nn.Module):
+    """Concatenates the channels of traces."""
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        """Join traces of shape ``(batch, channels, 1, T)``."""
+        return torch.cat(parts, dim=1)
+
+
 class Inception(nn.Module):
     """Inception module: parallel convolutions of several widths, and one after max pooling (arXiv:1909.04939)."""
 
@@ -71,19 +81,23 @@ class Inception(nn.Module):
         width = spec.channels // (len(kernels) + 1)
         single = spec._replace(stride=1, norm=False)
         self.narrow = convolution(n_inputs, width, 1, single)
+        self.maximum = nn.MaxPool2d((1, 3), stride=1, padding=(0, 1))
         self.branches = nn.ModuleList(convolution(width, width, k, spec) for k in kernels)
         self.behind_maximum = convolution(n_inputs, width, 1, spec)
+        self.concatenation = ChannelConcatenation()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(batch, inputs, 1, T)`` to ``(batch, outputs, 1, T / stride)``."""
         narrow = self.narrow(x)
-        maximum = F.max_pool2d(x, (1, 3), stride=1, padding=(0, 1))
         outputs = [branch(narrow) for branch in self.branches]
-        return torch.cat([*outputs, self.behind_maximum(maximum)], dim=1)
+        joined: Tensor = self.concatenation(*outputs, self.behind_maximum(self.maximum(x)))
+        return joined
 
 
 class TraceBlock(nn.Module):
     """One convolution or an inception module, and pooling, with optional dropout."""
+
+    fast = False
 
     def __init__(self, n_inputs: int, n_points: int, spec: TraceSpec) -> None:
         super().__init__()
@@ -100,17 +114,18 @@ class TraceBlock(nn.Module):
         self.n_operations = count_operations(self.unit, n_points)
         self.pooling = min(spec.pooling, n_points)
         self.n_points = n_points // self.pooling
+        self.maximum = nn.MaxPool2d((1, self.pooling)) if self.pooling > 1 else nn.Identity()
+        self.activation = nn.ReLU()
         self.dropout = Dropout(spec.dropout) if spec.dropout else nn.Identity()
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         """Map ``(batch, inputs, 1, T)`` to ``(batch, outputs, 1, T / stride / pooling)``."""
-        x = self.unit(x)
         # The activation is monotonic, so it can follow the max pooling, after which there are fewer values.
-        if self.pooling > 1:
-            x = F.max_pool2d(x, (1, self.pooling))
+        x = self.maximum(self.unit(x))
         if shortcut is not None:
             x = x + shortcut
-        out: Tensor = self.dropout(x.relu_())
+        rectified = torch.relu_(x) if self.fast else self.activation(x)
+        out: Tensor = self.dropout(rectified)
         return out
 
 
@@ -119,12 +134,12 @@ class Shortcut(nn.Module):
 
     def __init__(self, n_inputs: int, n_points: int, spec: TraceSpec) -> None:
         super().__init__()
-        self.n_points = n_points
+        self.average = nn.AdaptiveAvgPool2d((1, n_points))
         self.unit = convolution(n_inputs, spec.channels, 1, spec._replace(stride=1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(batch, inputs, 1, T)`` to ``(batch, outputs, 1, n_points)``."""
-        out: Tensor = self.unit(F.adaptive_avg_pool2d(x, (1, self.n_points)))
+        out: Tensor = self.unit(self.average(x))
         return out
 
 

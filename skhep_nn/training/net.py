@@ -38,7 +38,7 @@ from skhep_nn.training.member_hyperparameters import MemberHyperparameters, Memb
 from skhep_nn.training.optimizers import OptimizerRates
 from skhep_nn.training.passes import EagerPass, Pass, Trainee
 from skhep_nn.training.schedules import Rates
-from skhep_nn.training.sklearn_callbacks import SklearnCallbacks
+from skhep_nn.training.sklearn_callbacks import SklearnCallbacks, not_printing
 from skhep_nn.training.streamed_batches import (
     AnyTrainBatches,
     AnyValidBatches,
@@ -304,6 +304,14 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
                     )
                     raise ValueError(msg) from error
                 raise
+
+    def partial_fit(
+        self, X: Any, y: Any = None, classes: Any = None, **fit_params: Any
+    ) -> MemberNet:
+        """Run all epochs; without `verbose`, callbacks do not print."""
+        with not_printing([] if self.verbose else [callback for _, callback in self.callbacks_]):
+            super().partial_fit(X, y, classes, **fit_params)
+        return self
 
     def fit_loop(
         self, X: Any, y: Any = None, epochs: int | None = None, **params: Any

@@ -1,17 +1,20 @@
-"""scikit-learn's callbacks (``set_callbacks``), called after every epoch.
+"""scikit-learn's callbacks (``set_callbacks``), called after every epoch, and silent callbacks of skorch.
 
 scikit-learn 1.9 marks its callback framework as experimental; only this module depends on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from skorch.callbacks import Callback
+from skorch.utils import noop
 
-__all__ = ["CallbackSupportMixin", "SklearnCallbacks", "with_callbacks"]
+__all__ = ["CallbackSupportMixin", "SklearnCallbacks", "not_printing", "with_callbacks"]
 
 
 class SklearnCallbacks(Callback):  # type: ignore[misc]
@@ -65,3 +68,24 @@ class SklearnCallbacks(Callback):  # type: ignore[misc]
             **self.task,
         )
         self.task = {}  # the net is kept after the fit, the data should not be
+
+
+@contextmanager
+def not_printing(callbacks: Iterable[Callback]) -> Iterator[None]:
+    """Silence callbacks that would print by default.
+
+    skorch recognises them by the builtin `print`, and would let them print if a program has replaced that.
+    """
+    defaults = {
+        cb: inspect.signature(type(cb)).parameters["sink"].default
+        for cb in callbacks
+        if "sink" in inspect.signature(type(cb)).parameters
+    }
+    silenced = {cb: sink for cb, sink in defaults.items() if cb.sink is sink}
+    try:
+        for cb in silenced:
+            cb.sink = noop
+        yield
+    finally:
+        for cb, sink in silenced.items():
+            cb.sink = sink

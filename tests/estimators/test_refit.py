@@ -161,3 +161,31 @@ def test_predictions_do_not_change_pickles_and_hashes(events):
     assert model.ensemble_.n_parameters > 0
     assert model.ensemble_.n_operations > 0
     assert (joblib.hash(model), len(pickle.dumps(model))) == (before, size)
+
+
+def test_repeated_fits_have_one_hash_but_for_times(events):
+    X, y, _ = events
+    states = []
+    for _ in range(2):
+        model = quick(n_members=2).fit(X, y)
+        model.predict_proba(X)
+        history = model.history_.drop(columns="seconds").to_dict("list")
+        states.append(model.__getstate__() | {"history_": history})
+    assert joblib.hash(states[0]) == joblib.hash(states[1])
+
+
+def test_read_only_states_and_rows_are_used_without_a_warning(events, tmp_path):
+    """As memory maps of joblib and objects of ray are."""
+    X, y, _ = events
+    model = quick(n_members=2).fit(X, y)
+    joblib.dump(model, tmp_path / "model")
+    np.save(tmp_path / "rows.npy", X)
+    mapped = joblib.load(tmp_path / "model", mmap_mode="r")
+    rows = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    assert not any(value.flags.writeable for value in mapped.ensemble_.states.values())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = mapped.predict_proba(rows)
+        mapped.ensemble_.member(0)
+        model.fit(rows, y)
+    np.testing.assert_array_equal(found, model.predict_proba(X))

@@ -7,6 +7,7 @@ import torch
 from skhep_nn.ensemble import stack_networks
 from skhep_nn.networks import CategoricalColumn, DenseNet, embedding_size
 from skhep_nn.networks import member_layers as _member_layers
+from skhep_nn.networks.stacks import in_fast_mode
 
 JETS = CategoricalColumn(column=22, n_categories=4, size=3)
 
@@ -99,7 +100,7 @@ def test_starting_values_come_from_the_generator_alone():
 @pytest.mark.parametrize("activation", ["swish", "relu", "selu", "prelu"])
 @pytest.mark.parametrize("dense", [True, False])
 def test_stacked_equals_one_by_one(activation, dense):
-    """Bitwise, for whole lanes of 32 events."""
+    """Bitwise, for whole lanes of 32 events, in the mode in which estimators predict."""
     members = [
         DenseNet(31, 2, categorical=[JETS], activation=activation, dense=dense) for _ in range(3)
     ]
@@ -109,7 +110,7 @@ def test_stacked_equals_one_by_one(activation, dense):
     x = torch.randn(3, 64, 31, generator=torch.Generator().manual_seed(5))
     x[..., 22] = torch.randint(-1, 4, (3, 64), generator=torch.Generator().manual_seed(6))
     stacked = stack_networks(members)(x)
-    alone = torch.stack([network(rows) for network, rows in zip(members, x, strict=True)])
+    alone = torch.stack([in_fast_mode(m)(rows) for m, rows in zip(members, x, strict=True)])
     assert torch.equal(stacked, alone)
 
 
@@ -125,11 +126,13 @@ def test_few_and_many_categories_embed_alike(monkeypatch):
             single.append(embedding)
         stack = _member_layers.MemberEmbedding(4, 3)
         stack.weight = torch.nn.Parameter(torch.stack([e.weight.detach() for e in single]))
+        in_fast_mode(stack)
         out = stack(codes)
         assert out.shape == (2, 3, 5)
         (out * torch.arange(15.0).view(3, 5)).sum().backward()
         for k, embedding in enumerate(single):
-            torch.testing.assert_close(embedding(codes[k]), out[k])
+            torch.testing.assert_close(embedding(codes[k]), out[k].mT)
+            torch.testing.assert_close(in_fast_mode(embedding)(codes[k]), out[k])
         results.append((out.detach(), stack.weight.grad))
     torch.testing.assert_close(results[0], results[1])
     assert not results[0][0][0, :, 2].any()
@@ -179,7 +182,7 @@ def test_the_chains_own_backward_is_automatic_differentiation(monkeypatch, n_mem
     for seed in range(n_members):
         members.append(DenseNet(31, 2, categorical=[JETS], **params))
         members[-1].reset_parameters(torch.Generator().manual_seed(seed))
-    network = stack_networks(members) if n_members > 1 else members[0]
+    network = stack_networks(members) if n_members > 1 else in_fast_mode(members[0])
     shape = (n_members, 50, 31) if n_members > 1 else (50, 31)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     x[..., 22] = torch.randint(0, 4, shape[:-1], generator=torch.Generator().manual_seed(2)).float()
@@ -202,9 +205,10 @@ def test_the_chains_own_backward_is_automatic_differentiation(monkeypatch, n_mem
 
 def test_dropout_precision_and_activation_leave_the_chain():
     x = torch.zeros(2, 33)
-    assert build()._chains(x)
-    assert not build(dropout=0.1)._chains(x)
-    assert build(dropout=0.1).eval()._chains(x)
-    assert not build(activation="prelu")._chains(x)
+    assert in_fast_mode(build())._chains(x)
+    assert not in_fast_mode(build(dropout=0.1))._chains(x)
+    assert in_fast_mode(build(dropout=0.1)).eval()._chains(x)
+    assert not in_fast_mode(build(activation="prelu"))._chains(x)
+    assert not build()._chains(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not build()._chains(x)
+        assert not in_fast_mode(build())._chains(x)

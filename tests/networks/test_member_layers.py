@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from skhep_nn.ensemble import stack_networks
 from skhep_nn.networks import DenseNet
+from skhep_nn.networks.stacks import in_fast_mode
 from tests.small_fits import quick, small_events, weighted_loss
 
 
@@ -53,7 +54,7 @@ class TestDropout:
         ]
         for k, network in enumerate(networks):
             network.reset_parameters(torch.Generator().manual_seed(k))
-        stack = stack_networks(networks) if n_members > 1 else networks[0]
+        stack = stack_networks(networks) if n_members > 1 else in_fast_mode(networks[0])
         act = {
             "swish": F.silu,
             "selu": F.selu,

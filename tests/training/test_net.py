@@ -1,5 +1,7 @@
 """The training loop against the simple version, and skorch's callbacks on top of it."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -366,6 +368,18 @@ class TestSkorchCallbacks:
         X, y, _ = events
         classifier(callbacks=[ProgressBar(detect_notebook=False)]).fit(X, y)
         assert "/10" in capsys.readouterr().err
+
+    def test_without_verbose_callbacks_do_not_print_though_print_is_replaced(
+        self, events, capsys, monkeypatch
+    ):
+        X, y, *_ = events
+        stopping = EarlyStopping(patience=1, threshold=10)
+        monkeypatch.setattr("builtins.print", partial(print))
+        model = classifier(verbose=0, early_stopping=9, max_epochs=4, callbacks=[stopping])
+        model.fit(X, y)
+        assert capsys.readouterr().out == ""
+        model.set_params(verbose=1).fit(X, y)
+        assert "Stopping since" in capsys.readouterr().out
 
     def test_verbose_shows_the_table_of_passes(self, events, capsys):
         X, y, _ = events
