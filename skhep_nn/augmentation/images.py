@@ -15,6 +15,7 @@ from skhep_nn.inputs.images import ImageTransformer, chunks, floating
 from skhep_nn.utils.public import public
 from skhep_nn.utils.random import random_numbers
 from skhep_nn.utils.stored_frames import PlainState, Rebuilds, each
+from skhep_nn.utils.torch_state import as_signed
 
 __all__ = ["ImageAugmenter"]
 
@@ -82,8 +83,8 @@ class ImageAugmenter(PlainState, ImageTransformer):
 
     Notes
     -----
-    Integers, such as uint8, keep their type under flips, turns and rolls. Smearing makes them
-    floating-point numbers (float32 for uint8).
+    Integers, such as the uint8 and uint16 counts of a camera, keep their type under flips, turns and rolls.
+    Smearing makes them floating-point numbers (float32 for 8 and 16 bits), so that nothing wraps around.
 
     Pixels are permuted, never interpolated, so that all operations except smearing are exact.
 
@@ -257,10 +258,12 @@ class ImageAugmenter(PlainState, ImageTransformer):
         pixels = self._images(X).reshape(-1, height * width, n_channels)
         uniform = torch.rand((4, len(pixels)), generator=generator, device=X.device)
         sources = self._sources(uniform)
+        bits = as_signed(pixels)
         if n_channels == 1:
-            moved = pixels.squeeze(-1).gather(1, sources).unsqueeze(-1)
+            moved = bits.squeeze(-1).gather(1, sources).unsqueeze(-1)
         else:
-            moved = pixels.gather(1, sources.unsqueeze(-1).expand(-1, -1, n_channels))
+            moved = bits.gather(1, sources.unsqueeze(-1).expand(-1, -1, n_channels))
+        moved = moved.view(X.dtype)
         if self.smearing:
             moved = moved if moved.is_floating_point() else moved.float()
             for channel in self.energy_channels:
@@ -286,9 +289,10 @@ class ImageAugmenter(PlainState, ImageTransformer):
         """
         if not 0 <= index < self.n_views_:
             raise IndexError(f"There are {self.n_views_} views, from 0 on; got index {index}.")
-        placed = _placed(torch, self._images(X), self._views[index])
+        placed = _placed(torch, as_signed(self._images(X)), self._views[index])
         view: torch.Tensor = placed.reshape(X.shape).contiguous()
-        return view
+        # A view with the same type would still be an operator, which ONNX does not have.
+        return view if view.dtype == X.dtype else view.view(X.dtype)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

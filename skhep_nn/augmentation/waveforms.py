@@ -17,6 +17,7 @@ from skhep_nn.utils.checks import is_count, is_number
 from skhep_nn.utils.public import public
 from skhep_nn.utils.random import random_numbers
 from skhep_nn.utils.stored_frames import PlainState, Rebuilds, each
+from skhep_nn.utils.torch_state import as_signed
 
 __all__ = ["WaveformAugmenter"]
 
@@ -24,8 +25,6 @@ __all__ = ["WaveformAugmenter"]
 _N_MODES = 4
 # Largest number of traces from which the typical range is computed.
 _N_LOOKED_AT = 1000
-# Few functions of torch accept unsigned integers, so these are viewed as signed ones of the same bits.
-_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 
 
 class _View(NamedTuple):
@@ -288,7 +287,7 @@ class WaveformAugmenter(PlainState, WaveformTransformer):
             raise IndexError(f"There are {self.n_views_} views, from 0 on; got index {index}.")
         traces = self._traces(X)
         sources = self._sources(torch, self._views[index], device=X.device)
-        seen = _as_signed(traces).index_select(-2, sources).reshape(X.shape)
+        seen = as_signed(traces).index_select(-2, sources).reshape(X.shape)
         # A view with the same type would still be an operator, which ONNX does not have.
         return seen if seen.dtype == X.dtype else seen.view(X.dtype)
 
@@ -352,7 +351,7 @@ class WaveformAugmenter(PlainState, WaveformTransformer):
         """Shift and reverse traces (n, T, C); returns X itself if neither is wanted."""
         if not (self._mirrors or self.shift_):
             return X
-        moved = _as_signed(X)
+        moved = as_signed(X)
         if self._mirrors:
             moved = torch.where((coin < 0.5)[:, None, None], moved.flip(1), moved)
         if self.shift_:
@@ -375,12 +374,6 @@ class WaveformAugmenter(PlainState, WaveformTransformer):
         traces = torch.arange(len(X), device=X.device)
         cut = longer.unfold(1, n_points * n_channels, n_channels)[traces, starts]
         return cut.reshape(X.shape)
-
-
-def _as_signed(X: torch.Tensor) -> torch.Tensor:
-    """View unsigned integers as signed ones of the same bits; return other tensors unchanged."""
-    signed = _SIGNED.get(X.dtype)
-    return X if signed is None else X.view(signed)
 
 
 def _slow_modes(like: torch.Tensor) -> torch.Tensor:

@@ -24,9 +24,10 @@ from sklearn.utils.validation import (
 )
 
 from skhep_nn.augmentation.events import EventAugmenter
+from skhep_nn.estimators.parameters import check_augmenter_of, check_rows_of
 from skhep_nn.inputs.events import as_pandas, refuse_without_names
 from skhep_nn.utils.checks import is_count
-from skhep_nn.utils.log_probabilities import class_scores, log_mean, normalised
+from skhep_nn.utils.log_probabilities import class_scores, completed, log_mean, log_proba
 from skhep_nn.utils.public import public
 from skhep_nn.utils.sklearn_private import check_sample_weight
 
@@ -105,12 +106,15 @@ class _Augmented(MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
         X = self._read(X, reset=True)
         check_consistent_length(X, y)
         n_rows, n_parts = len(y), self._n_parts()
+        augmenter = self._new_augmenter()
+        check_augmenter_of(self.estimator, "augmenter", augmenter)
+        check_rows_of(augmenter, X)
         if self.n_copies:
             warn_of_copies(type(self).__name__, self.estimator, n_rows * n_parts)
         params = self._params(X, sample_weight, fit_params, n_parts)
         if self.augmenter is not None and not hasattr(self, "feature_names_in_"):
             refuse_without_names(self.augmenter, type(self).__name__)
-        self.augmenter_ = self._new_augmenter().fit(X)
+        self.augmenter_ = augmenter.fit(X)
         rows = np.tile(np.arange(n_rows), n_parts)
         self.estimator_ = clone(self.estimator).fit(
             self._augmented(X, n_rows),
@@ -358,6 +362,7 @@ class AugmentedClassifier(ClassifierMixin, _Augmented):  # type: ignore[misc]
             sure = np.flatnonzero(mean.max(axis=1) > _SURE)
             if len(sure) and hasattr(self.estimator_, "predict_log_proba"):
                 of_views = self._of_views("predict_log_proba", _rows(X, sure))
+                of_views = [completed(np.asarray(own, dtype=np.float64)) for own in of_views]
                 logs[sure] = log_mean(of_views, np.full(len(of_views), 1 / len(of_views)))
         return logs
 
@@ -373,10 +378,10 @@ class AugmentedClassifier(ClassifierMixin, _Augmented):  # type: ignore[misc]
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
-            In the order of `classes_`; minus infinity where the estimator gives a probability of exactly 0.
+            In the order of `classes_`; minus infinity where `predict_proba` is exactly 0.
         """
         check_is_fitted(self)
-        return normalised(self._log_probabilities(X))
+        return log_proba(self._log_probabilities(X), self.predict_proba(X))
 
     @available_if(_estimator_has_scores)  # type: ignore[untyped-decorator]
     def decision_function(self, X: Any) -> NDArray[Any]:

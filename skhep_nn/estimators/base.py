@@ -77,6 +77,8 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
     """
 
     _rebuild: ClassVar[Rebuilds] = {"history_": frame}
+    #: Word for the rows in error messages: "events", "images" or "traces".
+    _called: ClassVar[str]
 
     # -- defined by subclasses --------------------------------------------------------------------
 

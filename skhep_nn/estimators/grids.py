@@ -29,8 +29,6 @@ class GridEstimator(GridReader, BaseNetworkEstimator, ABC):
     #: Types that are not converted to float32 as a whole, which would take more memory: the network
     #: converts each batch.
     _kept: ClassVar[tuple[type, ...]] = (np.uint8,)
-    #: Word for the rows in error messages.
-    _called: ClassVar[str]
 
     @staticmethod
     def _further(network: type[nn.Module], given: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
+from skhep_nn.inputs.events import EventTransformer
+from skhep_nn.inputs.images import ImageTransformer
+from skhep_nn.inputs.waveforms import WaveformTransformer
+from skhep_nn.kinematics.momenta import find_momenta
 from skhep_nn.training.optimizers import OPTIMIZERS
 from skhep_nn.utils.checks import is_count, is_flag, is_number
 
-__all__ = ["PRECISIONS", "check_augmentation", "check_owners", "check_params", "check_searchable"]
+__all__ = [
+    "PRECISIONS",
+    "check_augmenter_of",
+    "check_owners",
+    "check_params",
+    "check_rows_of",
+    "check_searchable",
+]
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -71,10 +83,77 @@ def check_params(estimator: Any) -> None:
         allowed, text = _CONSTRAINTS.get(name, (None, ""))
         if allowed is not None and not allowed(value):
             raise ValueError(f"{name}={value!r} {text}.")
-    check_augmentation(estimator.augmentation)
+    _check_is_augmenter(estimator.augmentation)
+    check_augmenter_of(estimator, "augmentation", estimator.augmentation)
 
 
-def check_augmentation(augmentation: Any) -> None:
+# Kinds of data, the base class of their transformers, and an augmenter.
+_KINDS: dict[str, tuple[type, str]] = {
+    "events": (EventTransformer, "EventAugmenter()"),
+    "images": (ImageTransformer, "ImageAugmenter()"),
+    "traces": (WaveformTransformer, "WaveformAugmenter()"),
+}
+
+
+def _kind_of(augmenter: Any) -> str | None:
+    """Return the kind of data of an augmenter of this package, None for others."""
+    return next((kind for kind, (base, _) in _KINDS.items() if isinstance(augmenter, base)), None)
+
+
+def check_augmenter_of(estimator: Any, name: str, augmenter: Any) -> None:
+    """Raise TypeError if an augmenter is for another kind of data than a network estimator.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Nothing is known of estimators of other packages, except for searches over networks.
+    name : str
+        Parameter that holds the augmenter.
+    augmenter : augmenter or None
+        Nothing is known of augmenters of other packages.
+    """
+    while not hasattr(estimator, "_called") and hasattr(estimator, "estimator"):
+        estimator = estimator.estimator
+    kind, wanted = _kind_of(augmenter), getattr(estimator, "_called", None)
+    if kind is not None and wanted in _KINDS and kind != wanted:
+        msg = (
+            f"{name}={augmenter!r} is for {kind}, but {type(estimator).__name__} takes {wanted}; use "
+            f"{_KINDS[wanted][1]}."
+        )
+        raise TypeError(msg)
+
+
+def check_rows_of(augmenter: Any, X: Any) -> None:
+    """Raise TypeError if an augmenter would take the columns of a table for pixels or points, or arrays for tables.
+
+    Parameters
+    ----------
+    augmenter : augmenter
+        Nothing is known of augmenters of other packages.
+    X : DataFrame or ndarray
+        Data to augment.
+    """
+    kind, n_axes = _kind_of(augmenter), np.ndim(X)
+    names = [str(name) for name in X.columns] if hasattr(X, "columns") else []
+    if kind == "events" and n_axes > 2:
+        others = " or ".join(_KINDS[other][1] for other in ("images", "traces"))
+        msg = f"{augmenter!r} is for events, rows of a table, but X has the shape {X.shape}; use {others}."
+    elif kind == "images" and n_axes == 2 and augmenter.image_shape is None:
+        msg = (
+            f"{augmenter!r} would take the {X.shape[1]} columns of X for the pixels of an image of one row. Give "
+            "image_shape=(height, width) if they are pixels; events, rows of a table, need EventAugmenter()."
+        )
+    elif kind == "traces" and find_momenta(names):
+        msg = (
+            f"{augmenter!r} would take the columns of X for points in time, but they are momenta of events: "
+            f"{names[:5]}; use EventAugmenter()."
+        )
+    else:
+        return
+    raise TypeError(msg)
+
+
+def _check_is_augmenter(augmentation: Any) -> None:
     """Raise TypeError if the object is no augmenter."""
     if augmentation is None:
         return

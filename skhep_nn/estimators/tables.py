@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ __all__ = ["TableEstimator"]
 class TableEstimator(BaseNetworkEstimator, ABC):
     """Estimator whose inputs are tables, which a `TableReader` reads."""
 
+    _called: ClassVar[str] = "events"
     _categorical: list[int]
 
     @property

@@ -17,13 +17,14 @@ from skhep_nn.networks.losses import LOSSES
 from skhep_nn.preprocessing.moments import weighted_moments
 from skhep_nn.training.job import Target
 from skhep_nn.utils.checks import is_number
-from skhep_nn.utils.log_probabilities import class_scores, normalised
+from skhep_nn.utils.log_probabilities import class_scores, log_proba
 
 __all__ = [
     "BaseNetworkClassifier",
     "BaseNetworkRegressor",
     "TargetScaling",
     "class_probabilities",
+    "log_probabilities",
     "target_scaling",
 ]
 
@@ -94,7 +95,7 @@ class BaseNetworkClassifier(ClassifierMixin, BaseNetworkEstimator):  # type: ign
         """Return the logarithm of the probability of every class.
 
         It is computed in double precision from the outputs of the networks, so that events differ
-        where `predict_proba` is exactly 0 or 1.
+        where `predict_proba` is exactly 1.
 
         Parameters
         ----------
@@ -104,9 +105,9 @@ class BaseNetworkClassifier(ClassifierMixin, BaseNetworkEstimator):  # type: ign
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
-            In the order of `classes_`.
+            In the order of `classes_`; minus infinity where `predict_proba` is exactly 0.
         """
-        return normalised(self._log_probabilities(X))
+        return log_proba(self._log_probabilities(X), self.predict_proba(X))
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
         """Return the logit of the probability, which orders events also where `predict_proba` is exactly 1.
@@ -192,6 +193,11 @@ def class_probabilities(probability: NDArray[np.floating[Any]]) -> NDArray[np.fl
     # float32 probabilities sum to one only within 1e-7, for which scikit-learn's metrics warn.
     normalised: NDArray[np.float64] = out / out.sum(axis=1, keepdims=True)
     return normalised
+
+
+def log_probabilities(classifier: BaseNetworkClassifier, X: Any) -> NDArray[np.float64]:
+    """Return the logarithm of the mean probability of every class, also where `predict_proba` is exactly 0."""
+    return classifier._log_probabilities(X)
 
 
 class TargetScaling(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -32,6 +33,8 @@ CHUNK = 2**20
 # Number of rows that an error message lists.
 _NAMED = 5
 _SHAPES = "(n_samples, H, W), (n_samples, H, W, C) or (n_samples, n_pixels)"
+# Images with fewer channels are not suspected to have their channels first.
+_MANY_CHANNELS = 8
 
 
 class Images(NamedTuple):
@@ -110,6 +113,19 @@ def _all_finite(values: NDArray[Any]) -> bool:
         return True
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(values.sum()) or np.isfinite(values).all())
+
+
+def _warn_of_channels_first(name: str, shape: tuple[int, ...]) -> None:
+    """Warn if images (H, W, C) have few rows and many channels, as if the channels came first."""
+    n_rows, n_columns, n_channels = (*shape, 1, 1)[:3]
+    many = n_channels >= _MANY_CHANNELS or n_channels == n_columns >= _MANY_CHANNELS // 2
+    if many and 2 * n_rows <= min(n_columns, n_channels):
+        warnings.warn(
+            f"{name} takes images of shape {shape} as {n_rows} x {n_columns} cells with {n_channels} channels, "
+            "but they look as if channels came first. Channels come last here: np.moveaxis(X, 1, -1). If the "
+            f"shape is right, say image_shape={shape}.",
+            stacklevel=5,
+        )
 
 
 class LazyImages:
@@ -243,6 +259,8 @@ class ImageReader(GridReader, abc.ABC):
                 f"shape {expected}."
             )
         if reset:
+            if self.image_shape is None:
+                _warn_of_channels_first(type(self).__name__, shape)
             self.image_shape_ = shape
             self._set_array(shape)
 

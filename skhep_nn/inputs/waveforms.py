@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -21,6 +22,10 @@ __all__ = [
 ]
 
 _SHAPES = "(n_samples, n_points) or (n_samples, n_points, n_channels)"
+
+
+# Number of channels for each point from which on channels seem to come first.
+_MANY_MORE = 4
 
 
 class Waveforms(NamedTuple):
@@ -58,6 +63,16 @@ def baseline_window(baseline: Any, n_points: int) -> slice | None:
             f"fraction of the trace between 0 and 1, or the points (start, stop), got {baseline!r}."
         )
     return slice(int(bounds[0]), int(bounds[1]))
+
+
+def _warn_of_channels_first(name: str, n_points: int, n_channels: int) -> None:
+    """Warn if traces (T, C) have many more channels than points, as if the channels came first."""
+    if n_channels >= _MANY_MORE * n_points and n_channels > 2 * _MANY_MORE:
+        warnings.warn(
+            f"{name} takes traces of shape {(n_points, n_channels)} as {n_points} points with {n_channels} "
+            "channels, but they look as if channels came first. Channels come last here: np.moveaxis(X, 1, -1).",
+            stacklevel=5,
+        )
 
 
 class WaveformReader(GridReader):
@@ -104,6 +119,7 @@ class WaveformReader(GridReader):
         self._n_axes = 1 + len(shape)
         if len(shape) == 2:
             self._set_array(shape)
+            _warn_of_channels_first(type(self).__name__, *shape)
 
     @property
     def sample_shape(self) -> tuple[int, int]:

@@ -18,6 +18,8 @@ from skhep_nn.utils.public import public
 
 __all__ = ["ImageCropper", "ImageScaler"]
 
+# Largest default side of a window: the crop of images of ions, which have 576 x 576 cells.
+_AUTO_SIZE = 126
 # Function and inverse. All of them increase, and are applied to the modulus.
 _FUNCTIONS = {"log1p": (np.log1p, np.expm1), "sqrt": (np.sqrt, np.square)}
 
@@ -30,8 +32,9 @@ class ImageCropper(ImageTransformer):
 
     Parameters
     ----------
-    size : int or sequence of two int, default=126
-        Side of the window in cells, or ``(height, width)``.
+    size : "auto", int or sequence of two int, default="auto"
+        Side of the window in cells, or ``(height, width)``. "auto" is 126 cells, or the whole side of
+        images that have fewer.
     centre : {"image", "blob"} or sequence of two int, default="image"
         Centre of the window: the middle of the image; the brightest blob of each image; or
         a given cell ``(row, column)`` of all images. A window that would extend beyond the image is
@@ -74,7 +77,7 @@ class ImageCropper(ImageTransformer):
     def __init__(
         self,
         *,
-        size: int | Sequence[int] = 126,
+        size: int | str | Sequence[int] = "auto",
         centre: str | Sequence[int] = "image",
         blob_size: int = 5,
         image_shape: Sequence[int] | None = None,
@@ -88,9 +91,13 @@ class ImageCropper(ImageTransformer):
         """Check the parameters and place the window, if it is the same for all images."""
         extent = values.shape[1:3]
         given: Any = self.size
+        if isinstance(given, str) and given == "auto":
+            given = [min(_AUTO_SIZE, n) for n in extent]
         window = tuple(given) if np.iterable(given) else (given, given)
         if len(window) != 2 or not all(is_count(n) for n in window):
-            raise ValueError(f"size must be one or two integers of at least 1, got {given!r}.")
+            raise ValueError(
+                f"size must be 'auto', or one or two integers of at least 1, got {self.size!r}."
+            )
         if window[0] > extent[0] or window[1] > extent[1]:
             raise ValueError(
                 f"A window of {window[0]} x {window[1]} cells does not fit into images of "

@@ -24,6 +24,7 @@ from sklearn.utils.validation import check_is_fitted
 from skhep_nn.ensemble.ensemble import Ensemble
 from skhep_nn.estimators.base import BaseNetworkEstimator
 from skhep_nn.estimators.parameters import check_searchable
+from skhep_nn.estimators.targets import log_probabilities
 from skhep_nn.tuning.ensemble_selection import (
     LR_FACTOR,
     Data,
@@ -36,7 +37,7 @@ from skhep_nn.tuning.ensemble_selection import (
     train_candidates,
 )
 from skhep_nn.utils.checks import is_count
-from skhep_nn.utils.log_probabilities import class_scores, log_mean, normalised
+from skhep_nn.utils.log_probabilities import class_scores, log_mean, log_proba
 from skhep_nn.utils.public import public
 from skhep_nn.utils.random import seed_of
 from skhep_nn.utils.sklearn_private import num_samples
@@ -316,12 +317,13 @@ class HyperEnsembleClassifier(ClassifierMixin, _HyperEnsemble):  # type: ignore[
     def _log_probabilities(self, X: Any) -> Probabilities:
         """Return the logarithm of the weighted mean of the models' probabilities."""
         check_is_fitted(self, "models_")
-        return log_mean([model.predict_log_proba(X) for model in self.models_], self.model_weights_)
+        logs = [log_probabilities(model, X) for model in self.models_]
+        return log_mean(logs, self.model_weights_)
 
     def predict_log_proba(self, X: Any) -> Probabilities:
         """Return the logarithm of the probability of every class.
 
-        Events differ where `predict_proba` is exactly 0 or 1.
+        Events differ where `predict_proba` is exactly 1.
 
         Parameters
         ----------
@@ -331,9 +333,9 @@ class HyperEnsembleClassifier(ClassifierMixin, _HyperEnsemble):  # type: ignore[
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
-            In the order of `classes_`.
+            In the order of `classes_`; minus infinity where `predict_proba` is exactly 0.
         """
-        return normalised(self._log_probabilities(X))
+        return log_proba(self._log_probabilities(X), self.predict_proba(X))
 
     def decision_function(self, X: Any) -> Probabilities:
         """Return the logit of the probability, which orders events also where `predict_proba` is exactly 1.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 __all__ = [
+    "as_signed",
     "computable",
     "half_precision",
     "one_thread_each",
@@ -101,3 +102,13 @@ def computable(rows: Tensor) -> Tensor:
     # The same bits read as int16: values from 32,768 on appear negative.
     signed = rows.view(torch.int16).float()
     return torch.where(signed < 0, signed + 65536, signed)
+
+
+# Few functions of torch accept unsigned integers, so these are viewed as signed ones of the same bits.
+_SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+
+
+def as_signed(X: Tensor) -> Tensor:
+    """View unsigned integers as signed ones of the same bits; return other tensors unchanged."""
+    signed = _SIGNED.get(X.dtype)
+    return X if signed is None else X.view(signed)

@@ -377,3 +377,55 @@ def test_names_are_forgotten_with_the_data_that_had_them():
     assert not hasattr(augmenter, "feature_names_in_")
     assert not hasattr(augmenter, "get_feature_names_out")
     assert augmenter.transform(np.ones((1, 2, 2))).shape == (1, 2, 2)
+
+
+COUNTS = ["uint8", "uint16", ">u2", "int16", "uint32"]
+
+
+def counts_of(dtype):
+    """Images up to the ends of the range of a type."""
+    info = np.iinfo(dtype)
+    rng = np.random.default_rng(0)
+    return rng.integers(info.min, info.max, (50, 4, 4, 2), endpoint=True).astype(dtype)
+
+
+def sorted_pixels(images):
+    return np.sort(np.asarray(images).astype(float).reshape(len(images), -1), axis=1)
+
+
+@pytest.mark.parametrize("kind", ["array", "tensor"])
+@pytest.mark.parametrize("dtype", COUNTS)
+def test_counts_move_as_they_are(kind, dtype):
+    X = counts_of(dtype)
+    augmenter = ImageAugmenter(roll_phi=1, random_state=0).fit(X)
+    if kind == "array":
+        found = [augmenter.transform(X), *augmenter.views(X)]
+    else:
+        X = X.astype(X.dtype.newbyteorder("="))
+        tensor, generator = torch.from_numpy(X), torch.Generator().manual_seed(0)
+        found = [augmenter.transform_tensor(tensor, generator).numpy()]
+        found += [augmenter.view_tensor(tensor, k).numpy() for k in range(augmenter.n_views_)]
+        views = list(augmenter.views(X))
+        np.testing.assert_array_equal(found[1:], views)
+    assert len(found) == 9
+    for images in found:
+        assert images.dtype == X.dtype
+        np.testing.assert_array_equal(sorted_pixels(images), sorted_pixels(X))
+
+
+@pytest.mark.parametrize("kind", ["array", "tensor"])
+@pytest.mark.parametrize("dtype", COUNTS)
+def test_smeared_counts_do_not_wrap_around(kind, dtype):
+    X = counts_of(dtype)
+    X[:] = np.iinfo(dtype).max
+    augmenter = ImageAugmenter(smearing=0.1, random_state=0).fit(X)
+    if kind == "array":
+        found = augmenter.transform(X)
+    else:
+        tensor = torch.from_numpy(X.astype(X.dtype.newbyteorder("=")))
+        found = augmenter.transform_tensor(tensor, torch.Generator().manual_seed(0)).numpy()
+    assert found.dtype == (np.float64 if dtype == "uint32" and kind == "array" else np.float32)
+    top = float(np.iinfo(dtype).max)
+    assert found[..., 0].max() > 1.1 * top
+    assert found[..., 0].min() > 0.5 * top
+    np.testing.assert_allclose(found[..., 1], top, rtol=1e-6)

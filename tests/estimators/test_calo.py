@@ -13,6 +13,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
+from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skhep_nn import CaloCNNClassifier, CaloCNNRegressor, Constant, ImageAugmenter, ImageCropper
@@ -28,6 +29,12 @@ SMALL["dense_dropout"] = 0.0
 CHECKED = {"network_params": SMALL, "precision": "float32", "max_epochs": 40}
 # Targets of the suite depend on which feature is which, and means over a row do not tell that.
 OF_PLACES = {"network_params": SMALL | {"head": "flatten"}, "batch_size": 32}
+
+
+@pytest.mark.parametrize("check", ["check_classifiers_train", "check_decision_proba_consistency"])
+def test_scores_conform_with_the_defaults(check):
+    """The defaults learn the suite's blobs so well that probabilities are exactly 1."""
+    getattr(estimator_checks, check)("CaloCNNClassifier", CaloCNNClassifier())
 
 
 @parametrize_with_checks(

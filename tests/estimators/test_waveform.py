@@ -13,6 +13,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skhep_nn import Constant
@@ -29,6 +30,12 @@ SMALL["network_params"] = {"strides": (4, 1), "dense": (16,), "n_bins": 16}
 # suite asks for.
 TINY = {"channels": (16,), "kernels": 3, "precision": "float32", "batch_size": 32}
 TINY["network_params"] = {"strides": 1, "head": "flatten", "dense": (16,), "norm": False}
+
+
+@pytest.mark.parametrize("check", ["check_classifiers_train", "check_decision_proba_consistency"])
+def test_scores_conform_with_the_defaults(check):
+    """The defaults learn the suite's blobs so well that probabilities are exactly 1."""
+    getattr(estimator_checks, check)("WaveformClassifier", WaveformClassifier())
 
 
 @parametrize_with_checks(

@@ -1,12 +1,23 @@
-"""Images as arrays, as rows of pixels, and read lazily; errors that name images."""
+"""Images as arrays, as rows of pixels, and read lazily; errors that name images; channels first."""
+
+import warnings
 
 import h5py
 import numpy as np
 import pytest
 
-from skhep_nn import CaloCNNClassifier, ImageScaler, load_calo_hdf5
+from skhep_nn import (
+    CaloCNNClassifier,
+    CaloCNNRegressor,
+    ImageAugmenter,
+    ImageCropper,
+    ImageScaler,
+    load_calo_hdf5,
+)
 from skhep_nn.inputs.images import LazyImages, check_finite_rows
 from skhep_nn.inputs.shuffled_chunks import ArrayChunks
+
+TRANSFORMERS = [ImageAugmenter(), ImageCropper(), ImageScaler()]
 
 
 class Source(ArrayChunks):
@@ -90,3 +101,41 @@ def test_lazy_values_beyond_the_type_are_named(images):
 def test_images_without_cells():
     with pytest.raises(ValueError, match=r"none of them 0, got \(5, 0, 4\)"):
         ImageScaler().fit(np.zeros((5, 0, 4)))
+
+
+def images_of(*shape):
+    return np.random.default_rng(0).random((6, *shape))
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 32, 32), (3, 16, 24), (1, 28, 28), (1, 4, 4), (10, 32, 32), (2, 8, 8)]
+)
+@pytest.mark.parametrize("transformer", TRANSFORMERS, ids=repr)
+def test_images_with_channels_first(transformer, shape):
+    words = rf"{shape[0]} x {shape[1]} cells with {shape[2]} channels.*np.moveaxis\(X, 1, -1\)"
+    with pytest.warns(UserWarning, match=words):
+        transformer.fit(images_of(*shape))
+
+
+@pytest.mark.parametrize("shape", [(2, 32, 32), (2, 64)])
+def test_a_shape_that_the_user_gives_is_right(shape):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ImageScaler(image_shape=shape).fit(images_of(*shape))
+
+
+@pytest.mark.parametrize(
+    "shape", [(32, 32, 2), (32, 32, 32), (8, 8), (1, 50, 3), (6, 40, 7), (2, 3, 4), (24, 24, 40)]
+)
+@pytest.mark.parametrize("transformer", TRANSFORMERS, ids=repr)
+def test_images_with_channels_last(transformer, shape):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        transformer.fit(images_of(*shape))
+
+
+@pytest.mark.parametrize("estimator", [CaloCNNClassifier, CaloCNNRegressor])
+def test_estimators_say_it_at_fit(estimator):
+    model = estimator(max_epochs=1, device="cpu", preset="compact")
+    with pytest.warns(UserWarning, match="CaloCNN.* as if channels came first"):
+        model.fit(images_of(2, 32, 32), np.arange(6) % 2)

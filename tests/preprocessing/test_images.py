@@ -14,7 +14,8 @@ from skhep_nn.preprocessing.images import ImageCropper, ImageScaler
 
 @parametrize_with_checks(
     [
-        ImageCropper(size=1),
+        ImageCropper(),
+        ImageCropper(centre="blob"),
         ImageCropper(size=1, centre="blob", blob_size=2),
         ImageScaler(),
         ImageScaler(per_channel=False, function="log1p", unit=0.1),
@@ -146,9 +147,9 @@ def test_real_tracks_are_found(tracks):
     ("params", "message"),
     [
         ({"size": 10}, "10 x 10 cells does not fit into images of 9 x 12"),
-        ({}, "126 x 126 cells does not fit"),
-        ({"size": (3, 0)}, "size must be one or two integers of at least 1"),
-        ({"size": (3, 3, 3)}, "size must be one or two integers"),
+        ({"size": 126}, "126 x 126 cells does not fit"),
+        ({"size": (3, 0)}, "size must be 'auto', or one or two integers of at least 1"),
+        ({"size": (3, 3, 3)}, "or one or two integers"),
         ({"size": 3, "centre": "middle"}, "centre must be 'image', 'blob' or a cell"),
         ({"size": 3, "centre": (9, 0)}, r"centre=\(9, 0\) must be a cell"),
         ({"size": 3, "centre": (1, 2, 3)}, "must be a cell"),
@@ -336,6 +337,30 @@ def test_images_that_stay_in_their_file(tmp_path, monkeypatch, transformer):
     assert type(found) is np.ndarray
     np.testing.assert_array_equal(found, expected)
     assert max(reads) == 7
+
+
+@pytest.mark.parametrize(
+    ("shape", "window"),
+    [
+        ((576, 576), (126, 126)),
+        ((100, 200), (100, 126)),
+        ((9, 12, 2), (9, 12, 2)),
+        ((1, 3), (1, 3)),
+    ],
+)
+def test_the_default_window_fits_into_every_image(shape, window):
+    X = np.random.default_rng(0).random((2, *shape))
+    cropper = ImageCropper().fit(X)
+    assert cropper.window_shape_[: len(window)] == window
+    found = cropper.transform(X)
+    top, left = ((n - m) // 2 for n, m in zip(shape[:2], window[:2], strict=True))
+    np.testing.assert_array_equal(found, X[:, top:, left:][:, : window[0], : window[1]])
+
+
+@pytest.mark.parametrize("size", ["half", 127, (126, 126)])
+def test_sizes_that_are_given_are_not_changed(size):
+    with pytest.raises(ValueError, match=r"'auto', or one or two integers|does not fit"):
+        ImageCropper(size=size).fit(np.zeros((2, 60, 60)))
 
 
 @pytest.mark.parametrize("params", [{"size": 4.0}, {"size": None}, {"centre": None}, {"centre": 3}])
