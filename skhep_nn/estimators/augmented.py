@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import log_expit
 from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, RegressorMixin, clone
 from sklearn.pipeline import Pipeline
@@ -27,7 +28,7 @@ from skhep_nn.augmentation.events import EventAugmenter
 from skhep_nn.estimators.parameters import check_augmenter_of, check_rows_of
 from skhep_nn.inputs.events import as_pandas, refuse_without_names
 from skhep_nn.utils.checks import is_count
-from skhep_nn.utils.log_probabilities import class_scores, completed, log_mean, log_proba
+from skhep_nn.utils.log_probabilities import class_scores, log_mean, log_proba
 from skhep_nn.utils.public import public
 from skhep_nn.utils.sklearn_private import check_sample_weight
 
@@ -352,7 +353,7 @@ class AugmentedClassifier(ClassifierMixin, _Augmented):  # type: ignore[misc]
         """Return the logarithm of the mean probability over views.
 
         The logarithm of the mean keeps ties and labels of `predict_proba` exactly. Where probabilities are close
-        to 1, logarithms from the estimator have more digits.
+        to 1, the decision function of the estimator has more digits.
         """
         X = as_pandas(X)
         mean = self._mean_over_views("predict_proba", X)
@@ -360,10 +361,13 @@ class AugmentedClassifier(ClassifierMixin, _Augmented):  # type: ignore[misc]
         with np.errstate(divide="ignore"):
             logs: NDArray[np.float64] = np.log(mean.astype(np.float64, copy=False))
             sure = np.flatnonzero(mean.max(axis=1) > _SURE)
-            if len(sure) and hasattr(self.estimator_, "predict_log_proba"):
-                of_views = self._of_views("predict_log_proba", _rows(X, sure))
-                of_views = [completed(np.asarray(own, dtype=np.float64)) for own in of_views]
-                logs[sure] = log_mean(of_views, np.full(len(of_views), 1 / len(of_views)))
+        if len(sure) and mean.shape[1] == 2 and hasattr(self.estimator_, "decision_function"):
+            logits = self._of_views("decision_function", _rows(X, sure))
+            of_views = [np.column_stack([log_expit(-own), log_expit(own)]) for own in logits]
+            exact = log_mean(of_views, np.full(len(of_views), 1 / len(of_views)))
+            # Not every decision function is the logit of the probability.
+            if np.allclose(np.exp(exact), mean[sure], rtol=0, atol=1e-6):
+                logs[sure] = exact
         return logs
 
     @available_if(_estimator_has("predict_proba"))  # type: ignore[untyped-decorator]

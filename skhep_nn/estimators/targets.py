@@ -94,8 +94,8 @@ class BaseNetworkClassifier(ClassifierMixin, BaseNetworkEstimator):  # type: ign
     def predict_log_proba(self, X: Any) -> NDArray[np.float64]:
         """Return the logarithm of the probability of every class.
 
-        It is computed in double precision from the outputs of the networks, so that events differ
-        where `predict_proba` is exactly 1.
+        It has more digits than the logarithm of `predict_proba`, except where that is exactly 0 or 1;
+        `decision_function` orders events there, too.
 
         Parameters
         ----------
@@ -121,7 +121,7 @@ class BaseNetworkClassifier(ClassifierMixin, BaseNetworkEstimator):  # type: ign
         -------
         ndarray of shape (n_samples,) or (n_samples, n_classes)
             For two classes the logit of `predict_proba` for the second class, positive where that class is
-            predicted. For more classes the logarithms of `predict_log_proba`.
+            predicted. For more classes the logarithms of the probabilities.
         """
         return class_scores(self._log_probabilities(X))
 

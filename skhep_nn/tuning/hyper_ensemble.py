@@ -323,7 +323,7 @@ class HyperEnsembleClassifier(ClassifierMixin, _HyperEnsemble):  # type: ignore[
     def predict_log_proba(self, X: Any) -> Probabilities:
         """Return the logarithm of the probability of every class.
 
-        Events differ where `predict_proba` is exactly 1.
+        `decision_function` also orders events where `predict_proba` is exactly 0 or 1.
 
         Parameters
         ----------
@@ -349,7 +349,7 @@ class HyperEnsembleClassifier(ClassifierMixin, _HyperEnsemble):  # type: ignore[
         -------
         ndarray of shape (n_samples,) or (n_samples, n_classes)
             For two classes the logit of `predict_proba` for the second class, positive where that class is
-            predicted. For more classes the logarithms of `predict_log_proba`.
+            predicted. For more classes the logarithms of the probabilities.
         """
         return class_scores(self._log_probabilities(X))
 

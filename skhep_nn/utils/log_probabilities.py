@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import logsumexp
 
-__all__ = ["class_scores", "completed", "log_mean", "log_proba", "normalised"]
+__all__ = ["class_scores", "log_mean", "log_proba", "normalised"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -48,25 +48,14 @@ def normalised(logs: FloatArray) -> FloatArray:
 
 
 def log_proba(logs: FloatArray, probability: FloatArray) -> FloatArray:
-    """Return logarithms for `predict_log_proba`: minus infinity where `predict_proba` is exactly 0.
+    """Return logarithms for `predict_log_proba`: those of `predict_proba` where it is exactly 0 or 1.
 
     scikit-learn's conformance suite compares the two methods.
     """
     out = normalised(logs)
     out[probability == 0] = -np.inf
+    out[probability == 1] = 0
     return out
-
-
-def completed(logs: FloatArray) -> FloatArray:
-    """Return logarithms of two classes, minus infinity replaced by what the other class leaves.
-
-    It undoes `log_proba`. For more classes nothing changes.
-    """
-    if logs.shape[1] != 2:
-        return logs
-    with np.errstate(divide="ignore"):
-        rest = np.log(-np.expm1(logs[:, ::-1]))
-    return np.where(np.isneginf(logs), rest, logs)
 
 
 def class_scores(logs: FloatArray) -> FloatArray:
