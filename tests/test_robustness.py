@@ -13,6 +13,7 @@ import pytest
 import torch
 from joblib import Parallel, delayed
 from numpy.testing import assert_array_equal
+from sklearn.base import clone, is_classifier
 from sklearn.callback import ScoringMonitor
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -24,15 +25,20 @@ from skorch.callbacks import Callback, Checkpoint, EpochScoring, LRScheduler, Pa
 from skhep_nn import (
     AugmentedClassifier,
     CaloCNNClassifier,
+    CaloCNNRegressor,
     Constant,
     CosineRestarts,
+    CyclicLR,
     DenseNetClassifier,
     DenseNetRegressor,
     EventAugmenter,
+    ImageAugmenter,
     OneCycle,
     SnapshotEnsemble,
     StackedPostRegressor,
     StochasticWeightAveraging,
+    WaveformAugmenter,
+    WaveformClassifier,
     WaveformRegressor,
     fit_together,
     load_calo_hdf5,
@@ -323,6 +329,57 @@ print(model.fit(X, y).predict(X).shape)
         )
         assert out.stdout.splitlines()[0].startswith("interrupted")
         assert out.stdout.splitlines()[1] == "(100,)"
+
+
+class TestDefaultsOfTorch:
+    """The default dtype and the default device never matter."""
+
+    @pytest.fixture(autouse=True)
+    def restored(self):
+        yield
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+
+    @pytest.mark.parametrize(
+        ("estimator", "shape"),
+        [
+            (DenseNetClassifier(n_members=2, dropout=0.2), (3,)),
+            (
+                DenseNetRegressor(
+                    optimizer="sgd", averaging=SnapshotEnsemble(), schedule=CyclicLR(1)
+                ),
+                (3,),
+            ),
+            (CaloCNNClassifier(augmentation=ImageAugmenter()), (16, 16)),
+            (CaloCNNRegressor(early_stopping=True), (16, 16)),
+            (WaveformClassifier(augmentation=WaveformAugmenter()), (200,)),
+            (
+                WaveformRegressor(averaging=StochasticWeightAveraging(1, renewal_period=None)),
+                (200,),
+            ),
+        ],
+        ids=lambda value: type(value).__name__,
+    )
+    def test_fits_and_predictions_have_the_same_bits(self, estimator, shape):
+        rng = np.random.default_rng(0)
+        X, y = rng.random((80, *shape)), np.arange(80) % 2
+        method = "predict_proba" if is_classifier(estimator) else "predict"
+
+        def results():
+            model = (
+                clone(estimator).set_params(max_epochs=2, random_state=0, device="cpu").fit(X, y)
+            )
+            predicted = getattr(model, method)(X)
+            return [predicted, getattr(model, method)(X[:1]), *model.ensemble_.states.values()]
+
+        expected = results()
+        for dtype, device in ((torch.float64, None), (torch.bfloat16, "meta")):
+            torch.set_default_dtype(dtype)
+            torch.set_default_device(device)
+            for found, right in zip(results(), expected, strict=True):
+                assert_array_equal(found, right)
+            assert torch.get_default_dtype() == dtype
+            assert torch.get_default_device() == torch.device(device or "cpu")
 
 
 class TestKeyboardInterrupt:

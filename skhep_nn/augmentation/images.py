@@ -256,7 +256,8 @@ class ImageAugmenter(PlainState, ImageTransformer):
         """
         height, width, n_channels = self.sample_shape
         pixels = self._images(X).reshape(-1, height * width, n_channels)
-        uniform = torch.rand((4, len(pixels)), generator=generator, device=X.device)
+        shape = (4, len(pixels))
+        uniform = torch.rand(shape, generator=generator, dtype=torch.float32, device=X.device)
         sources = self._sources(uniform)
         bits = as_signed(pixels)
         if n_channels == 1:

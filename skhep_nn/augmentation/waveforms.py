@@ -261,8 +261,8 @@ class WaveformAugmenter(PlainState, WaveformTransformer):
         """
         traces = self._traces(X).reshape(-1, *self.sample_shape)
         shapes, device = [(n, len(traces)) for n in (2, self._n_normal)], X.device
-        uniform = torch.rand(shapes[0], generator=generator, device=device)
-        normal = torch.randn(shapes[1], generator=generator, device=device)
+        uniform = torch.rand(shapes[0], generator=generator, dtype=torch.float32, device=device)
+        normal = torch.randn(shapes[1], generator=generator, dtype=torch.float32, device=device)
         if self._computes and not traces.is_floating_point():
             traces = traces.float()
         noise = torch.empty_like(traces).normal_(generator=generator) if self.noise else None

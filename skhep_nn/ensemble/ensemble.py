@@ -29,7 +29,7 @@ from skhep_nn.ensemble.prediction import (
 from skhep_nn.networks.stacks import in_fast_mode, operations_of, stack_networks
 from skhep_nn.utils.optional import kernels
 from skhep_nn.utils.public import public
-from skhep_nn.utils.torch_state import computable, tensor_of
+from skhep_nn.utils.torch_state import computable, tensor_of, usual_defaults
 
 if TYPE_CHECKING:
     from skhep_nn.kernels.gpu import DenseKernels
@@ -149,6 +149,7 @@ class Ensemble:
         """Number of multiplications and additions of all members for one row."""
         return len(self) * operations_of(self.member(0))
 
+    @usual_defaults()
     def member(self, index: int) -> nn.Module:
         """Return one member as an ordinary torch module on the CPU, in evaluation mode.
 
@@ -203,6 +204,7 @@ class Ensemble:
             self._runtime[device] = _Runtime(members, stack, fused)
         return self._runtime[device]
 
+    @usual_defaults()
     def predict_members(
         self, X: Tensor, *, link: str = "identity", stacked: bool | None = None
     ) -> Tensor:
@@ -238,6 +240,7 @@ class Ensemble:
             out = torch.stack([member(X) for member in members])
         return apply_link(out.float(), link)[:, :n_rows]
 
+    @usual_defaults()
     def predict(
         self,
         X: NDArray[np.float32] | Tensor,

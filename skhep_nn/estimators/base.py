@@ -37,7 +37,12 @@ from skhep_nn.utils.folds import Fold, make_folds
 from skhep_nn.utils.random import seed_of
 from skhep_nn.utils.sklearn_private import check_sample_weight
 from skhep_nn.utils.stored_frames import PlainState, Rebuilds, frame
-from skhep_nn.utils.torch_state import half_precision, recording_gradients, threads_for
+from skhep_nn.utils.torch_state import (
+    half_precision,
+    recording_gradients,
+    threads_for,
+    usual_defaults,
+)
 
 __all__ = [
     "BaseNetworkEstimator",
@@ -130,6 +135,7 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
     # -- fit --------------------------------------------------------------------------------------
 
     @with_callbacks  # type: ignore[untyped-decorator]
+    @usual_defaults()
     @recording_gradients()
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train all members.
@@ -300,6 +306,7 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
 
     # -- predict ----------------------------------------------------------------------------------
 
+    @usual_defaults()
     def _predict_outputs(self, X: Any, link: str | None = None) -> NDArray[np.floating[Any]]:
         """Return the mean prediction over members and views, after the link function or another one."""
         check_is_fitted(self, "ensemble_")

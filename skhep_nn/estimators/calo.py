@@ -28,7 +28,7 @@ from skhep_nn.networks.losses import with_classes
 from skhep_nn.training.job import Target
 from skhep_nn.training.sklearn_callbacks import with_callbacks
 from skhep_nn.utils.public import public
-from skhep_nn.utils.torch_state import recording_gradients
+from skhep_nn.utils.torch_state import recording_gradients, usual_defaults
 
 __all__ = ["CaloCNNClassifier", "CaloCNNRegressor"]
 
@@ -369,6 +369,7 @@ class CaloCNNRegressor(_CaloEstimator, BaseNetworkRegressor):
         self.aux_weight = aux_weight
 
     @with_callbacks  # type: ignore[untyped-decorator]
+    @usual_defaults()
     @recording_gradients()
     def fit(self, X: Any, y: Any, sample_weight: Any = None, aux_target: Any = None) -> Self:
         """Train all members.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from skhep_nn.inspection.fitted_networks import check_member, input_of_last_step, last_step
 from skhep_nn.networks.split_dense import SplitDenseNet
-from skhep_nn.utils.torch_state import tensor_of
+from skhep_nn.utils.torch_state import tensor_of, usual_defaults
 
 __all__ = ["block_reliance", "bottleneck_outputs", "bottleneck_reliance", "split_estimator"]
 
@@ -25,6 +25,7 @@ Array = npt.NDArray[Any]
 _CHUNK = 8192
 
 
+@usual_defaults()
 def block_reliance(estimator: Any, X: Any, *, member: int | None = None) -> pd.DataFrame:
     """Compute how much each output relies on each block of columns, event by event.
 
@@ -98,6 +99,7 @@ def block_reliance(estimator: Any, X: Any, *, member: int | None = None) -> pd.D
     return _tidy(values, axes, "reliance")
 
 
+@usual_defaults()
 def bottleneck_reliance(estimator: Any, X: Any, *, member: int | None = None) -> pd.DataFrame:
     """Compute how much each neuron of a bottleneck relies on each feature, event by event.
 
@@ -170,6 +172,7 @@ def bottleneck_reliance(estimator: Any, X: Any, *, member: int | None = None) ->
     return _joined(tables, {"block": list(fitted.blocks), "feature": names})
 
 
+@usual_defaults()
 def bottleneck_outputs(
     estimator: Any, X: Any, y: npt.ArrayLike | None = None, *, member: int | None = None
 ) -> pd.DataFrame:

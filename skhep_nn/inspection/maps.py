@@ -12,13 +12,14 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from skhep_nn.inspection.fitted_networks import check_member, input_of_last_step, last_step
-from skhep_nn.utils.torch_state import tensor_of
+from skhep_nn.utils.torch_state import tensor_of, usual_defaults
 
 __all__ = ["feature_maps", "network_and_image"]
 
 Array = npt.NDArray[Any]
 
 
+@usual_defaults()
 def feature_maps(
     estimator: Any,
     image: npt.ArrayLike,

@@ -29,6 +29,7 @@ from skhep_nn.kinematics.formulas import cartesian_from_cylindrical
 from skhep_nn.kinematics.momenta import CartesianLayout, Turn
 from skhep_nn.preprocessing.events import CartesianMomenta, EventAligner
 from skhep_nn.utils.optional import needs
+from skhep_nn.utils.torch_state import usual_defaults
 
 __all__ = ["to_onnx"]
 
@@ -40,6 +41,7 @@ _MOST_BYTES = (1 << 31) - 1
 _ALONE = threading.Lock()
 
 
+@usual_defaults()
 def to_onnx(estimator: Any, path: str | os.PathLike[str] | None = None) -> Any:
     """Export a fitted network as one ONNX graph, from physical units to the averaged prediction.
 

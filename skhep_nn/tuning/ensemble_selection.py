@@ -181,10 +181,10 @@ class Judge:
         of_training = np.zeros(len(everything))
         of_training[self.fold.train] = encoded.weight[self.fold.train]
         target = encode_target(reader, data.y, of_training)
-        self._values = torch.as_tensor(target.values[self.fold.valid])
+        self._values = torch.as_tensor(target.values[self.fold.valid], device="cpu")
         if self._values.is_floating_point():
             self._values = self._values.double()
-        self._weight = torch.as_tensor(own_weight / own_weight.sum())
+        self._weight = torch.as_tensor(own_weight / own_weight.sum(), device="cpu")
         self.target = target
         self.classes = getattr(reader, "classes_", None)
 

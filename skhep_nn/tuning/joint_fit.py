@@ -23,7 +23,7 @@ from skhep_nn.training.member_hyperparameters import MemberHyperparameters, prop
 from skhep_nn.training.run import DivergedError, raise_interrupt, result_of, train
 from skhep_nn.utils.folds import Fold
 from skhep_nn.utils.sklearn_private import safe_indexing
-from skhep_nn.utils.torch_state import recording_gradients
+from skhep_nn.utils.torch_state import recording_gradients, usual_defaults
 
 __all__ = ["fit_together", "may_differ", "train_together"]
 
@@ -105,6 +105,7 @@ def fit_together(
     return estimators
 
 
+@usual_defaults()
 @recording_gradients()
 def train_together(
     estimators: Sequence[BaseNetworkEstimator],

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ __all__ = [
     "recording_gradients",
     "tensor_of",
     "threads_for",
+    "usual_defaults",
 ]
 
 # The threads of OpenMP do not survive a fork: in a forked child the first operation of torch on several threads
@@ -81,6 +83,43 @@ def half_precision(device: torch.device) -> torch.dtype | None:
         # Without AVX-512-bf16 or AMX, bfloat16 is emulated and slower.
         native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.bfloat16 if native else None
+
+
+class _Float32:
+    """Makes float32 the default dtype of torch while any thread asks for it.
+
+    The default belongs to the whole process: the last thread to leave restores it, not the first.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n_inside = 0
+        self._before = torch.float32
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._n_inside == 0:
+                self._before = torch.get_default_dtype()
+                torch.set_default_dtype(torch.float32)
+            self._n_inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._n_inside -= 1
+            if self._n_inside == 0:
+                torch.set_default_dtype(self._before)
+
+
+_FLOAT32 = _Float32()
+
+
+@contextmanager
+def usual_defaults() -> Iterator[None]:
+    """Give new tensors torch's usual dtype and device, float32 and the CPU, whatever the user has set."""
+    usual_device = torch.get_default_device() == torch.device("cpu")
+    # A device that is set, even the CPU, is looked up in every call of torch, which costs time.
+    with _FLOAT32, nullcontext() if usual_device else torch.device("cpu"):
+        yield
 
 
 @contextmanager
