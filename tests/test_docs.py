@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import ZipFile
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import h5py
 import numpy as np
@@ -18,6 +18,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassif
 from sklearn.model_selection import cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.svm import SVC
 from skorch.callbacks import Callback, EarlyStopping
 
 from skhep_nn import (
@@ -351,9 +352,15 @@ def _bad_stores(folder: Path) -> dict[str, Callable[[], object]]:
     X = np.random.default_rng(0).normal(size=(40, 2))
     y = np.arange(40) % 2
     fast: dict[str, Any] = {"max_epochs": 1, "device": "cpu", "random_state": 0}
-    forest = RandomForestClassifier(n_estimators=1).fit(X, y)
-    save(forest, folder / "forest.skops")
+    save(SVC().fit(X, y), folder / "machine.skops")
     save(DenseNetClassifier(), folder / "network.skops")
+    entries = {"schema.json": b"{}", "zeros.npy": bytes(100 * 2**20)}
+    with ZipFile(folder / "bomb.skops", "w", ZIP_DEFLATED) as bomb:
+        for name, content in entries.items():
+            bomb.writestr(name, content)
+    wide = RandomForestClassifier(n_estimators=1).fit(np.c_[X, X], y)
+    wide.n_features_in_ = wide.estimators_[0].n_features_in_ = 0
+    save(wide, folder / "forest.skops")
     with (
         ZipFile(folder / "network.skops") as stored,
         ZipFile(folder / "later.skops", "w") as later,
@@ -378,6 +385,8 @@ def _bad_stores(folder: Path) -> dict[str, Callable[[], object]]:
             FunctionTransformer(lambda X: X), folder / "function.skops"
         ),
         "a forest": lambda: load(folder / "forest.skops"),
+        "too much memory": lambda: load(folder / "bomb.skops"),
+        "a support vector machine": lambda: load(folder / "machine.skops"),
         "another version": lambda: load(folder / "later.skops"),
         "damaged": lambda: load(folder / "damaged.skops"),
         "no archive": lambda: load(folder / "text.skops"),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from skhep_nn.ensemble.prediction import (
     CPU_LANES,
     CPU_WIDTH,
+    DENSE_CPU_LANES,
     Views,
     apply_link,
     by_kernels,
@@ -191,7 +192,7 @@ class Ensemble:
             for name, v in self.states.items()
             if v.ndim == 3 and "embedding" not in name
         ]
-        return all(size * CPU_LANES >= 400 for size in sizes)
+        return all(size * DENSE_CPU_LANES >= 400 for size in sizes)
 
     def _ready(self, device: torch.device) -> _Runtime:
         """Return the networks on a device; built once for each device."""
@@ -225,7 +226,8 @@ class Ensemble:
         """
         members, stack, _ = self._ready(X.device)
         n_rows = len(X)
-        fill = max(CPU_LANES, 1 << (n_rows - 1).bit_length()) - n_rows
+        lanes = DENSE_CPU_LANES if getattr(stack, "stackable", False) else CPU_LANES
+        fill = max(lanes, 1 << (n_rows - 1).bit_length()) - n_rows
         if fill and X.device.type == "cpu":
             rows = X
             # Not by torch.cat, which fails for 16-bit floats on a CPU under autocast.

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CPU_LANES",
     "CPU_WIDTH",
+    "DENSE_CPU_LANES",
     "Views",
     "apply_link",
     "by_kernels",
@@ -49,8 +50,9 @@ _CPU_WORK = 200_000_000
 CPU_WIDTH, _CPU_MEMBERS = 512, 4
 # Vector units process this number of events at a time; a remainder takes other instructions, which round
 # differently. Chunks filled up to a power of two give the same bits for an event wherever it is in a chunk, stacked or
-# not, on any number of threads.
-CPU_LANES = 32
+# not, on any number of threads. Matrix products of chips with AVX-512 round 32 columns unlike 64; for convolutions,
+# where filling costs the time of whole images, 32 suffice.
+CPU_LANES, DENSE_CPU_LANES = 32, 64
 # Largest number of threads that make prediction faster (see `skhep_nn.utils.parallel`).
 _MOST_THREADS = 4
 # Largest number of rows times views predicted in one batch on a CPU. For more, one view at a time fits the caches.
