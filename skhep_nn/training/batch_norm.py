@@ -1,4 +1,4 @@
-"""Batch-norm statistics of averaged weights, which no training step has computed."""
+"""Batch-norm statistics of states whose training steps have not computed them: averages, and the first steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from skhep_nn.networks.conv_layers import MOMENTUM
 from skhep_nn.networks.stacks import State, stacked_state
 from skhep_nn.training.batches import Batch
 
-__all__ = ["has_batch_norm", "update_batch_norm"]
+__all__ = ["ENOUGH_STEPS", "has_batch_norm", "statistics_of", "update_batch_norm"]
+
+# Number of steps after which the statistics have forgotten their initial values: 0.9^100 is 3e-5.
+ENOUGH_STEPS = 100
 
 
 def _is_statistic(name: str) -> bool:
@@ -21,6 +24,11 @@ def _is_statistic(name: str) -> bool:
 def has_batch_norm(stack: nn.Module) -> bool:
     """Whether a stack has batch normalisation."""
     return any(_is_statistic(name) for name, _ in stack.named_buffers())
+
+
+def statistics_of(stack: nn.Module) -> list[Tensor]:
+    """Return the batch-norm statistics of a stack, which training updates in place."""
+    return [buffer for name, buffer in stack.named_buffers() if _is_statistic(name)]
 
 
 @torch.no_grad()
@@ -42,7 +50,7 @@ def update_batch_norm(
     state : dict of str to Tensor
         Its batch-norm statistics are replaced.
     """
-    statistics = [buffer for name, buffer in stack.named_buffers() if _is_statistic(name)]
+    statistics = statistics_of(stack)
     before = [value.clone() for value in statistics]
     totals = [torch.zeros_like(value, dtype=torch.float64) for value in statistics]
     n = 0

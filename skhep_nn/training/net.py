@@ -24,7 +24,12 @@ from skhep_nn.ensemble.prediction import apply_link
 from skhep_nn.networks.losses import Loss, RowLoss, is_right
 from skhep_nn.networks.member_layers import MemberDropout
 from skhep_nn.networks.stacks import State, holding, separate_members, stacked_state, write_state
-from skhep_nn.training.batch_norm import has_batch_norm, update_batch_norm
+from skhep_nn.training.batch_norm import (
+    ENOUGH_STEPS,
+    has_batch_norm,
+    statistics_of,
+    update_batch_norm,
+)
 from skhep_nn.training.batches import (
     VALID_CHUNK,
     Augmenter,
@@ -215,7 +220,8 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         self._set_dropout_generators(self.generators)
         # Batch-norm statistics use separate random numbers, so that computing them does not change training.
         self._batch_norm_seeds: list[int] = []
-        if self.averaging is not None and has_batch_norm(self.module_):
+        self._own_statistics: list[Tensor] = []
+        if has_batch_norm(self.module_):
             own = [rng.spawn(1)[0] for rng in self.rngs]
             self._batch_norm_seeds = [int(rng.integers(2**63)) for rng in own]
         self.has_batch_callbacks = any(
@@ -388,11 +394,14 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         self._set_training(True)
         if self._batch_norm_seeds:
             self._dataset = batches.dataset
+            self._resume_statistics()
         self.history.record("train_batch_count", len(batches))
         if self.pass_ is None:
             with interrupts_held():  # CUDA cannot leave the capture of a graph half way
                 self.pass_ = self._pass_for(batches)
         losses = self.pass_.train(rates)
+        if self._batch_norm_seeds:
+            self._complete_statistics(len(batches) * len(self.records_))
         if not self.has_batch_callbacks:
             # Callbacks such as Checkpoint read records of batches, so the epoch is recorded as one batch.
             self.history.new_batch()
@@ -591,6 +600,23 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
             update_batch_norm(self.module_, batches, self._forward, state)
         finally:
             self._set_dropout_generators(self.generators)
+
+    def _complete_statistics(self, n_steps: int) -> None:
+        """After few steps, compute the batch-norm statistics of the current parameters.
+
+        The statistics of training move by a tenth in every step and begin with those of no data. The next
+        epoch continues with the statistics of training.
+        """
+        if n_steps < ENOUGH_STEPS:
+            self._own_statistics = [value.clone() for value in statistics_of(self.module_)]
+            self._update_batch_norm({})
+
+    def _resume_statistics(self) -> None:
+        """Restore the batch-norm statistics of training."""
+        own = self._own_statistics or statistics_of(self.module_)
+        for value, before in zip(statistics_of(self.module_), own, strict=True):
+            value.copy_(before)
+        self._own_statistics = []
 
     def kept(self) -> Kept:
         """Return the checkpoints used for prediction.
