@@ -15,6 +15,7 @@ import pytest
 import sklearn
 import torch
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -23,10 +24,12 @@ from skorch.callbacks import Callback, EarlyStopping
 
 from skhep_nn import (
     AugmentedClassifier,
+    CaloCNNClassifier,
     CartesianMomenta,
     DenseNetClassifier,
     EventAligner,
     EventAugmenter,
+    ImageAugmenter,
     ams_score,
     best_cut,
     load,
@@ -348,6 +351,21 @@ def _bad_arrays(folder: Path) -> dict[str, Callable[[], object]]:
     }
 
 
+def _bad_kinds() -> dict[str, Callable[[], object]]:
+    draw = np.random.default_rng(0)
+    rows, y = draw.normal(size=(40, 32)), np.arange(40) % 2
+    images = draw.normal(size=(40, 2, 16, 16)).astype(np.float32)
+    fast: dict[str, Any] = {"max_epochs": 1, "device": "cpu", "random_state": 0}
+    around = AugmentedClassifier(LogisticRegression(), augmenter=ImageAugmenter())
+    return {
+        "images in a table": lambda: DenseNetClassifier(augmentation=ImageAugmenter(), **fast).fit(
+            rows, y
+        ),
+        "rows without a shape": lambda: around.fit(rows, y),
+        "channels first": lambda: CaloCNNClassifier(**fast).fit(images, y),
+    }
+
+
 def _bad_stores(folder: Path) -> dict[str, Callable[[], object]]:
     X = np.random.default_rng(0).normal(size=(40, 2))
     y = np.arange(40) % 2
@@ -407,6 +425,7 @@ def test_messages(tmp_path: Path) -> None:
         | _bad_significance()
         | _bad_files(tmp_path)
         | _bad_arrays(tmp_path)
+        | _bad_kinds()
         | _bad_stores(tmp_path)
     )
     patterns = {q: re.compile(".*".join(re.escape(p) for p in q.split("…"))) for q in quoted}
