@@ -89,7 +89,7 @@ class RowReader:
 
 
 def is_stored_as_in_memory(dataset: Any) -> bool:
-    """Whether the bytes of the file are those of numpy's type.
+    """Whether the file stores values byte by byte as numpy's type does.
 
     Other types, such as 12 bits of a digitiser in the upper part of 16, are converted by the library.
     """

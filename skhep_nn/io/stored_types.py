@@ -1,4 +1,4 @@
-"""Types that stored files may name: those that `save` writes, and the names of earlier versions.
+"""Types that stored files may name: the types that `save` writes, and the names of earlier versions.
 
 A stored file is a tree of parts. Each part names a type and a node class of skops, its loader, which decides how the
 part is turned into an object. This module refuses every combination that `save` does not write, before skops looks up

@@ -604,7 +604,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
     def _complete_statistics(self, n_steps: int) -> None:
         """After few steps, compute the batch-norm statistics of the current parameters.
 
-        The statistics of training move by a tenth in every step and begin with those of no data. The next
+        The statistics of training move by a tenth in every step and begin with mean 0 and variance 1. The next
         epoch continues with the statistics of training.
         """
         if n_steps < ENOUGH_STEPS:

@@ -32,7 +32,7 @@ def log_mean(logs: Sequence[npt.ArrayLike], weights: npt.ArrayLike) -> FloatArra
 
 
 def normalised(logs: FloatArray) -> FloatArray:
-    """Return logarithms of probabilities with that of the most probable class computed from the other classes.
+    """Compute the logarithm of the most probable class anew, from the probabilities of the other classes.
 
     A probability of almost 1 has a logarithm of almost 0, which rounding makes exactly 0 long before the
     other classes have a probability of 0.
@@ -48,7 +48,7 @@ def normalised(logs: FloatArray) -> FloatArray:
 
 
 def log_proba(logs: FloatArray, probability: FloatArray) -> FloatArray:
-    """Return logarithms for `predict_log_proba`: those of `predict_proba` where it is exactly 0 or 1.
+    """Return the result of `predict_log_proba`, -inf and 0 where `predict_proba` is exactly 0 and 1.
 
     scikit-learn's conformance suite compares the two methods.
     """
