@@ -228,6 +228,7 @@ def _bad_events() -> dict[str, Callable[[], object]]:
         "text": lambda: net.fit(table.assign(channel="e"), y),
         "missing category": lambda: named.fit(table.assign(channel=channel), y),
         "unknown categories": lambda: with_jets.predict(table.assign(PRI_jet_num="many")),
+        "-999 trained on": lambda: net.fit(X.fillna(-999.0), y),
         "unknown column": lambda: named.fit(table, y),
         "order": lambda: fitted.predict(table[table.columns[::-1]]),
         "-999": lambda: CartesianMomenta().fit_transform(X.fillna(-999.0)),

@@ -102,6 +102,8 @@ class _DenseNetEstimator(TableEstimator, ABC):
         is_number = ~np.isin(np.arange(X.shape[1]), self._categorical)
         numbers = X[:, is_number] if self._categorical else X
         mean, scale = weighted_moments(numbers, weight, tame_constants=True)
+        # Values that are too small for float32, of which `fit` warns, must not divide by zero.
+        scale[scale.astype(np.float32) == 0] = 1
         return {
             "input_stage.mean": torch.as_tensor(mean, dtype=torch.float32),
             "input_stage.scale": torch.as_tensor(scale, dtype=torch.float32),

@@ -52,7 +52,7 @@ class TableEstimator(BaseNetworkEstimator, ABC):
         if self._categorical:
             self.categories_ = dict(reader.categories)
         encoded = reader.read(table)
-        reader.warn_of_offsets(table, encoded)
+        reader.warn_of_scales(table, encoded)
         return encoded
 
     def _augmentation_frame(self, X: Any, encoded: NDArray[np.float32]) -> Any:

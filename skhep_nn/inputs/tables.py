@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 from sklearn.utils import check_array
 
 from skhep_nn.inputs.categories import Levels, category_codes, examples_of, sorted_categories
+from skhep_nn.inputs.far_values import far_values, listing, remedies
 from skhep_nn.utils.checks import is_integer
 
 __all__ = ["TableReader", "as_table"]
@@ -149,30 +150,51 @@ class TableReader(NamedTuple):
         # Torch warns of arrays that cannot be written, such as memory maps and pandas' own.
         return np.require(encoded, requirements=["C", "W"])
 
-    def warn_of_offsets(self, table: Table, encoded: NDArray[np.float32]) -> None:
-        """Warn of columns whose values differ so little from their mean that float32 blurs them."""
-        low, high = (f(axis=0).astype(np.float64) for f in (encoded.min, encoded.max))
-        # A quick test first, as hardly any column needs the exact one.
-        suspects = np.flatnonzero(high - low <= 10 * _BLURRED * np.maximum(abs(low), abs(high)))
-        blurred = []
-        for j in np.setdiff1d(suspects, self.categorical):
-            column = table.iloc[:, j] if isinstance(table, pd.DataFrame) else table[:, j]
-            precision = np.float32 if column.dtype == np.float32 else np.float64
-            values = _as_floats(column, np.float64)
-            center = abs(values.mean())
-            # A constant that was computed in several ways differs by its rounding errors.
-            is_constant = np.ptp(values) <= 4 * np.finfo(precision).eps * center
-            # Values in very small units may all become zero.
-            is_lost = low[j] == high[j] == 0
-            if not is_constant and (is_lost or values.std() < _BLURRED * center):
-                blurred.append(int(j))
-        if blurred:
+    def warn_of_scales(self, table: Table, encoded: NDArray[np.float32]) -> None:
+        """Warn of columns of numbers whose differences the network cannot see, and say why.
+
+        Either float32 cannot hold the differences, as the values are far from zero or too small altogether, or a few
+        values are so far outside that all others look alike.
+        """
+        numbers = np.setdiff1d(np.arange(encoded.shape[1]), self.categorical).tolist()
+        if blurred := self._blurred(table, encoded, numbers):
             msg = (
                 f"columns {self.names(blurred)} of X differ by less than {_BLURRED:.0e} of their "
                 "mean or are too small altogether, which float32 cannot resolve: subtract an offset first, "
                 "for example the smallest value, or choose another unit."
             )
             warnings.warn(msg, UserWarning, stacklevel=2)
+        found = {j: far_values(encoded[:, j]) for j in numbers}
+        spoilt = {j: far for j, far in found.items() if far is not None}
+        if spoilt:
+            texts = [far.text(len(encoded), self.label(j)) for j, far in spoilt.items()]
+            msg = (
+                f"Values far outside all others spoil the scale of {len(spoilt)} of {len(numbers)} columns "
+                f"of numbers of X, so that the network hardly tells the others apart: {listing(texts)}. "
+                f"{remedies(spoilt.values())}"
+            )
+            warnings.warn(msg, UserWarning, stacklevel=2)
+
+    def _blurred(
+        self, table: Table, encoded: NDArray[np.float32], numbers: Sequence[int]
+    ) -> list[int]:
+        """Return the columns whose values float32 does not tell apart."""
+        low, high = (f(axis=0).astype(np.float64) for f in (encoded.min, encoded.max))
+        largest = np.maximum(abs(low), abs(high))
+        is_small = largest < np.finfo(np.float32).tiny
+        # A quick test first, as hardly any column needs the exact one.
+        suspects = np.flatnonzero(is_small | (high - low <= 10 * _BLURRED * largest))
+        blurred = []
+        for j in np.intersect1d(suspects, numbers).tolist():
+            column = table.iloc[:, j] if isinstance(table, pd.DataFrame) else table[:, j]
+            precision = np.float32 if column.dtype == np.float32 else np.float64
+            values = _as_floats(column, np.float64)
+            center = abs(values.mean())
+            # A constant that was computed in several ways differs by its rounding errors.
+            is_constant = np.ptp(values) <= 4 * np.finfo(precision).eps * center
+            if not is_constant and (is_small[j] or values.std() < _BLURRED * center):
+                blurred.append(j)
+        return blurred
 
     def _refuse_dates(self, table: Table) -> None:
         """Refuse dates and durations: as numbers they would depend on the unit they are stored in."""
