@@ -30,6 +30,7 @@ from skhep_nn import (
     EventAligner,
     EventAugmenter,
     ImageAugmenter,
+    WaveformClassifier,
     ams_score,
     best_cut,
     load,
@@ -215,6 +216,9 @@ def _bad_events() -> dict[str, Callable[[], object]]:
     table = CartesianMomenta().fit_transform(X)
     net = DenseNetClassifier(max_epochs=1, random_state=0)
     fitted = DenseNetClassifier(max_epochs=1, random_state=0).fit(table, y)
+    trace_net = WaveformClassifier(max_epochs=1)
+    traces = np.random.default_rng(0).normal(size=(200, 64))
+    spoilt = np.concatenate([np.full((1, 64), 1e30), traces[1:]])
     with_jets = DenseNetClassifier(categorical_features=["PRI_jet_num"], max_epochs=1)
     with_jets.fit(table, y)
     channel = pd.Series(["e", None] * 100)
@@ -228,6 +232,8 @@ def _bad_events() -> dict[str, Callable[[], object]]:
         "text": lambda: net.fit(table.assign(channel="e"), y),
         "missing category": lambda: named.fit(table.assign(channel=channel), y),
         "unknown categories": lambda: with_jets.predict(table.assign(PRI_jet_num="many")),
+        "a spoilt trace": lambda: trace_net.fit(spoilt, y),
+        "tiny traces": lambda: trace_net.fit(1e-43 * traces, y),
         "-999 trained on": lambda: net.fit(X.fillna(-999.0), y),
         "unknown column": lambda: named.fit(table, y),
         "order": lambda: fitted.predict(table[table.columns[::-1]]),

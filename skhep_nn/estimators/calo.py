@@ -121,6 +121,9 @@ class CaloCNNClassifier(_CaloEstimator, BaseNetworkClassifier):
         The fitted augmenter.
     image_shape_ : tuple of int
         Shape of the images seen at fit.
+    offset_ : ndarray of shape (C,)
+        Offset of each channel that is subtracted before the conversion to float32; only if X is so far from
+        zero that float32 cannot hold its differences.
     n_features_in_ : int
         Number of values of an image.
 
@@ -284,6 +287,9 @@ class CaloCNNRegressor(_CaloEstimator, BaseNetworkRegressor):
         The fitted augmenter.
     image_shape_ : tuple of int
         Shape of the images seen at fit.
+    offset_ : ndarray of shape (C,)
+        Offset of each channel that is subtracted before the conversion to float32; only if X is so far from
+        zero that float32 cannot hold its differences.
     n_features_in_ : int
         Number of values of an image.
 

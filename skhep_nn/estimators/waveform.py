@@ -120,6 +120,9 @@ class WaveformClassifier(_WaveformEstimator, BaseNetworkClassifier):
         The fitted augmenter.
     trace_shape_ : tuple of int
         Shape of the traces seen at fit, (T,) or (T, C).
+    offset_ : ndarray of shape (C,)
+        Offset of each channel that is subtracted before the conversion to float32; only if X is so far from
+        zero that float32 cannot hold its differences.
     n_features_in_ : int
         Number of values of a trace.
     feature_names_in_ : ndarray of str
@@ -273,6 +276,9 @@ class WaveformRegressor(_WaveformEstimator, BaseNetworkRegressor):
         The fitted augmenter.
     trace_shape_ : tuple of int
         Shape of the traces seen at fit, (T,) or (T, C).
+    offset_ : ndarray of shape (C,)
+        Offset of each channel that is subtracted before the conversion to float32; only if X is so far from
+        zero that float32 cannot hold its differences.
     n_features_in_ : int
         Number of values of a trace.
     feature_names_in_ : ndarray of str

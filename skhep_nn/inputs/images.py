@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
+from skhep_nn.inputs.offsets import differences
 from skhep_nn.inputs.transformers import GridReader, GridTransformer, Names, grid_array
 from skhep_nn.utils.checks import is_count
 
@@ -139,12 +140,19 @@ class LazyImages:
         Type that images are converted to when read.
     image_shape : tuple of int, optional
         (H, W) or (H, W, C), where the source holds rows of pixels.
+    offset : ndarray of shape (C,), optional
+        Offset of each channel that is subtracted before the conversion.
     """
 
     def __init__(
-        self, source: Any, dtype: Any = None, image_shape: tuple[int, ...] | None = None
+        self,
+        source: Any,
+        dtype: Any = None,
+        image_shape: tuple[int, ...] | None = None,
+        offset: NDArray[np.float64] | None = None,
     ) -> None:
         self.source = source
+        self.offset = offset
         self.dtype = np.dtype(source.dtype if dtype is None else dtype)
         height, width, n_channels = (*(image_shape or source.shape[1:]), 1)[:3]
         self.shape = (len(source), height, width, n_channels)
@@ -167,14 +175,19 @@ class LazyImages:
     def astype(self, dtype: Any, *, copy: bool = False) -> LazyImages:
         """Return the same images, converted to another type when read."""
         del copy
-        return LazyImages(self.source, dtype, self.shape[1:])
+        return LazyImages(self.source, dtype, self.shape[1:], self.offset)
+
+    def without(self, offset: NDArray[np.float64]) -> LazyImages:
+        """Return the same images as float32, with the offset of each channel subtracted when read."""
+        return LazyImages(self.source, np.float32, self.shape[1:], offset)
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Read the images from `start` to before `stop`."""
         stored = np.asarray(self.source.read(start, stop)).reshape(-1, *self.shape[1:])
         check_finite_rows(stored, "images", first=start)
         with np.errstate(over="ignore"):
-            values: NDArray[Any] = stored.astype(self.dtype, copy=False)
+            moved = stored if self.offset is None else differences(stored, self.offset)
+            values: NDArray[Any] = moved.astype(self.dtype, copy=False)
         if values is not stored:
             check_finite_rows(values, "images", f"values beyond {self.dtype}", first=start)
         return values

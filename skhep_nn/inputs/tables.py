@@ -13,14 +13,13 @@ from sklearn.utils import check_array
 
 from skhep_nn.inputs.categories import Levels, category_codes, examples_of, sorted_categories
 from skhep_nn.inputs.far_values import far_values, listing, remedies
+from skhep_nn.inputs.offsets import BLURRED
 from skhep_nn.utils.checks import is_integer
 
 __all__ = ["TableReader", "as_table"]
 
 Table = pd.DataFrame | NDArray[Any]
 
-# float32 has seven digits: it blurs columns whose spread relative to their mean is smaller than this.
-_BLURRED = 1e-5
 _ROWS_AT_A_TIME = 4096
 # Number of columns that a warning describes.
 _NAMED_COLUMNS = 3
@@ -159,7 +158,7 @@ class TableReader(NamedTuple):
         numbers = np.setdiff1d(np.arange(encoded.shape[1]), self.categorical).tolist()
         if blurred := self._blurred(table, encoded, numbers):
             msg = (
-                f"columns {self.names(blurred)} of X differ by less than {_BLURRED:.0e} of their "
+                f"columns {self.names(blurred)} of X differ by less than {BLURRED:.0e} of their "
                 "mean or are too small altogether, which float32 cannot resolve: subtract an offset first, "
                 "for example the smallest value, or choose another unit."
             )
@@ -183,7 +182,7 @@ class TableReader(NamedTuple):
         largest = np.maximum(abs(low), abs(high))
         is_small = largest < np.finfo(np.float32).tiny
         # A quick test first, as hardly any column needs the exact one.
-        suspects = np.flatnonzero(is_small | (high - low <= 10 * _BLURRED * largest))
+        suspects = np.flatnonzero(is_small | (high - low <= 10 * BLURRED * largest))
         blurred = []
         for j in np.intersect1d(suspects, numbers).tolist():
             column = table.iloc[:, j] if isinstance(table, pd.DataFrame) else table[:, j]
@@ -192,7 +191,7 @@ class TableReader(NamedTuple):
             center = abs(values.mean())
             # A constant that was computed in several ways differs by its rounding errors.
             is_constant = np.ptp(values) <= 4 * np.finfo(precision).eps * center
-            if not is_constant and (is_small[j] or values.std() < _BLURRED * center):
+            if not is_constant and (is_small[j] or values.std() < BLURRED * center):
                 blurred.append(j)
         return blurred
 

@@ -104,6 +104,12 @@ def to_onnx(estimator: Any, path: str | os.PathLike[str] | None = None) -> Any:
     first = (*before, network)[0]
     for step in (*before, network):
         check_is_fitted(step)
+    if hasattr(network, "offset_"):
+        msg = (
+            f"the input has the offset offset_={network.offset_.tolist()}, beside which float32, the type of the "
+            "graph's input, cannot hold the differences: subtract it before fit."
+        )
+        raise ValueError(msg)
     with _ALONE, _plain_torch():
         model = _exported(_Prediction(before, network).eval(), _row_shape(first))
     for name, value in _metadata(first, network).items():
