@@ -52,7 +52,7 @@ class ChannelScales:
         self._cells.append(cells[self._generator.integers(len(cells), size=n)])
 
     def warn(self, called: str, *, lost: NDArray[np.bool_]) -> None:
-        """Warn of channels that float32 blurs, and of those that some rows or a placeholder spoil.
+        """Warn of channels that float32 blurs or whose scale some rows or a placeholder spoil.
 
         Parameters
         ----------
