@@ -15,7 +15,7 @@ __all__ = ["ChannelScales"]
 # one row, or one in a thousand: more often large values are what is searched for, such as pulses among noise.
 _OUTLIERS = 30.0
 _SHARE = 1e-3
-_N_CELLS = 20_000
+_N_CELLS = 5_000
 _NAMED_ROWS = 3
 
 

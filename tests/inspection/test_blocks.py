@@ -100,7 +100,8 @@ def test_bottleneck_reliance_and_outputs_by_hand(model, table, block):
 
 def test_an_unseen_category_adds_nothing(model, table):
     X, _ = table
-    found = bottleneck_reliance(model, X.assign(jets=7))
+    with pytest.warns(UserWarning, match="No row of X has a known category"):
+        found = bottleneck_reliance(model, X.assign(jets=7))
     jets = found["feature"] == "jets"
     assert (found.loc[jets, "reliance"] == 0).all()
     assert (found.loc[~jets, "reliance"] > 0).any()
