@@ -201,6 +201,13 @@ def test_speed_on_images(tmp_path):
     assert len(tables["calorimeter images, training, rows a second"]) >= 3
 
 
+def test_memory_above_the_data(tmp_path):
+    run("benchmarks.speed.job", "memory", "--memory-megabytes", 20, "--output", tmp_path)
+    table = figures(tmp_path, "memory")["rise of the resident memory"]
+    assert len(table["fit (MB)"]) == 8
+    assert all(0 <= rise < 300 for rise in table["predict (MB)"].values())
+
+
 def test_ladder_refuses_what_it_cannot_do(monkeypatch, capsys):
     for name in ("GOMP_SPINCOUNT", "OPENBLAS_NUM_THREADS"):
         monkeypatch.setenv(name, os.environ.get(name, "1"))  # so that it is put back

@@ -10,7 +10,8 @@ Parts, by default the first three:
 * ``reference``: the job of the study, 200,000 events and 15 epochs with augmentation, then prediction;
 * ``scale``: time and memory against rows, members and features;
 * ``stream``: on a GPU, rows that stay on the host against rows on the device;
-* ``images``: convolutional networks against loops by hand of the same network.
+* ``images``: convolutional networks against loops by hand of the same network;
+* ``memory``: how much memory a fit and a prediction take on top of the data (Linux).
 
 Variants are run in turn within one run, and ratios are medians over the rounds of ratios within a round:
 seconds drift on shared machines. Writes results.json, results.md and a figure for each part.
@@ -29,6 +30,7 @@ import torch
 
 from benchmarks.common.reporting import Part, console, machine, show_part, write_parts
 from benchmarks.speed.images import run_cases
+from benchmarks.speed.memory import memory
 from benchmarks.speed.scaling import scale, stream
 from benchmarks.speed.tables import predict, train
 from benchmarks.speed.whole_jobs import reference, small
@@ -41,6 +43,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Part]] = {
     "scale": scale,
     "stream": stream,
     "images": run_cases,
+    "memory": memory,
 }
 DEFAULT = ["train", "predict", "small"]
 
@@ -65,6 +68,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--stream-features", type=int, nargs="+", default=[31, 200, 1000])
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--image-batch", type=int, default=256)
+    parser.add_argument("--memory-megabytes", type=float, default=400.0, help="of the input")
     args = parser.parse_args()
     args.parts = args.parts or DEFAULT
     unknown = [name for name in args.parts if name not in PARTS]
