@@ -26,6 +26,7 @@ from skhep_nn import (
     AugmentedClassifier,
     CaloCNNClassifier,
     CartesianMomenta,
+    Constant,
     DenseNetClassifier,
     EventAligner,
     EventAugmenter,
@@ -263,6 +264,9 @@ def _bad_events() -> dict[str, Callable[[], object]]:
 
 
 def _bad_targets_and_weights() -> dict[str, Callable[[], object]]:
+    rng = np.random.default_rng(0)
+    folds = DenseNetClassifier(n_members=4, max_epochs=1, random_state=0)
+    wild = DenseNetClassifier(schedule=Constant(lr=1e3), max_epochs=20, random_state=0)
     X, y = np.eye(4), np.array(["b", "s", "b", "s"])
     net, balanced = DenseNetClassifier(), DenseNetClassifier(class_weight="balanced")
     actions: dict[str, Callable[[], object]] = {
@@ -273,6 +277,8 @@ def _bad_targets_and_weights() -> dict[str, Callable[[], object]]:
         "negative total": lambda: net.fit(X, y, sample_weight=[1.0, -2.0, 0.5, -1.0]),
         "negative class": lambda: balanced.fit(X, y, sample_weight=[1.0, -2.0, 0.5, 1.0]),
         "Ctrl-C": lambda: DenseNetClassifier(callbacks=[_Interrupt("on_epoch_end")]).fit(X, y),
+        "rare class": lambda: folds.fit(rng.normal(size=(40, 2)), np.r_[0, np.ones(39)]),
+        "nothing learned": lambda: wild.fit(rng.normal(size=(400, 2)), np.tile([0, 1], 200)),
         "stop at once": lambda: DenseNetClassifier(callbacks=[_Interrupt("on_epoch_begin")]).fit(
             X, y
         ),

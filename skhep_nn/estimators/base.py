@@ -22,6 +22,7 @@ from torch import nn
 from skhep_nn.ensemble.ensemble import Ensemble
 from skhep_nn.estimators.parameters import check_owners, check_params
 from skhep_nn.inputs.events import refuse_without_names
+from skhep_nn.training.baseline import warn_of_nothing_learned
 from skhep_nn.training.batches import n_steps
 from skhep_nn.training.job import Job, Settings, Target
 from skhep_nn.training.optimizers import OPTIMIZERS
@@ -33,7 +34,7 @@ from skhep_nn.training.sklearn_callbacks import (
     with_callbacks,
 )
 from skhep_nn.utils.checks import is_flag
-from skhep_nn.utils.folds import Fold, make_folds
+from skhep_nn.utils.folds import Fold, have_all_classes, make_folds
 from skhep_nn.utils.random import seed_of
 from skhep_nn.utils.sklearn_private import check_sample_weight
 from skhep_nn.utils.stored_frames import PlainState, Rebuilds, frame
@@ -181,6 +182,7 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
             self._forget()
             raise
         raise_interrupt(result.net)
+        warn_of_nothing_learned(result.net, job)
         return self
 
     def _read(
@@ -231,6 +233,7 @@ class BaseNetworkEstimator(PlainState, CallbackSupportMixin, BaseEstimator, ABC)
             members,
             [int(state) for state in augmenting.generate_state(self.n_members)],
             [self._input_state(rows, weight)] * self.n_members,
+            have_all_classes(folds, target.strata, weight),
         )
 
     def _settings(self, job: Job) -> Settings:

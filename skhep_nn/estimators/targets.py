@@ -152,7 +152,16 @@ class BaseNetworkRegressor(RegressorMixin, BaseNetworkEstimator):  # type: ignor
         values = y[:, None] if self._one_target else y
         self._target_mean, self._target_scale = weighted_moments(values, weight)
         scaled = ((values - self._target_mean) / self._target_scale).astype(np.float32)
+        constant = self._learn_constants(values)
+        scaled[:, constant] = 0
         return Target(scaled, None, LOSSES[self.loss], "identity", values.shape[1])
+
+    def _learn_constants(self, values: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Let `predict` return constant targets exactly, by a scale of 0; return which targets are constant."""
+        constant: NDArray[np.bool_] = values.min(axis=0) == values.max(axis=0)
+        self._target_mean = np.where(constant, values[0], self._target_mean)
+        self._target_scale = np.where(constant, 0, self._target_scale)
+        return constant
 
     def _check_params(self) -> None:
         super()._check_params()
@@ -201,7 +210,10 @@ def log_probabilities(classifier: BaseNetworkClassifier, X: Any) -> NDArray[np.f
 
 
 class TargetScaling(NamedTuple):
-    """How a regressor scales its targets: ``target = output * scale + mean``, one value for each target."""
+    """How a regressor scales its targets: ``target = output * scale + mean``, one value for each target.
+
+    The scale of a constant target is 0.
+    """
 
     mean: NDArray[np.float64]
     scale: NDArray[np.float64]

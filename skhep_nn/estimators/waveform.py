@@ -368,6 +368,7 @@ class WaveformRegressor(_WaveformEstimator, BaseNetworkRegressor):
             )
         n_targets = target.n_outputs
         self._target_mean, self._target_scale = np.zeros(n_targets), np.ones(n_targets)
+        self._learn_constants(values)
         # The link "sigmoid" alone means two classes, for which callbacks see two probabilities.
         return target._replace(
             values=values.astype(np.float32), loss=through_sigmoid(target.loss), link="0+sigmoid"

@@ -278,6 +278,7 @@ class _Prediction(nn.Module):
 
     offset: Tensor
     scale: Tensor
+    varies: Tensor
 
     def __init__(self, before: Sequence[Any], network: Any) -> None:
         super().__init__()
@@ -303,7 +304,9 @@ class _Prediction(nn.Module):
         self.one_target = scaling.one_target
         # In float32, adding a large offset would lose the digits of the prediction. The offset is held in units of
         # the scale, since the optimiser of the graph would take a small offset for zero.
-        scale = torch.as_tensor(scaling.scale, dtype=torch.float64)
+        self.has_constant_target = bool((scaling.scale == 0).any())
+        self.register_buffer("varies", torch.as_tensor(scaling.scale != 0).double())
+        scale = torch.as_tensor(np.where(scaling.scale != 0, scaling.scale, 1), dtype=torch.float64)
         self.register_buffer("scale", scale)
         self.register_buffer("offset", torch.as_tensor(scaling.mean).double() / scale)
 
@@ -325,7 +328,10 @@ class _Prediction(nn.Module):
         if self.classifies:
             return _shares(mean)
         n_targets = len(self.scale)
-        targets = (mean[:, :n_targets].double() + self.offset) * self.scale
+        varying = mean[:, :n_targets].double()
+        if self.has_constant_target:
+            varying = varying * self.varies
+        targets = (varying + self.offset) * self.scale
         out = targets[:, 0] if self.one_target else targets
         return (out, _shares(mean[:, n_targets:])) if len(self.names) > 1 else out
 

@@ -40,6 +40,9 @@ class Loss(NamedTuple):
         Maps outputs (..., batch, outputs) and targets to losses (..., batch).
     gradient : callable
         Maps outputs and targets to the gradient of the losses, with the shape of the outputs.
+    constant : callable
+        Maps targets and weights (batch,) to the outputs (outputs,) that fit all of them best, if every row
+        has the same.
     penalty : callable, optional
         Maps outputs, targets and weights (members, batch) to a term (members,) that is added to the
         loss of every member. It depends on the whole batch.
@@ -50,6 +53,7 @@ class Loss(NamedTuple):
     name: str
     value: Callable[[Tensor, Tensor], Tensor]
     gradient: Callable[[Tensor, Tensor], Tensor]
+    constant: Callable[[Tensor, Tensor], Tensor]
     penalty: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     labels: Callable[[Tensor], Tensor] = _same
 
@@ -68,15 +72,41 @@ def _cross_entropy_slope(output: Tensor, target: Tensor) -> Tensor:
     return output.softmax(-1) - is_class.to(output.dtype)
 
 
+def _mean(target: Tensor, weight: Tensor) -> Tensor:
+    return (weight.unsqueeze(-1) * target).sum(0) / weight.sum()
+
+
+def _median(target: Tensor, weight: Tensor) -> Tensor:
+    order = target.argsort(0)
+    half = weight[order].cumsum(0) >= weight.sum() / 2
+    at: Tensor = order.gather(0, half.int().argmax(0, keepdim=True))
+    return target.gather(0, at)[0]
+
+
+def _mean_logit(target: Tensor, weight: Tensor) -> Tensor:
+    return _mean(target.unsqueeze(-1), weight).logit()
+
+
+def _log_shares(target: Tensor, weight: Tensor) -> Tensor:
+    return (
+        torch.zeros(int(target.max()) + 1, dtype=weight.dtype).index_add_(0, target, weight).log()
+    )
+
+
 def _over_targets(
-    name: str, elementwise: Callable[..., Tensor], gradient: Callable[[Tensor], Tensor]
+    name: str,
+    elementwise: Callable[..., Tensor],
+    gradient: Callable[[Tensor], Tensor],
+    constant: Callable[[Tensor, Tensor], Tensor],
 ) -> Loss:
     """Return a loss of the differences between outputs and targets, averaged over targets."""
 
     def value(output: Tensor, target: Tensor) -> Tensor:
         return elementwise(output, target, reduction="none").mean(-1)
 
-    return Loss(name, value, lambda output, target: gradient(output - target) / output.shape[-1])
+    return Loss(
+        name, value, lambda output, target: gradient(output - target) / output.shape[-1], constant
+    )
 
 
 _ALL = (
@@ -84,11 +114,12 @@ _ALL = (
         "binary_cross_entropy",
         _binary_cross_entropy,
         lambda output, target: output.sigmoid() - target.unsqueeze(-1),
+        _mean_logit,
     ),
-    Loss("cross_entropy", _cross_entropy, _cross_entropy_slope),
-    _over_targets("squared_error", F.mse_loss, lambda difference: 2 * difference),
-    _over_targets("absolute_error", F.l1_loss, torch.sign),
-    _over_targets("huber", F.huber_loss, lambda difference: difference.clamp(-1, 1)),
+    Loss("cross_entropy", _cross_entropy, _cross_entropy_slope, _log_shares),
+    _over_targets("squared_error", F.mse_loss, lambda difference: 2 * difference, _mean),
+    _over_targets("absolute_error", F.l1_loss, torch.sign, _median),
+    _over_targets("huber", F.huber_loss, lambda difference: difference.clamp(-1, 1), _median),
 )
 LOSSES = {loss.name: loss for loss in _ALL}
 
@@ -135,7 +166,12 @@ def with_classes(
         gradients = target_weight * loss.gradient(*first), class_weight * of_class.gradient(*second)
         return torch.cat(gradients, dim=-1)
 
-    return Loss(f"{loss.name} and {of_class.name}", value, gradient)
+    def constant(target: Tensor, weight: Tensor) -> Tensor:
+        code = target[:, n_targets]
+        of_code = of_class.constant(code if n_classes == 2 else code.long(), weight)
+        return torch.cat([loss.constant(target[:, :n_targets], weight), of_code])
+
+    return Loss(f"{loss.name} and {of_class.name}", value, gradient, constant)
 
 
 def through_sigmoid(loss: Loss) -> Loss:
@@ -154,7 +190,10 @@ def through_sigmoid(loss: Loss) -> Loss:
         share = output.sigmoid()
         return loss.gradient(share, target) * share * (1 - share)
 
-    return Loss(f"{loss.name} through a sigmoid", value, gradient)
+    def constant(target: Tensor, weight: Tensor) -> Tensor:
+        return loss.constant(target, weight).logit(eps=1e-9)
+
+    return Loss(f"{loss.name} through a sigmoid", value, gradient, constant)
 
 
 def decorrelated(loss: Loss, strength: float, background: int) -> Loss:
@@ -182,6 +221,9 @@ def decorrelated(loss: Loss, strength: float, background: int) -> Loss:
     def gradient(output: Tensor, target: Tensor) -> Tensor:
         return loss.gradient(output, labels(target))
 
+    def constant(target: Tensor, weight: Tensor) -> Tensor:
+        return loss.constant(labels(target), weight)
+
     def penalty(output: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         if output.shape[-1] == 1:
             score = output.squeeze(-1).sigmoid()
@@ -193,7 +235,7 @@ def decorrelated(loss: Loss, strength: float, background: int) -> Loss:
         terms = [batch_distance_correlation(*piece) * total.sum(-1) for *piece, total in pieces]
         return strength * torch.stack(terms).sum(0)
 
-    return Loss(f"{loss.name}, decorrelated", value, gradient, penalty, labels)
+    return Loss(f"{loss.name}, decorrelated", value, gradient, constant, penalty, labels)
 
 
 class RowLoss(nn.Module):

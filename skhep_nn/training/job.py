@@ -35,7 +35,7 @@ class Target(NamedTuple):
 class Job(NamedTuple):
     """Rows with their targets and event weights, and the folds of every member.
 
-    `folds`, `seeds` (of initial parameters and of the order of rows), `augmentation_seeds` (of augmentation
+    `folds`, `have_all_classes` (of the validation rows), `seeds` (of initial parameters and of the order of rows), `augmentation_seeds` (of augmentation
     and dropout) and `input_states` (buffers of the input stage) hold one value for each member.
     `member_hyperparameters` are the hyperparameters in which members of several estimators differ.
     """
@@ -47,6 +47,7 @@ class Job(NamedTuple):
     seeds: list[np.random.SeedSequence]
     augmentation_seeds: list[int]
     input_states: list[dict[str, Any]]
+    have_all_classes: list[bool]
     member_hyperparameters: MemberHyperparameters | None = None
 
 

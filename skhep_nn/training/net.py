@@ -97,6 +97,8 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         Number of outputs of a member.
     folds : sequence of Fold
         Training and validation rows of each member; either all members have validation rows or none has.
+    have_all_classes : sequence of bool
+        Whether the validation rows of each member hold every class.
     weight : Tensor of shape (n_samples,)
         Event weights, scaled so that their mean absolute value is 1.
     schedule : Schedule
@@ -135,6 +137,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         link: str,
         n_outputs: int,
         folds: Sequence[Fold],
+        have_all_classes: Sequence[bool],
         weight: Tensor,
         schedule: Schedule,
         averaging: Any = None,
@@ -154,6 +157,7 @@ class MemberNet(NeuralNet):  # type: ignore[misc]
         self.link = link
         self.n_outputs = n_outputs
         self.folds = folds
+        self.have_all_classes = have_all_classes
         self.weight = weight
         self.schedule = schedule
         self.averaging = averaging

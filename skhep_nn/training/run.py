@@ -167,6 +167,7 @@ def _build_net(job: Job, settings: Settings) -> MemberNet:
         link=job.target.link,
         n_outputs=job.target.n_outputs,
         folds=job.folds,
+        have_all_classes=job.have_all_classes,
         weight=torch.as_tensor(job.weight, dtype=torch.float32, device=settings.device),
         schedule=settings.schedule,
         averaging=None if settings.averaging is None else clone(settings.averaging),
@@ -249,8 +250,21 @@ def _weights(net: MemberNet, kept: Kept, own: NDArray[np.intp]) -> NDArray[np.fl
     best = net.best_.loss
     weight = finite.astype(float)
     finite[np.setdiff1d(np.arange(len(finite)), own)] = False
+    without = [str(place) for place, k in enumerate(own) if not net.have_all_classes[k]]
+    comparable = len(own) == 1 or not without
+    if kept.by_loss and not comparable:
+        msg = (
+            f"the validation rows of member {', '.join(without)} hold no event of some class, so the losses of the "
+            "members cannot be compared: all members have the same weight in the mean. Use fewer members."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)
     # With negative event weights a loss can be negative, and then its inverse is not a valid weight.
-    if kept.by_loss and np.all(best[finite] > 0) and np.all(np.isfinite(best[finite])):
+    if (
+        kept.by_loss
+        and comparable
+        and np.all(best[finite] > 0)
+        and np.all(np.isfinite(best[finite]))
+    ):
         weight[finite] = 1 / best[finite]
     weights: NDArray[np.float64] = weight[kept.member] * kept.share
     return weights

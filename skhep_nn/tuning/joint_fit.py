@@ -323,4 +323,5 @@ def _joined(jobs: list[Job]) -> Job:
         [seed for job in jobs for seed in job.seeds],
         [seed for job in jobs for seed in job.augmentation_seeds],
         [state for job in jobs for state in job.input_states],
+        [valid for job in jobs for valid in job.have_all_classes],
     )

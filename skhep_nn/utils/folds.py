@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import KFold, StratifiedKFold, train_test_split
 
-__all__ = ["Fold", "make_folds"]
+__all__ = ["Fold", "have_all_classes", "make_folds"]
 
 
 def make_folds(
@@ -76,3 +76,19 @@ class Fold(NamedTuple):
 
     train: IntArray
     valid: IntArray
+
+
+def have_all_classes(
+    folds: list[Fold], classes: NDArray[Any] | None, weight: NDArray[np.float64]
+) -> list[bool]:
+    """Return which members have a validation row of every class, counting rows of a weight other than 0.
+
+    The validation losses of other members cannot be compared with theirs.
+    """
+    if classes is None:
+        return [True] * len(folds)
+    present = np.unique(classes[weight != 0])
+    return [
+        len(np.unique(classes[fold.valid][weight[fold.valid] != 0])) == len(present)
+        for fold in folds
+    ]

@@ -113,3 +113,29 @@ class TestMoments:
         np.testing.assert_allclose(state["input_stage.mean"][0], mean, rtol=1e-4, atol=1e-6)
         scale = np.sqrt(np.average((X - mean) ** 2, axis=0, weights=np.abs(w)))
         np.testing.assert_allclose(state["input_stage.scale"][0], scale, rtol=1e-5)
+
+
+def test_members_whose_fold_lacks_a_class_get_equal_weight():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 3))
+    y = np.where(np.arange(60) < 2, "rare", np.where(X[:, 0] > 0, "up", "down"))
+    model = DenseNetClassifier(n_members=4, max_epochs=3, random_state=0)
+    with pytest.warns(UserWarning, match=r"member \d, \d hold no event of some class.*same weight"):
+        model.fit(X, y)
+    np.testing.assert_allclose(model.ensemble_.weights, 1 / 4)
+    model.fit(X, np.where(y == "rare", "up", y))
+    assert len(np.unique(model.ensemble_.weights)) == 4
+
+
+def test_events_of_no_weight_do_not_make_a_fold_complete():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(60, 3)), np.arange(60) % 2
+    model = DenseNetClassifier(n_members=3, max_epochs=2, random_state=0).fit(X, y)
+    valid = model.net_.folds[1].valid
+    weight = np.ones(60)
+    weight[valid[y[valid] == 1]] = 0
+    with pytest.warns(
+        UserWarning, match=r"validation rows of member 1 hold no event of some class"
+    ):
+        model.fit(X, y, weight)
+    np.testing.assert_allclose(model.ensemble_.weights, 1 / 3)
