@@ -85,8 +85,7 @@ class MemberDropout(nn.Module):
     """Dropout with masks from given random generators.
 
     The dropout of torch, used without a generator, draws from the global one, so that fits in parallel would change
-    each other. On a
-    CPU each member of a stack has its generator and does not depend on the other members; on a GPU the generator
+    each other. On a CPU each member of a stack has its generator and does not depend on the other members; on a GPU the generator
     of the first member draws for all in one call. (Fused kernels draw their own masks.)
     Members of a stack can have different rates, see `share`.
     """
@@ -113,7 +112,7 @@ class MemberDropout(nn.Module):
         """Drop features in training."""
         if not self.training:
             return x
-        if self.generator is None:
+        if self.generator is None and not self.generators:
             return F.dropout(x, self.rate)
         if x.device.type == "cpu":
             return x * self.kept(torch.empty_like(x))

@@ -52,7 +52,7 @@ def test_vectors_are_what_the_network_reads(model, table, feature, categories, s
         network = model.ensemble_.member(member)
         inputs = network.input_stage(torch.as_tensor(model._encode_X(events, reset=False)))
     start = 1 if display.feature == "channel" else 3
-    assert_allclose(inputs[start : start + size].T, display.vectors, rtol=1e-6)
+    assert_allclose(inputs[:, start : start + size], display.vectors, rtol=1e-6)
 
 
 def test_plot_names_categories(model):
