@@ -31,6 +31,8 @@ def warn_of_nothing_learned(net: MemberNet, job: Job) -> None:
     job : Job
         What it was trained on.
     """
+    if net.criterion_.loss.penalty is not None:
+        return  # the penalty is a part of the loss that a constant does not have
     n_epochs, n_rows = len(net.records_), len(job.weight)
     n_steps = n_epochs * -(-max(len(fold.train) for fold in job.folds) // net.batch_size)
     if n_steps < (_FEW_STEPS if n_epochs >= _FEW_EPOCHS else _MANY_STEPS):
@@ -40,11 +42,13 @@ def warn_of_nothing_learned(net: MemberNet, job: Job) -> None:
     if validated:
         seen = [record["valid_loss"] for record in net.records_]
         seen += [r["averaged_valid_loss"] for r in net.records_ if "averaged_valid_loss" in r]
-        found = float(np.nanmin(seen, axis=0).mean())
+        best = np.where(np.isnan(seen), np.inf, seen).min(axis=0)
+        found = float(best[np.isfinite(best)].mean())  # without the members that diverged
     else:
         found = float(net.records_[-1]["train_loss"].mean())
     constant = _constant_loss(job, validated=validated)
-    needed = constant * (1 - _CHANCE - _ROWS_BY_CHANCE / n_rows)
+    # The loss of a training epoch is a mean over its steps, with dropout and augmentation: it falls later.
+    needed = constant * (1 - _CHANCE - _ROWS_BY_CHANCE / n_rows) if validated else constant
     # A constant target has nothing to learn, and negative weights can make a loss negative.
     if not constant > 1e-6 or found < needed:
         return

@@ -462,7 +462,8 @@ def test_networks_average_the_views(traces):
         max_epochs=2,
         random_state=0,
     ).fit(traces, energy)
-    seen = [model.set_params(tta=False).predict(v) for v in model.augmenter_.views(traces)]
+    views = model.augmenter_.views(traces.reshape(*traces.shape[:2], -1))
+    seen = [model.set_params(tta=False).predict(v.reshape(traces.shape)) for v in views]
     assert len(seen) == 6
     averaged = model.set_params(tta=True).predict(traces)
     np.testing.assert_allclose(averaged, np.mean(seen, axis=0), rtol=1e-4)

@@ -169,6 +169,7 @@ def test_images_are_not_copied(blobs, tmp_path, monkeypatch, dtype):
     images = np.tile((100 * X).astype(dtype), (20, 1, 1, 1))
     target = np.tile(y, 20)
     np.save(tmp_path / "images.npy", images)
+    small(max_epochs=1).fit(X, y)  # the first fit of a process imports modules of torch
     for source in (images, np.load(tmp_path / "images.npy", mmap_mode="r")):
         model = small(max_epochs=1, batch_size=400)
         tracemalloc.start()

@@ -187,6 +187,7 @@ def test_columns_by_name_and_number_and_the_background_by_label(events):
     assert_allclose(other_unit, by_name, atol=2e-3)
 
 
+@pytest.mark.filterwarnings("ignore:Values far outside all others")
 def test_what_is_out_of_range_does_not_count(events):
     """Neither do its masses, however large, nor its scores."""
     X, y, w = events

@@ -368,6 +368,9 @@ def test_traces_are_not_copied(pairs, tmp_path, monkeypatch, dtype, shape):
     traces = np.random.default_rng(0).integers(0, 5000, shape).astype(dtype)
     target = np.tile(pairs[1], 17)[:4000]
     np.save(tmp_path / "traces.npy", traces)
+    regressor(max_epochs=1).fit(*pairs).predict(
+        pairs[0]
+    )  # the first of a process import modules of torch
     for source in (traces, np.load(tmp_path / "traces.npy", mmap_mode="r")):
         model = regressor(max_epochs=1, batch_size=400)
         tracemalloc.start()

@@ -54,6 +54,7 @@ class TestEarlyStopping:
         model = scripted([[3, 2, 4], [3, 2, 4]], early_stopping=value)
         assert model.history_.epoch.max() == 11
 
+    @pytest.mark.filterwarnings("ignore:the fit is no better than a constant")
     def test_without_it_the_best_pass_is_kept_however_late(self):
         late = [3, 2] + [4] * 30 + [1] + [4]
         model = scripted([late, late], early_stopping=False)
