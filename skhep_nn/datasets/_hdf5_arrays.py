@@ -50,7 +50,7 @@ _ALWAYS_ALLOWED, _LARGEST_RATIO = 1 << 30, 2_000
 
 
 class Found(NamedTuple):
-    """A name in an HDF5 file: its dataset, or the reason why there is none that can be read."""
+    """A name in an HDF5 file, with its dataset or the reason why no dataset can be read."""
 
     dataset: Any | None
     problem: str = ""

@@ -211,7 +211,7 @@ def _fit_group(models: Sequence[Any], data: Data, error_score: float | str) -> l
 
 
 def _losses(model: Any) -> NDArray[np.float64]:
-    """Return the validation loss of each member's best epoch, NaN if there is none."""
+    """Return the validation loss of each member's best epoch, NaN for a member without a finite loss."""
     if hasattr(model, "net_"):
         losses = np.asarray(model.net_.best_.loss, dtype=float)
         return np.where(np.isfinite(losses), losses, np.nan)
