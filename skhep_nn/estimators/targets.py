@@ -22,6 +22,7 @@ from skhep_nn.utils.log_probabilities import class_scores, log_proba
 __all__ = [
     "BaseNetworkClassifier",
     "BaseNetworkRegressor",
+    "ProbabilityClassifier",
     "TargetScaling",
     "class_probabilities",
     "log_probabilities",
@@ -29,7 +30,72 @@ __all__ = [
 ]
 
 
-class BaseNetworkClassifier(ClassifierMixin, BaseNetworkEstimator):  # type: ignore[misc]
+class ProbabilityClassifier(ClassifierMixin):  # type: ignore[misc]
+    """Labels, logits and logarithms of a classifier that computes logarithms of its probabilities."""
+
+    classes_: Any
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Return the probability of every class, shape (n_samples, n_classes)."""
+        raise NotImplementedError
+
+    def _log_probabilities(self, X: Any) -> NDArray[np.float64]:
+        """Return the logarithm of the probability of every class, also where it rounds to 0 or 1."""
+        raise NotImplementedError
+
+    def predict_log_proba(self, X: Any) -> NDArray[np.float64]:
+        """Return the logarithm of the probability of every class.
+
+        It has more digits than the logarithm of `predict_proba`, except where that is exactly 0 or 1;
+        `decision_function` orders events there, too.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, ...)
+            Inputs, as in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            In the order of `classes_`; minus infinity where `predict_proba` is exactly 0.
+        """
+        return log_proba(self._log_probabilities(X), self.predict_proba(X))
+
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
+        """Return the logit of the probability, which orders events also where `predict_proba` is exactly 1.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, ...)
+            Inputs, as in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_classes)
+            For two classes the logit of `predict_proba` for the second class, positive where that class is
+            predicted. For more classes the logarithms of the probabilities.
+        """
+        return class_scores(self._log_probabilities(X))
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return the most probable class.
+
+        Parameters
+        ----------
+        X : array-like or DataFrame of shape (n_samples, ...)
+            Inputs, as in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Labels of `classes_`, with their dtype.
+        """
+        best = self.predict_proba(X).argmax(axis=1)
+        labels: NDArray[Any] = self.classes_[best]
+        return labels
+
+
+class BaseNetworkClassifier(ProbabilityClassifier, BaseNetworkEstimator):
     """Network estimator for two or more classes."""
 
     def _encode_y(self, y: Any, weight: NDArray[np.float64]) -> Target:
@@ -90,57 +156,6 @@ class BaseNetworkClassifier(ClassifierMixin, BaseNetworkEstimator):  # type: ign
         """Return the logarithm of the mean probability of every class, computed from the logits of members."""
         check_is_fitted(self, "ensemble_")
         return self._predict_outputs(X, link=f"log_{self._link}").astype(np.float64, copy=False)
-
-    def predict_log_proba(self, X: Any) -> NDArray[np.float64]:
-        """Return the logarithm of the probability of every class.
-
-        It has more digits than the logarithm of `predict_proba`, except where that is exactly 0 or 1;
-        `decision_function` orders events there, too.
-
-        Parameters
-        ----------
-        X : array-like or DataFrame of shape (n_samples, n_features)
-            Inputs in physical units.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes)
-            In the order of `classes_`; minus infinity where `predict_proba` is exactly 0.
-        """
-        return log_proba(self._log_probabilities(X), self.predict_proba(X))
-
-    def decision_function(self, X: Any) -> NDArray[np.float64]:
-        """Return the logit of the probability, which orders events also where `predict_proba` is exactly 1.
-
-        Parameters
-        ----------
-        X : array-like or DataFrame of shape (n_samples, n_features)
-            Inputs in physical units.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,) or (n_samples, n_classes)
-            For two classes the logit of `predict_proba` for the second class, positive where that class is
-            predicted. For more classes the logarithms of the probabilities.
-        """
-        return class_scores(self._log_probabilities(X))
-
-    def predict(self, X: Any) -> NDArray[Any]:
-        """Return the most probable class.
-
-        Parameters
-        ----------
-        X : array-like or DataFrame of shape (n_samples, n_features)
-            Inputs in physical units.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-            Labels of `classes_`, with their dtype.
-        """
-        best = self.predict_proba(X).argmax(axis=1)
-        labels: NDArray[Any] = self.classes_[best]
-        return labels
 
 
 class BaseNetworkRegressor(RegressorMixin, BaseNetworkEstimator):  # type: ignore[misc]

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from scipy.stats import loguniform
 from sklearn.base import (
     BaseEstimator,
-    ClassifierMixin,
     MetaEstimatorMixin,
     RegressorMixin,
     is_classifier,
@@ -24,7 +23,7 @@ from sklearn.utils.validation import check_is_fitted
 from skhep_nn.ensemble.ensemble import Ensemble
 from skhep_nn.estimators.base import BaseNetworkEstimator
 from skhep_nn.estimators.parameters import check_searchable
-from skhep_nn.estimators.targets import log_probabilities
+from skhep_nn.estimators.targets import ProbabilityClassifier, log_probabilities
 from skhep_nn.tuning.ensemble_selection import (
     LR_FACTOR,
     Data,
@@ -37,7 +36,7 @@ from skhep_nn.tuning.ensemble_selection import (
     train_candidates,
 )
 from skhep_nn.utils.checks import is_count
-from skhep_nn.utils.log_probabilities import class_scores, log_mean, log_proba
+from skhep_nn.utils.log_probabilities import log_mean
 from skhep_nn.utils.public import public
 from skhep_nn.utils.random import seed_of
 from skhep_nn.utils.sklearn_private import num_samples
@@ -212,7 +211,7 @@ class _HyperEnsemble(PlainState, MetaEstimatorMixin, BaseEstimator):  # type: ig
 
 
 @public("skhep_nn")
-class HyperEnsembleClassifier(ClassifierMixin, _HyperEnsemble):  # type: ignore[misc]
+class HyperEnsembleClassifier(ProbabilityClassifier, _HyperEnsemble):
     """Ensemble of networks that differ in learning rate, weight decay, dropout, activation, ...
 
     Candidates are drawn from distributions and trained on the same rows, stacked in as few runs as possible.
@@ -319,56 +318,6 @@ class HyperEnsembleClassifier(ClassifierMixin, _HyperEnsemble):  # type: ignore[
         check_is_fitted(self, "models_")
         logs = [log_probabilities(model, X) for model in self.models_]
         return log_mean(logs, self.model_weights_)
-
-    def predict_log_proba(self, X: Any) -> Probabilities:
-        """Return the logarithm of the probability of every class.
-
-        `decision_function` also orders events where `predict_proba` is exactly 0 or 1.
-
-        Parameters
-        ----------
-        X : array-like or DataFrame of shape (n_samples, ...)
-            Inputs.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes)
-            In the order of `classes_`; minus infinity where `predict_proba` is exactly 0.
-        """
-        return log_proba(self._log_probabilities(X), self.predict_proba(X))
-
-    def decision_function(self, X: Any) -> Probabilities:
-        """Return the logit of the probability, which orders events also where `predict_proba` is exactly 1.
-
-        Parameters
-        ----------
-        X : array-like or DataFrame of shape (n_samples, ...)
-            Inputs.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,) or (n_samples, n_classes)
-            For two classes the logit of `predict_proba` for the second class, positive where that class is
-            predicted. For more classes the logarithms of the probabilities.
-        """
-        return class_scores(self._log_probabilities(X))
-
-    def predict(self, X: Any) -> NDArray[Any]:
-        """Return the most probable class.
-
-        Parameters
-        ----------
-        X : array-like or DataFrame of shape (n_samples, ...)
-            Inputs.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-            Labels of `classes_`, with their dtype.
-        """
-        best = self.predict_proba(X).argmax(axis=1)
-        labels: NDArray[Any] = self.classes_[best]
-        return labels
 
 
 @public("skhep_nn")
