@@ -8,17 +8,14 @@ import numpy as np
 import pytest
 
 from skhep_nn.io.archive import DESCRIPTION, ChecksumError, archive, pack, unpack
+from tests.io.archives import entries_of
 
 ENTRIES = {DESCRIPTION: b"{}", "a.npy": bytes(range(256)) * 4}
 MEBI = 2**20
 
 
-def zipped(entries, compression=zipfile.ZIP_DEFLATED):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compression) as file:
-        for name, content in entries.items():
-            file.writestr(name, content)
-    return buffer.getvalue()
+def zipped(entries):
+    return archive(entries, zipfile.ZIP_DEFLATED)
 
 
 def peak_memory(call):
@@ -37,8 +34,7 @@ def test_entries_come_back():
 
 def test_every_changed_byte_of_a_content_is_found():
     content = pack(ENTRIES)
-    with zipfile.ZipFile(io.BytesIO(content)) as file:
-        signed = {name: file.read(name) for name in file.namelist()}
+    signed = entries_of(io.BytesIO(content))
     for name in signed:
         changed = signed | {name: signed[name][:-1] + b"#"}
         with pytest.raises(ChecksumError):
@@ -81,7 +77,7 @@ def test_a_wrong_size_in_the_archive_is_found(stated):
 def test_other_compressions_are_refused(method):
     """Their decompressors cannot stop at a given size."""
     with pytest.raises(ValueError, match="another method"):
-        unpack(zipped(ENTRIES, method))
+        unpack(archive(ENTRIES, method))
 
 
 def test_repeated_names_are_refused():

@@ -2,7 +2,6 @@
 
 import io
 import json
-import zipfile
 
 import numpy as np
 import pytest
@@ -38,6 +37,7 @@ from skhep_nn import (
     save,
 )
 from skhep_nn.io.loaded_checks import parts
+from tests.io.archives import changed
 from tests.io.write_stored_models import make_inputs
 
 skops_io = pytest.importorskip("skops.io")
@@ -78,17 +78,6 @@ def name_of(model):
     return type(model).__name__
 
 
-def changed(path, change):
-    """Change entries of a file, and drop its checksum like in files of the first version."""
-    with zipfile.ZipFile(path) as archive:
-        entries = {name: archive.read(name) for name in archive.namelist()}
-    del entries["checksum.sha256"]
-    change(entries)
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in entries.items():
-            archive.writestr(name, content)
-
-
 def array(content):
     return np.load(io.BytesIO(content))
 
@@ -110,7 +99,7 @@ def change_nodes(path, change):
         ][-1]
         entries[name] = packed(change(nodes.copy()))
 
-    changed(path, of_entries)
+    changed(path, of_entries, checksum=False)
 
 
 LEFT = (("left_child",), ("value",))
@@ -261,7 +250,7 @@ def replace_number(path, name, value):
             node["content"] = json.dumps(value)
         entries["schema.json"] = json.dumps(description).encode()
 
-    changed(path, change)
+    changed(path, change, checksum=False)
 
 
 @pytest.fixture(scope="module")
