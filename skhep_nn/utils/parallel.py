@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from skhep_nn.utils.interrupts import interrupts_held
 from skhep_nn.utils.torch_state import one_thread_each
 
 __all__ = ["n_groups", "side_by_side"]
@@ -50,7 +51,9 @@ def side_by_side(tasks: Sequence[Task[T]]) -> list[T]:
             return [tasks[0](stop)]
         with ThreadPoolExecutor(len(tasks)) as pool:
             try:
-                futures = [pool.submit(task, stop) for task in tasks]
+                # Interrupted while it starts a thread, a pool would not wait for this thread at the end.
+                with interrupts_held():
+                    futures = [pool.submit(task, stop) for task in tasks]
                 return [future.result() for future in futures]
             except BaseException:
                 stop.set()
